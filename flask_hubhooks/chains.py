@@ -1,0 +1,207 @@
+"""How deliveries move on by other means than an attempt: chains, callbacks, redelivery, cancelling."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import ColumnElement, CursorResult, exists, func, literal, select, tuple_, update
+from sqlalchemy.orm import Session, aliased
+
+from .database import now_plus, seconds
+from .delivery.retry import GIVE_UP_AFTER
+from .models import Delivery, Status, Webhook, deliveries
+
+SWITCHED_OFF = "the webhook was paused, disabled or deleted"
+
+
+def sendable_now() -> dict[str, Any]:
+    return {
+        "status": Status.PENDING,
+        "next_attempt_at": now_plus(literal(0.0)),
+        "give_up_at": now_plus(literal(seconds(GIVE_UP_AFTER))),
+    }
+
+
+@dataclass
+class Changes:
+    """What a transaction changed, for those who act on it after the commit."""
+
+    finished: list[uuid.UUID] = field(default_factory=list)
+    """Deliveries that succeeded, failed or expired."""
+    disabled: list[int] = field(default_factory=list)
+    """Webhooks that we switched off."""
+    more_due: bool = False
+    """Another hook of a chain is now to be called."""
+
+
+Chain = tuple[int, int]
+"""A push's id and a webhook's: together they name a chain request."""
+
+
+def advance(session: Session, chains: Collection[Chain]) -> bool:
+    """Carry chain requests on after a delivery in them ended; True where another hook is now to be called.
+
+    The hook after one that succeeded becomes pending, or is cancelled where its webhook has been switched off.
+    What comes after one that failed or expired is skipped, after one that was cancelled is cancelled, unless a
+    redelivered one in between is still under way. Only waiting rows move, so repeating it changes nothing.
+    """
+    waiting = update(deliveries).where(
+        deliveries.c.status == Status.WAITING,
+        tuple_(deliveries.c.push_id, deliveries.c.webhook_id).in_(list(chains)),
+    )
+    switched_off = exists().where(Webhook.id == deliveries.c.webhook_id, (Webhook.deleted_id != 0) | ~Webhook.active)
+    previous_succeeded = _earlier([Status.SUCCEEDED], directly=True)
+    session.execute(waiting.where(previous_succeeded, switched_off).values(ended(Status.CANCELLED, SWITCHED_OFF)))
+    moved = session.execute(waiting.where(previous_succeeded).values(sendable_now()))
+    assert isinstance(moved, CursorResult)  # noqa: S101 - for the type checker
+    interrupted = waiting.where(~_earlier([Status.PENDING, Status.AWAITING_CALLBACK]))
+    for causes, status, reason in (
+        ([Status.FAILED, Status.EXPIRED], Status.SKIPPED, "an earlier hook of the chain failed"),
+        ([Status.CANCELLED], Status.CANCELLED, "an earlier hook of the chain was cancelled"),
+    ):
+        session.execute(interrupted.where(_earlier(causes)).values(ended(status, reason)))
+    return moved.rowcount > 0
+
+
+def ended(status: Status, reason: str) -> dict[str, Any]:
+    """The columns of a delivery that will not be sent any more."""
+    return {
+        "status": status,
+        "reason": reason,
+        "next_attempt_at": None,
+        "give_up_at": None,
+        "lease_token": None,
+        "finished_at": now_plus(literal(0.0)),
+    }
+
+
+def _earlier(statuses: Sequence[Status], directly: bool = False) -> ColumnElement[bool]:
+    other = aliased(Delivery)
+    before = other.position == deliveries.c.position - 1 if directly else other.position < deliveries.c.position
+    return exists().where(
+        other.push_id == deliveries.c.push_id,
+        other.webhook_id == deliveries.c.webhook_id,
+        before,
+        other.status.in_(statuses),
+    )
+
+
+def cancel_unsent(session: Session, webhook_id: int, reason: str) -> None:
+    """Cancel what a webhook has pending or waiting; a POST on the wire is still written to the history."""
+    session.execute(
+        update(deliveries)
+        .where(
+            deliveries.c.webhook_id == webhook_id,
+            deliveries.c.status.in_([Status.PENDING, Status.WAITING]),
+        )
+        .values(ended(Status.CANCELLED, reason))
+    )
+
+
+class CallbackRefused(Exception):
+    """The callback changes nothing; `status_code` is the HTTP answer, the text says why."""
+
+    def __init__(self, status_code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status_code = status_code
+
+
+@dataclass(frozen=True)
+class Callback:
+    """What a receiver posted to its `callback_url`."""
+
+    state: str
+    description: str = ""
+    context: str = ""
+    target_url: str = ""
+
+
+def decide(session: Session, delivery: Delivery, round_: int, callback: Callback) -> Changes:
+    """Let a callback decide its delivery, whose row is locked.
+
+    A token of the current round proves that a POST of this round was begun, so a delivery that is still pending
+    is decided too: real receivers call back before they answer, or beside an error answer. That ends its
+    retries. Where no callback was expected it proves receipt whatever its state, and fails nothing.
+
+    Raises `CallbackRefused`: 409 for another state or an older round, 410 where the delivery has ended.
+    """
+    if round_ != delivery.round:
+        raise CallbackRefused(409, "this callback URL is of an earlier round: the delivery was sent again since")
+    if delivery.callback_state:
+        if delivery.callback_state != callback.state:
+            raise CallbackRefused(409, f"this delivery was decided before, as {delivery.callback_state!r}")
+        return Changes()
+    if delivery.status not in (Status.PENDING, Status.AWAITING_CALLBACK, Status.SUCCEEDED):
+        ending = f": {delivery.reason}" if delivery.reason else ""
+        raise CallbackRefused(410, f"this delivery is {delivery.status.value}{ending}")
+    failed = delivery.callback_expected and callback.state != "success"
+    session.execute(
+        update(deliveries)
+        .where(deliveries.c.id == delivery.id)
+        .values(
+            status=Status.FAILED if failed else Status.SUCCEEDED,
+            reason="",
+            lease_token=None,
+            next_attempt_at=None,
+            received_at=func.coalesce(deliveries.c.received_at, now_plus(literal(0.0))),
+            finished_at=func.coalesce(deliveries.c.finished_at, now_plus(literal(0.0))),
+            callback_state=callback.state,
+            callback_description=callback.description,
+            callback_context=callback.context,
+            callback_target_url=callback.target_url,
+            callback_at=now_plus(literal(0.0)),
+        )
+    )
+    if delivery.finished_at:
+        return Changes()
+    return Changes([delivery.id], more_due=advance(session, {(delivery.push_id, delivery.webhook_id)}))
+
+
+def redeliver(session: Session, delivery: Delivery) -> str:
+    """Begin a new round for a delivery and all that follow it; returns why it cannot be, or "".
+
+    The delivery is due at once, the later ones wait for it. Its id stays: receivers can tell a repeat.
+    """
+    chain = session.execute(
+        select(
+            deliveries.c.id,
+            (deliveries.c.lease_token.is_not(None) & (deliveries.c.next_attempt_at > now_plus(literal(0.0)))).label(
+                "on_the_wire"
+            ),
+        )
+        .where(deliveries.c.push_id == delivery.push_id, deliveries.c.webhook_id == delivery.webhook_id)
+        .order_by(deliveries.c.id)
+        .with_for_update()
+    ).all()
+    if not delivery.webhook.active:
+        return "the webhook is not active"
+    if any(row.on_the_wire for row in chain):
+        return "a delivery of this chain is being sent: try again in a moment"
+    following = update(deliveries).where(
+        deliveries.c.push_id == delivery.push_id,
+        deliveries.c.webhook_id == delivery.webhook_id,
+        deliveries.c.position >= delivery.position,
+    )
+    session.execute(following.values(_NEW_ROUND))
+    session.execute(following.where(deliveries.c.id == delivery.id).values(sendable_now()))
+    return ""
+
+
+_NEW_ROUND = {
+    "round": deliveries.c.round + 1,
+    "status": Status.WAITING,
+    "reason": "",
+    "retry_step": 0,
+    "lease_token": None,
+    "next_attempt_at": None,
+    "received_at": None,
+    "finished_at": None,
+    "callback_state": "",
+    "callback_description": "",
+    "callback_context": "",
+    "callback_target_url": "",
+    "callback_at": None,
+}

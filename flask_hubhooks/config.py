@@ -1,0 +1,122 @@
+"""The `HUBHOOKS_*` keys of the host's config, checked once and frozen."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Any
+from urllib.parse import urlsplit
+
+PREFIX = "HUBHOOKS_"
+
+
+class ConfigError(RuntimeError):
+    """A configuration the extension cannot work with; the message names the key and what it accepts."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """What an app sets, one field for each key (`external_url` is `HUBHOOKS_EXTERNAL_URL`)."""
+
+    external_url: str
+    """Where the blueprint is reached from outside, without a final slash."""
+    redis_url: str = "redis://localhost:6379/0"
+    queue: str = "hubhooks"
+    """The RQ queue, and the prefix of our other Redis keys."""
+    concurrency: int = 64
+    """Requests one worker process has on the wire at most."""
+    allowed_networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Networks that hooks may reach although they are not public."""
+    ca_bundle: str | None = None
+    """A PEM file of the authorities that receivers' certificates are checked against."""
+    callback_ttl: timedelta = timedelta(days=7)
+    """How long a delivery waits for its callback."""
+
+    @classmethod
+    def from_app(cls, settings: Mapping[str, Any]) -> Config:
+        """Read and check every `HUBHOOKS_*` key of `settings`, and that the app has a SECRET_KEY.
+
+        Raises `ConfigError` for a missing, unknown or ill-typed key.
+        """
+        if not settings.get("SECRET_KEY"):
+            raise ConfigError("SECRET_KEY is not set: callback URLs are signed and secrets encrypted with it")
+        given = {key: value for key, value in settings.items() if key.startswith(PREFIX)}
+        if f"{PREFIX}EXTERNAL_URL" not in given:
+            raise ConfigError(
+                f"{PREFIX}EXTERNAL_URL is not set: receivers post their callbacks there, "
+                "for example 'https://registry.example.com'"
+            )
+        return cls(**{key.removeprefix(PREFIX).lower(): _checked(key, value) for key, value in given.items()})
+
+
+def _checked(key: str, value: Any) -> Any:
+    field = key.removeprefix(PREFIX).lower()
+    if field not in _ACCEPTED or key != key.upper():
+        known = ", ".join(f"{PREFIX}{each.name.upper()}" for each in fields(Config))
+        raise ConfigError(f"{key} is not a known key; the keys are {known}")
+    parse, accepted = _ACCEPTED[field]
+    try:
+        return parse(value)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{key} must be {accepted}, not {value!r}") from error
+
+
+def _url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError
+    return value.rstrip("/")
+
+
+def _redis_url(value: str) -> str:
+    if urlsplit(value).scheme not in ("redis", "rediss", "unix"):
+        raise ValueError
+    return value
+
+
+def _queue(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", value):
+        raise ValueError
+    return value
+
+
+def _concurrency(value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1024:
+        raise ValueError
+    return value
+
+
+def _networks(value: list[str]) -> tuple[IPv4Network | IPv6Network, ...]:
+    if not isinstance(value, list | tuple):
+        raise TypeError
+    return tuple(ip_network(each) for each in value)
+
+
+def _file(value: str | None) -> str | None:
+    if value is not None:
+        with open(value, "rb"):
+            return value
+    return None
+
+
+def _positive_duration(value: timedelta | float) -> timedelta:
+    if isinstance(value, bool):
+        raise TypeError
+    duration = value if isinstance(value, timedelta) else timedelta(seconds=value)
+    if duration <= timedelta(0):
+        raise ValueError
+    return duration
+
+
+_ACCEPTED: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "external_url": (_url, "an absolute http(s) URL without query or fragment"),
+    "redis_url": (_redis_url, "a URL that starts with redis://, rediss:// or unix://"),
+    "queue": (_queue, "1 to 64 letters, digits, '_' or '-'"),
+    "concurrency": (_concurrency, "a whole number from 1 to 1024"),
+    "allowed_networks": (_networks, "a list of networks such as ['10.0.0.0/8', 'fd00::/8']"),
+    "ca_bundle": (_file, "the path of a readable PEM file"),
+    "callback_ttl": (_positive_duration, "a timedelta or a number of seconds, more than 0"),
+}

@@ -1,0 +1,1 @@
+"""Sending: from a due row to a recorded attempt."""

@@ -1,0 +1,349 @@
+"""Taking due deliveries under a lease, and writing down what came of them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Float,
+    and_,
+    bindparam,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.orm import Session
+
+from ..chains import SWITCHED_OFF, Changes, advance, cancel_unsent, ended
+from ..database import now_plus, utcnow
+from ..models import Hook, Push, Status, Webhook, attempts, deliveries, hooks, webhooks
+from .retry import GIVE_UP_AFTER, Judgement, Verdict
+from .transport import Outcome
+
+LEASE_S = 60.0
+"""How long a claimed delivery is ours. A worker that dies leaves its rows to come due again after this."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A delivery under our lease, with all that is needed to send it."""
+
+    id: uuid.UUID
+    lease_token: uuid.UUID
+    round: int
+    retry_step: int
+    position: int
+    chain_length: int
+    callback_expected: bool
+    push_id: int
+    webhook_id: int
+    hook_id: int
+    hook_url: str
+    destination: str
+    failing_since: datetime | None
+    encrypted_secret: bytes
+    repository: str
+    tag: str
+    pusher: str
+    pushed_at: datetime
+    snapshot: dict[str, Any]
+
+    @property
+    def trigger(self) -> str:
+        if self.retry_step:
+            return "retry"
+        if self.round > 1:
+            return "redelivery"
+        return "chain" if self.position else "push"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one claim: the request's headers, the outcome and what it means."""
+
+    claim: Claim
+    request_headers: dict[str, str]
+    outcome: Outcome
+    judgement: Judgement
+
+
+def anything_due(session: Session) -> bool:
+    """Whether `claim` or `expire_overdue` would find work now."""
+    due = exists().where(deliveries.c.status == Status.PENDING, deliveries.c.next_attempt_at <= now_plus(literal(0.0)))
+    return bool(session.scalar(select(or_(due, _overdue()))))
+
+
+def claim(session: Session, limit: int) -> list[Claim]:
+    """Take at most `limit` due deliveries, oldest first; no other worker has them until the lease ends.
+
+    The database's clock decides what is due. What can no longer be sent ends here instead: its webhook was
+    switched off, or its time to give up has come.
+    """
+    lease = uuid.uuid4()
+    due = (
+        select(deliveries.c.id)
+        .where(
+            deliveries.c.status == Status.PENDING,
+            deliveries.c.next_attempt_at <= now_plus(literal(0.0)),
+        )
+        .order_by(deliveries.c.next_attempt_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("due")
+    )
+    taken = session.execute(
+        update(deliveries)
+        .where(deliveries.c.id.in_(select(due.c.id)))
+        .values(lease_token=lease, next_attempt_at=now_plus(literal(LEASE_S)))
+        .returning(deliveries.c.id)
+    ).scalars()
+    ids = list(taken)
+    if not ids:
+        return []
+    rows = session.execute(_CLAIM_QUERY, {"taken": ids}).all()
+    _end_unsendable(session, rows)
+    return [Claim(*row[:-2]) for row in rows if not row.switched_off and not row.gave_up]
+
+
+def _end_unsendable(session: Session, rows: Sequence[Any]) -> None:
+    switched_off = [row for row in rows if row.switched_off]
+    gave_up = [row for row in rows if row.gave_up and not row.switched_off]
+    for unsendable, status, reason in (
+        (switched_off, Status.CANCELLED, SWITCHED_OFF),
+        (gave_up, Status.FAILED, f"destination unreachable for {GIVE_UP_AFTER.days} days"),
+    ):
+        if unsendable:
+            these = deliveries.c.id.in_([row.id for row in unsendable])
+            session.execute(update(deliveries).where(these).values(ended(status, reason)))
+            advance(session, {(row.push_id, row.webhook_id) for row in unsendable})
+
+
+_CLAIM_QUERY = (
+    select(
+        deliveries.c.id,
+        deliveries.c.lease_token,
+        deliveries.c.round,
+        deliveries.c.retry_step,
+        deliveries.c.position,
+        deliveries.c.chain_length,
+        deliveries.c.callback_expected,
+        deliveries.c.push_id,
+        deliveries.c.webhook_id,
+        deliveries.c.hook_id,
+        Hook.hook_url,
+        Hook.destination,
+        Hook.failing_since,
+        Webhook.encrypted_secret,
+        Push.repository,
+        Push.tag,
+        Push.pusher,
+        Push.pushed_at,
+        Push.snapshot,
+        or_(Webhook.deleted_id != 0, ~Webhook.active).label("switched_off"),
+        (deliveries.c.give_up_at <= now_plus(literal(0.0))).label("gave_up"),
+    )
+    .join(Hook, Hook.id == deliveries.c.hook_id)
+    .join(Webhook, Webhook.id == deliveries.c.webhook_id)
+    .join(Push, Push.id == deliveries.c.push_id)
+    .where(deliveries.c.id.in_(bindparam("taken", expanding=True)))
+    .order_by(deliveries.c.id)
+)
+
+
+def let_go(session: Session, claims: Iterable[Claim], delay_s: float = 0.0) -> None:
+    """Give claims back unsent, due again after `delay_s`; it uses up no attempt."""
+    rows = [{"claim_id": each.id, "claim_lease": each.lease_token} for each in claims]
+    if rows:
+        session.execute(
+            update(deliveries)
+            .where(deliveries.c.id == bindparam("claim_id"), deliveries.c.lease_token == bindparam("claim_lease"))
+            .values(lease_token=None, next_attempt_at=now_plus(literal(delay_s))),
+            rows,
+        )
+
+
+def record(session: Session, results: Sequence[Result], callback_ttl_s: float) -> Changes:
+    """Write every attempt; move a delivery only where lease, round and pending still hold.
+
+    A callback, a cancellation or a redelivery in between has cleared the lease: then the attempt is history and
+    the delivery stays as they left it.
+    """
+    rows = _lock(session, [result.claim.id for result in results])
+    _insert_attempts(session, results, {id_: row.attempt_count for id_, row in rows.items()})
+    held = [result for result in results if _still_held(rows[result.claim.id], result.claim)]
+    moves = [_move(result, callback_ttl_s) for result in held]
+    if moves:
+        session.execute(_MOVE, moves)
+    finished = [result.claim for result, move in zip(held, moves, strict=True) if move["finished_in_s"] is not None]
+    chains = {(each.push_id, each.webhook_id) for each in finished if each.chain_length > 1}
+    more_due = bool(chains) and advance(session, chains)
+    return Changes([each.id for each in finished], _note_health(session, held), more_due)
+
+
+def _lock(session: Session, ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Any]:
+    query = (
+        select(
+            deliveries.c.id,
+            deliveries.c.lease_token,
+            deliveries.c.round,
+            deliveries.c.status,
+            deliveries.c.attempt_count,
+        )
+        .where(deliveries.c.id.in_(ids))
+        .order_by(deliveries.c.id)
+        .with_for_update()
+    )
+    return {row.id: row for row in session.execute(query)}
+
+
+def _still_held(row: Any, claim: Claim) -> bool:
+    return bool(row.lease_token == claim.lease_token) and row.round == claim.round and row.status == Status.PENDING
+
+
+def _insert_attempts(session: Session, results: Sequence[Result], counts: dict[uuid.UUID, int]) -> None:
+    """Number the attempts on from what each delivery has; the rows are locked, so numbers cannot collide."""
+    rows = []
+    for result in results:
+        counts[result.claim.id] += 1
+        rows.append(_attempt_row(result, counts[result.claim.id]))
+    session.execute(insert(attempts), rows)
+    session.execute(_COUNT, [{"claim_id": result.claim.id} for result in results])
+
+
+_COUNT = (
+    update(deliveries)
+    .where(deliveries.c.id == bindparam("claim_id"))
+    .values(attempt_count=deliveries.c.attempt_count + 1)
+)
+
+
+def _attempt_row(result: Result, number: int) -> dict[str, Any]:
+    claim, outcome = result.claim, result.outcome
+    return {
+        "delivery_id": claim.id,
+        "number": number,
+        "round": claim.round,
+        "trigger": claim.trigger,
+        "hook_url": claim.hook_url,
+        "started_at": outcome.started_at,
+        "duration_ms": outcome.duration_ms,
+        "connect_ms": outcome.connect_ms,
+        "wait_ms": outcome.wait_ms,
+        "status_code": outcome.status_code,
+        "error": outcome.error,
+        "request_headers": list(result.request_headers.items()),
+        "response_headers": outcome.response_headers,
+        "response_body": outcome.response_body,
+        "response_truncated": outcome.truncated,
+    }
+
+
+_MOVE = (
+    update(deliveries)
+    .where(deliveries.c.id == bindparam("claim_id"))
+    .values(
+        status=bindparam("new_status"),
+        reason=bindparam("new_reason"),
+        retry_step=bindparam("new_retry_step"),
+        lease_token=None,
+        next_attempt_at=now_plus(bindparam("due_in_s", type_=Float)),
+        give_up_at=func.coalesce(now_plus(bindparam("expires_in_s", type_=Float)), deliveries.c.give_up_at),
+        received_at=now_plus(bindparam("received_in_s", type_=Float)),
+        finished_at=now_plus(bindparam("finished_in_s", type_=Float)),
+    )
+)
+"""A time that is given as None seconds from now becomes NULL."""
+
+
+def _move(result: Result, callback_ttl_s: float) -> dict[str, Any]:
+    claim, judgement = result.claim, result.judgement
+    move: dict[str, Any] = {
+        "claim_id": claim.id,
+        "new_status": Status.FAILED,
+        "new_reason": judgement.reason,
+        "new_retry_step": claim.retry_step + (judgement.verdict is not Verdict.RECEIVED),
+        "due_in_s": None,
+        "expires_in_s": None,
+        "received_in_s": None,
+        "finished_in_s": 0.0,
+    }
+    if judgement.verdict is Verdict.RETRY:
+        move |= {"new_status": Status.PENDING, "due_in_s": judgement.delay_s, "finished_in_s": None}
+    elif judgement.verdict is Verdict.RECEIVED:
+        move |= {"new_status": Status.SUCCEEDED, "received_in_s": 0.0}
+        if claim.callback_expected:
+            move |= {"new_status": Status.AWAITING_CALLBACK, "finished_in_s": None}
+            move["expires_in_s"] = callback_ttl_s
+    return move
+
+
+def _note_health(session: Session, results: Sequence[Result]) -> list[int]:
+    """Note since when hooks have been failing; switch off webhooks whose receiver is gone or failed too long.
+
+    Returns the ids of the webhooks that were switched off.
+    """
+    for failing, condition in (
+        (utcnow(), hooks.c.failing_since.is_(None)),
+        (None, hooks.c.failing_since.is_not(None)),
+    ):
+        ids = {
+            each.claim.hook_id
+            for each in results
+            if (each.judgement.verdict is not Verdict.RECEIVED) == (failing is not None)
+            and (each.claim.failing_since is None) == (failing is not None)
+        }
+        if ids:
+            session.execute(update(hooks).where(hooks.c.id.in_(ids), condition).values(failing_since=failing))
+    return [
+        result.claim.webhook_id
+        for result in results
+        if (reason := _disabling_reason(result)) and disable(session, result.claim.webhook_id, reason)
+    ]
+
+
+def _disabling_reason(result: Result) -> str:
+    if result.judgement.verdict is Verdict.GONE:
+        return result.judgement.reason
+    since = result.claim.failing_since
+    if result.judgement.verdict is not Verdict.RECEIVED and since and utcnow() - since >= GIVE_UP_AFTER:
+        return f"deliveries to {result.claim.destination} have failed since {since:%Y-%m-%d %H:%M} UTC"
+    return ""
+
+
+def disable(session: Session, webhook_id: int, reason: str) -> bool:
+    """Switch a webhook off and cancel what it has not sent; False where it was off already."""
+    off = update(webhooks).where(webhooks.c.id == webhook_id, webhooks.c.active, webhooks.c.deleted_id == 0)
+    switched = session.execute(off.values(active=False, disabled_reason=reason).returning(webhooks.c.id)).all()
+    if switched:
+        cancel_unsent(session, webhook_id, f"the webhook was disabled: {reason}")
+    return bool(switched)
+
+
+def expire_overdue(session: Session, limit: int) -> Changes:
+    """End at most `limit` deliveries whose callback never came, and with them their chains."""
+    overdue = select(deliveries.c.id).where(_overdue()).limit(limit).with_for_update(skip_locked=True).cte("overdue")
+    expired = session.execute(
+        update(deliveries)
+        .where(deliveries.c.id.in_(select(overdue.c.id)))
+        .values(ended(Status.EXPIRED, "the callback never came"))
+        .returning(deliveries.c.id, deliveries.c.push_id, deliveries.c.webhook_id)
+    ).all()
+    if expired:
+        advance(session, {(row.push_id, row.webhook_id) for row in expired})
+    return Changes([row.id for row in expired])
+
+
+def _overdue() -> ColumnElement[bool]:
+    return and_(
+        deliveries.c.status == Status.AWAITING_CALLBACK,
+        deliveries.c.give_up_at <= now_plus(literal(0.0)),
+    )

@@ -1,0 +1,179 @@
+"""The loop that claims due deliveries, has them POSTed on a thread pool, and records what came of them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from math import inf
+from time import monotonic
+
+from sqlalchemy.exc import OperationalError
+
+from ..announce import announce
+from ..chains import Changes
+from ..database import seconds
+from ..state import State
+from . import claims, payload
+from .claims import Claim, Result
+from .pool import ElasticPool
+from .retry import judge
+from .signing import SecretUnreadable, signature_headers
+from .transport import Transport
+
+logger = logging.getLogger(__name__)
+
+USER_AGENT = "flask_hubhooks"
+CONNECT_TIMEOUT_S = 5.0
+DEADLINE_S = 15.0
+LEASE_MARGIN_S = 5.0
+"""What must be left of a lease beyond the deadline when a POST starts, for its outcome to be written in."""
+CLAIM_LEAST, CLAIM_MOST = 64, 512
+"""Rows of one claim. It follows what was completed since the last one: no more is taken than will be sent soon."""
+POLL_S = 0.05
+"""How soon, while requests are on the wire, a claim that found nothing is tried again."""
+HELD_S = 60.0
+"""How long a delivery that we cannot send, by a fault of ours, is put off."""
+BACK_OFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+"""Waits between tries to reach a database that is away; the last is repeated."""
+
+
+@dataclass(frozen=True)
+class Unsent:
+    """A claim that is given back: nothing was sent, no attempt is used up."""
+
+    claim: Claim
+    delay_s: float
+
+
+class Dispatcher:
+    """One for each app and process; its threads and connections outlive a `run`.
+
+    `run` belongs to one thread. `slice_s` is how long it goes on claiming: a plain RQ worker needs its job to
+    end now and then.
+    """
+
+    def __init__(self, state: State, concurrency: int | None = None, slice_s: float = 60.0) -> None:
+        self._state = state
+        self._slice_s = slice_s
+        self._transport = Transport(
+            allowed_networks=state.config.allowed_networks,
+            ca_bundle=state.config.ca_bundle,
+            connect_timeout_s=CONNECT_TIMEOUT_S,
+            deadline_s=DEADLINE_S,
+        )
+        limit = concurrency or state.config.concurrency
+        self._pool: ElasticPool[tuple[Claim, float], Result | Unsent] = ElasticPool(self._deliver, limit)
+        self._completed = 0
+        self._claim_not_before = 0.0
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Claim nothing more and send nothing that is not on the wire; safe in a signal handler."""
+        self._stopping = True
+        self._pool.interrupt()
+
+    def run(self) -> None:
+        """Deliver until nothing is due and nothing is on the wire; what a finished chain link frees is due too."""
+        ends = monotonic() + self._slice_s
+        self._expire_overdue()
+        while True:
+            if monotonic() < ends and not self._stopping:
+                self._claim()
+            if not self._pool.unfinished:
+                return
+            done = self._pool.collect(POLL_S)
+            if done:
+                self._record(done)
+
+    def _expire_overdue(self) -> None:
+        while True:
+            with self._state.writing() as session:
+                expired = claims.expire_overdue(session, CLAIM_MOST)
+            announce(self._state, expired)
+            if len(expired.finished) < CLAIM_MOST:
+                return
+
+    def _claim(self) -> None:
+        limit = max(CLAIM_LEAST, min(CLAIM_MOST, 2 * self._completed))
+        busy = self._pool.unfinished
+        if busy and (self._pool.queued > limit // 4 or monotonic() < self._claim_not_before):
+            return
+        lease_ends = monotonic() + claims.LEASE_S
+        try:
+            with self._state.writing() as session:
+                taken = claims.claim(session, limit)
+        except OperationalError:
+            if not busy:
+                raise
+            logger.exception("cannot claim: the database is away")
+            self._claim_not_before = monotonic() + BACK_OFF_S[-1]
+            return
+        self._completed = 0
+        self._claim_not_before = monotonic() + (0.0 if len(taken) == limit else POLL_S)
+        for claim in taken:
+            self._pool.submit((claim, lease_ends))
+
+    def _deliver(self, task: tuple[Claim, float]) -> Result | Unsent:
+        """Send one claim, on a thread of the pool."""
+        claim, lease_ends = task
+        if self._stopping or monotonic() + DEADLINE_S + LEASE_MARGIN_S > lease_ends:
+            return Unsent(claim, 0.0)
+        try:
+            return self._send(claim)
+        except SecretUnreadable:
+            logger.error(
+                "delivery %s is held: the secret of webhook %d cannot be decrypted. If SECRET_KEY was changed, "
+                "put the old one into SECRET_KEY_FALLBACKS",
+                claim.id,
+                claim.webhook_id,
+            )
+        except Exception:
+            logger.exception("delivery %s is held: it could not be built", claim.id)
+        return Unsent(claim, HELD_S)
+
+    def _send(self, claim: Claim) -> Result:
+        token = self._state.tokens.make(claim.id, claim.round)
+        content = payload.payload(
+            external_url=self._state.config.external_url,
+            token=token,
+            repository=claim.repository,
+            tag=claim.tag,
+            pusher=claim.pusher,
+            pushed_at=claim.pushed_at,
+            details=claim.snapshot,
+        )
+        body = payload.body(content)
+        secret = self._state.secrets.decrypt(claim.encrypted_secret)
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": USER_AGENT,
+            **signature_headers(secret, str(claim.id), int(time.time()), body),
+        }
+        outcome = payload.masked(self._transport.post(claim.hook_url, body, headers), token)
+        return Result(claim, headers, outcome, judge(outcome, claim.retry_step))
+
+    def _record(self, done: list[Result | Unsent]) -> None:
+        """Write a batch, trying again for as long as the database is away: what was answered must not be lost."""
+        self._completed += len(done)
+        for attempt in range(10**9):
+            try:
+                changes = self._write(done)
+            except OperationalError:
+                logger.exception("cannot record %d deliveries: the database is away", len(done))
+                time.sleep(BACK_OFF_S[min(attempt, len(BACK_OFF_S) - 1)])
+            else:
+                break
+        if changes.more_due:
+            self._claim_not_before = -inf
+        announce(self._state, changes)
+
+    def _write(self, done: list[Result | Unsent]) -> Changes:
+        results = [each for each in done if isinstance(each, Result)]
+        with self._state.writing() as session:
+            for delay_s in {each.delay_s for each in done if isinstance(each, Unsent)}:
+                these = [each.claim for each in done if isinstance(each, Unsent) and each.delay_s == delay_s]
+                claims.let_go(session, these, delay_s)
+            if not results:
+                return Changes()
+            return claims.record(session, results, seconds(self._state.config.callback_ttl))

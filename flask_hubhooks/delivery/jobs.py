@@ -1,0 +1,48 @@
+"""The one RQ job. It has no arguments: what is to be sent stands in the database."""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import cache
+
+from flask import Flask, current_app
+from flask.cli import ScriptInfo
+from redis.exceptions import RedisError
+
+from ..outbox import forget_wake
+from ..state import State, current_state
+from .dispatcher import Dispatcher
+
+logger = logging.getLogger(__name__)
+
+
+def deliver_due() -> None:
+    """Deliver all that is due; the name that jobs are enqueued under.
+
+    In a plain `rq worker` the app is loaded from FLASK_APP, once per process.
+    """
+    with _app().app_context():
+        state = current_state()
+        try:
+            forget_wake(state)
+        except (RedisError, OSError) as error:
+            logger.warning("Redis cannot be reached (%s): delivering what is due all the same", error)
+        if state not in dispatchers:
+            dispatchers[state] = Dispatcher(state)
+        dispatchers[state].run()
+
+
+dispatchers: dict[State, Dispatcher] = {}
+"""This process's dispatchers: their threads and connections are kept from job to job."""
+
+
+def _app() -> Flask:
+    if current_app:
+        return current_app._get_current_object()  # type: ignore[attr-defined,no-any-return]
+    return _loaded_app()
+
+
+@cache
+def _loaded_app() -> Flask:
+    return ScriptInfo(app_import_path=os.environ.get("FLASK_APP")).load_app()

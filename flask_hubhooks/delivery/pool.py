@@ -1,0 +1,105 @@
+"""A thread pool that starts small and grows only when it is stuck."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import Generic, TypeVar
+
+Task = TypeVar("Task")
+Done = TypeVar("Done")
+
+FIRST_THREADS = 4
+STUCK_S = 0.002
+"""Work is queued and nothing has completed for this long: the pool doubles, up to its limit.
+
+64 threads that start at once on receivers that answer instantly form a convoy on the interpreter's lock: measured,
+3,300 deliveries/s instead of 5,200.
+"""
+IDLE_S = 5.0
+"""A thread that has had nothing to do for this long ends."""
+BATCH = 512
+BATCH_WAIT_S = 0.01
+"""How long `collect` waits for more to share one transaction, while more is on its way."""
+
+
+class ElasticPool(Generic[Task, Done]):
+    """Runs `work` on threads. `submit` and `collect` belong to one thread, the owner's; `work` must not raise."""
+
+    def __init__(self, work: Callable[[Task], Done], limit: int) -> None:
+        self._work = work
+        self._limit = limit
+        self._threads = 0
+        self._lock = threading.Lock()
+        self._todo: SimpleQueue[Task] = SimpleQueue()
+        self._done: SimpleQueue[Done | None] = SimpleQueue()
+        self.unfinished = 0
+        """Tasks that were submitted and not yet collected."""
+
+    @property
+    def queued(self) -> int:
+        """Tasks that no thread has begun."""
+        return self._todo.qsize()
+
+    def submit(self, task: Task) -> None:
+        self.unfinished += 1
+        with self._lock:
+            self._todo.put(task)
+            wanted = min(FIRST_THREADS, self._limit, self.unfinished)
+            if self._threads < wanted:
+                self._start_thread()
+
+    def collect(self, wait_s: float) -> list[Done]:
+        """What is done: waits at most `wait_s` for the first, then briefly for others; empty when none came."""
+        deadline = monotonic() + wait_s
+        while (remaining := deadline - monotonic()) > 0:
+            stuck_after = min(STUCK_S, remaining) if self.queued else remaining
+            try:
+                first = self._done.get(timeout=stuck_after)
+            except Empty:
+                self._grow()
+            else:
+                return self._counted([first, *self._more()])
+        return []
+
+    def interrupt(self) -> None:
+        """Have `collect` return at once; safe in a signal handler."""
+        self._done.put(None)
+
+    def _more(self) -> list[Done | None]:
+        more: list[Done | None] = []
+        deadline = monotonic() + BATCH_WAIT_S
+        while len(more) < BATCH - 1 and self.unfinished > len(more) + 1:
+            try:
+                more.append(self._done.get(timeout=max(0.0, deadline - monotonic())))
+            except Empty:
+                break
+        return more
+
+    def _counted(self, items: list[Done | None]) -> list[Done]:
+        done = [item for item in items if item is not None]
+        self.unfinished -= len(done)
+        return done
+
+    def _grow(self) -> None:
+        with self._lock:
+            for _ in range(min(self._threads, self._limit - self._threads, self.queued)):
+                self._start_thread()
+
+    def _start_thread(self) -> None:
+        self._threads += 1
+        threading.Thread(target=self._run, name="hubhooks-delivery", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                task = self._todo.get(timeout=IDLE_S)
+            except Empty:
+                with self._lock:
+                    if self._todo.empty():
+                        self._threads -= 1
+                        return
+            else:
+                self._done.put(self._work(task))

@@ -1,0 +1,102 @@
+"""What an outcome means, and when the next try is."""
+
+from __future__ import annotations
+
+import enum
+import random
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from email.utils import parsedate_to_datetime
+
+from .transport import Outcome
+
+MINUTE_S, HOUR_S = 60, 3600
+SCHEDULE_S = (
+    5,
+    5 * MINUTE_S,
+    30 * MINUTE_S,
+    2 * HOUR_S,
+    5 * HOUR_S,
+    10 * HOUR_S,
+    14 * HOUR_S,
+    20 * HOUR_S,
+    24 * HOUR_S,
+)
+"""Seconds before the second, third … tenth attempt of a round: 75.6 hours in all."""
+JITTER = 0.2
+GIVE_UP_AFTER = timedelta(days=5)
+"""How long after it could first be sent a delivery is still tried, and how long a hook may fail."""
+
+
+class Verdict(enum.Enum):
+    RECEIVED = "received"
+    RETRY = "retry"
+    FAILED = "failed"
+    GONE = "gone"
+    """410: the receiver wants no more; the webhook is disabled."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    verdict: Verdict
+    delay_s: float = 0.0
+    """RETRY: how long until the next attempt."""
+    reason: str = ""
+    """FAILED and GONE: the cause in words."""
+
+
+def judge(outcome: Outcome, retry_step: int) -> Judgement:
+    """Decide by the rules: 2xx, 302 and 303 are received (Jenkins' Docker Hub plugin answers 302).
+
+    301, 307 and 308 and a forbidden address fail at once, 410 disables, all else is retried until the steps
+    are used up. `retry_step` is how many attempts of the round have failed before.
+    """
+    code = outcome.status_code
+    if outcome.blocked:
+        return Judgement(Verdict.FAILED, reason=outcome.error)
+    if code is not None and (200 <= code < 300 or code in (302, 303)):
+        return Judgement(Verdict.RECEIVED)
+    if code in (301, 307, 308):
+        return Judgement(Verdict.FAILED, reason=f"redirected ({code}) {_whereto(outcome)}")
+    if code == 410:
+        return Judgement(Verdict.GONE, reason="the receiver answered 410 Gone: it wants no more deliveries")
+    if retry_step >= len(SCHEDULE_S):
+        return Judgement(Verdict.FAILED, reason=f"all {len(SCHEDULE_S) + 1} attempts failed")
+    honoured = _retry_after_s(outcome) if code in (429, 502, 503, 504) else None
+    return Judgement(Verdict.RETRY, delay_s=retry_delay(retry_step, honoured))
+
+
+def retry_delay(retry_step: int, retry_after_s: float | None = None) -> float:
+    """Seconds until the next attempt after the failure number `retry_step`, counted from 0.
+
+    Without `retry_after_s` the scheduled delay ±20 %; with it what the receiver asked for, held between one
+    and two times the scheduled delay.
+    """
+    scheduled = SCHEDULE_S[retry_step]
+    if retry_after_s is None:
+        return scheduled * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - spreads load, guards nothing
+    return min(max(retry_after_s, scheduled), 2 * scheduled)
+
+
+def _header(outcome: Outcome, name: str) -> str:
+    return next((value for key, value in outcome.response_headers if key.lower() == name), "")
+
+
+def _whereto(outcome: Outcome) -> str:
+    target = _header(outcome, "location")
+    advice = "redirects are not followed, set the hook URL to where it leads"
+    return f"to {target[:500]}: {advice}" if target else f"without saying where: {advice}"
+
+
+def _retry_after_s(outcome: Outcome) -> float | None:
+    """The seconds a `Retry-After` asks for (RFC 9110, 10.2.3: a number or a date), or None."""
+    value = _header(outcome, "retry-after").strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        when = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=timezone.utc)
+    return (when - datetime.now(timezone.utc)).total_seconds()

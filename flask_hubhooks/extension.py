@@ -1,0 +1,119 @@
+"""`HubHooks`: the blueprint that a host registers. It wires the parts together, and nothing else."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from blinker import Signal
+from flask import Blueprint, Flask, current_app
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import make_url
+
+from .cli import add_commands
+from .config import Config, ConfigError
+from .models import copy_tables
+from .outbox import accept, accept_in_session
+from .registry import ImagePush, Repository
+from .signals import image_pushed
+from .state import Handlers, State, current_state
+from .web import add_routes
+
+logger = logging.getLogger(__name__)
+
+Authorizer = TypeVar("Authorizer", bound=Callable[[str, str], str | None])
+Loader = TypeVar("Loader", bound=Callable[[str], Repository | None])
+Adapter = TypeVar("Adapter", bound=Callable[..., ImagePush | None])
+
+
+class HubHooks(Blueprint):
+    """Webhooks for the repositories of the registry whose app registers this blueprint.
+
+    `db` is the host's Flask-SQLAlchemy. `push_signal` is the blinker signal the host sends when a tag was
+    pushed, by default our own `signals.image_pushed`. With `join_session` a push is recorded in the host's
+    `db.session` and commits with it; without, in a transaction of our own.
+
+    It may be registered on several apps; each keeps a state of its own.
+    """
+
+    def __init__(self, db: SQLAlchemy, push_signal: Signal | None = None, *, join_session: bool = False) -> None:
+        super().__init__("hubhooks", "flask_hubhooks", template_folder="templates", static_folder=None)
+        self._db = db
+        self._push_signal = image_pushed if push_signal is None else push_signal
+        self._join_session = join_session
+        self._handlers = Handlers()
+        add_routes(self)
+        add_commands(self)
+
+    def authorizer(self, function: Authorizer) -> Authorizer:
+        """Decorate `function(action, repository)`, which decides who may "read" or "write" webhooks.
+
+        It returns the user's name, or None to deny. It may abort or redirect: that passes through unchanged.
+        Without an authorizer everything is denied.
+        """
+        self._handlers.authorizer = function
+        return function
+
+    def repository_loader(self, function: Loader) -> Loader:
+        """Decorate `function(name)`, which returns a `Repository`, or None where there is no such repository."""
+        self._handlers.repository_loader = function
+        return function
+
+    def push_adapter(self, function: Adapter) -> Adapter:
+        """Decorate `function(sender, **kwargs)`, which makes an `ImagePush` of what the host's signal carries.
+
+        It returns None for a signal that is no push of a tag.
+        """
+        self._handlers.push_adapter = function
+        return function
+
+    def push(self, push: ImagePush) -> None:
+        """Record that a tag was pushed to the current app's registry, and have its webhooks called.
+
+        It never raises for a fault of ours, which is logged instead. Raises `RuntimeError` outside of an app
+        context, and with `join_session` whatever flushing the host's session raises.
+        """
+        state = current_state()
+        if self._join_session:
+            accept_in_session(state, push, self._db.session())
+        else:
+            accept(state, push)
+
+    def register(self, app: Flask, options: dict[str, Any]) -> None:  # type: ignore[override]
+        """Called by `app.register_blueprint`. Raises `ConfigError` for a config that cannot work."""
+        config = Config.from_app(app.config)
+        if not self._join_session and _in_memory(app.config.get("SQLALCHEMY_DATABASE_URI")):
+            raise ConfigError(
+                "an in-memory SQLite database has one connection, which our transactions would share with the "
+                "host's: use HubHooks(db, join_session=True) or a database file"
+            )
+        app.extensions["hubhooks"] = State(app, self._db, self._handlers, config, self._join_session)
+        copy_tables(self._db.metadata)
+        self._push_signal.connect(self._on_push)
+        super().register(app, options)
+
+    def _on_push(self, sender: Any, **kwargs: Any) -> None:
+        if not current_app:
+            logger.error("push not recorded: its signal was sent outside of an app context")
+            return
+        state = current_app.extensions.get("hubhooks")
+        if not isinstance(state, State) or state.handlers is not self._handlers:
+            return  # another app's push
+        try:
+            adapter = self._handlers.push_adapter
+            push = adapter(sender, **kwargs) if adapter else ImagePush(**kwargs)
+        except Exception:
+            logger.exception("push not recorded: its signal could not be read")
+            return
+        if push is not None:
+            self.push(push)
+
+
+def _in_memory(uri: Any) -> bool:
+    if not uri:
+        return False
+    url = make_url(uri)
+    return url.get_backend_name() == "sqlite" and (
+        url.database in (None, "", ":memory:") or "mode=memory" in (url.database or "")
+    )

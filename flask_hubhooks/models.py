@@ -1,0 +1,214 @@
+"""The five tables, on a base of our own that is copied into the host's metadata, and what each row knows of itself."""
+
+from __future__ import annotations
+
+import enum
+import uuid
+from datetime import datetime
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from sqlalchemy import JSON, Enum, ForeignKey, Index, MetaData, String, Table, Text, UniqueConstraint, false, text, true
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+from .database import UTCDateTime, time_ordered_uuid, utcnow
+
+
+class Status(str, enum.Enum):
+    """Where a delivery stands; stored as its value."""
+
+    WAITING = "waiting"
+    PENDING = "pending"
+    AWAITING_CALLBACK = "awaiting_callback"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    SKIPPED = "skipped"
+    CANCELLED = "cancelled"
+
+
+class Base(DeclarativeBase):
+    """Our own base: `copy_tables` puts its tables beside the host's."""
+
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it from the class
+        datetime: UTCDateTime,
+        str: Text,
+        Status: Enum(Status, native_enum=False, length=20, values_callable=lambda kind: [each.value for each in kind]),
+    }
+
+
+class Webhook(Base):
+    """A name and one or more hooks for the pushes of one repository; deleting keeps the row and frees the name."""
+
+    __tablename__ = "hubhooks_webhook"
+    __table_args__ = (UniqueConstraint("repository", "name", "deleted_id", name="uq_hubhooks_webhook_name"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    repository: Mapped[str] = mapped_column(String(255))
+    name: Mapped[str] = mapped_column(String(255))
+    slug: Mapped[str] = mapped_column(String(255))
+    active: Mapped[bool] = mapped_column(default=True, server_default=true())
+    expect_final_callback: Mapped[bool] = mapped_column(default=False, server_default=false())
+    encrypted_secret: Mapped[bytes]
+    creator: Mapped[str]
+    last_updater: Mapped[str]
+    created: Mapped[datetime] = mapped_column(default=utcnow)
+    last_updated: Mapped[datetime] = mapped_column(default=utcnow)
+    disabled_reason: Mapped[str] = mapped_column(default="", server_default="")
+    deleted_id: Mapped[int] = mapped_column(default=0, server_default="0")
+    """0, or the row's own id once the webhook is deleted."""
+
+    hooks: Mapped[list[Hook]] = relationship(order_by="Hook.position", back_populates="webhook")
+
+
+class Hook(Base):
+    """One destination URL of a webhook."""
+
+    __tablename__ = "hubhooks_hook"
+    __table_args__ = (Index("ix_hubhooks_hook_webhook", "webhook_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    webhook_id: Mapped[int] = mapped_column(ForeignKey("hubhooks_webhook.id", ondelete="CASCADE"))
+    position: Mapped[int]
+    hook_url: Mapped[str]
+    destination: Mapped[str]
+    failing_since: Mapped[datetime | None]
+    creator: Mapped[str]
+    last_updater: Mapped[str]
+    date_added: Mapped[datetime] = mapped_column(default=utcnow)
+    last_updated: Mapped[datetime] = mapped_column(default=utcnow)
+
+    webhook: Mapped[Webhook] = relationship(back_populates="hooks")
+
+
+class Push(Base):
+    """One tag that was pushed, with what the registry knew of the repository then."""
+
+    __tablename__ = "hubhooks_push"
+    __table_args__ = (UniqueConstraint("event_id", name="uq_hubhooks_push_event"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    event_id: Mapped[str | None] = mapped_column(String(255))
+    repository: Mapped[str] = mapped_column(String(255))
+    tag: Mapped[str]
+    digest: Mapped[str]
+    media_type: Mapped[str]
+    pusher: Mapped[str]
+    pushed_at: Mapped[datetime]
+    snapshot: Mapped[dict[str, Any]] = mapped_column(JSON)
+    """The fields of `Repository`, `date_created` as epoch seconds."""
+
+
+class Delivery(Base):
+    """One hook of one webhook for one push. Its id is public: receivers see it as `webhook-id`."""
+
+    __tablename__ = "hubhooks_delivery"
+    __table_args__ = (
+        UniqueConstraint("webhook_id", "push_id", "position", name="uq_hubhooks_delivery_chain"),
+        Index("ix_hubhooks_delivery_push", "push_id"),
+        Index("ix_hubhooks_delivery_hook", "hook_id"),
+        # Claims and the callback sweep read only these; rows at rest are in neither.
+        Index(
+            "ix_hubhooks_delivery_due",
+            "next_attempt_at",
+            postgresql_where=text("status = 'pending'"),
+            sqlite_where=text("status = 'pending'"),
+        ),
+        Index(
+            "ix_hubhooks_delivery_awaiting",
+            "give_up_at",
+            postgresql_where=text("status = 'awaiting_callback'"),
+            sqlite_where=text("status = 'awaiting_callback'"),
+        ),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=time_ordered_uuid)
+    push_id: Mapped[int] = mapped_column(ForeignKey("hubhooks_push.id", ondelete="CASCADE"))
+    webhook_id: Mapped[int] = mapped_column(ForeignKey("hubhooks_webhook.id", ondelete="CASCADE"))
+    hook_id: Mapped[int] = mapped_column(ForeignKey("hubhooks_hook.id", ondelete="CASCADE"))
+    position: Mapped[int]
+    chain_length: Mapped[int]
+    callback_expected: Mapped[bool]
+    destination: Mapped[str]
+
+    round: Mapped[int] = mapped_column(default=1, server_default="1")
+    status: Mapped[Status]
+    reason: Mapped[str] = mapped_column(default="", server_default="")
+    """Why it ended, where no attempt and no callback tells."""
+    next_attempt_at: Mapped[datetime | None]
+    """When it is due; while leased, when the lease ends."""
+    give_up_at: Mapped[datetime | None]
+    """Pending: when it is no longer sent. Awaiting its callback: when it expires."""
+    retry_step: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Attempts of this round that failed."""
+    attempt_count: Mapped[int] = mapped_column(default=0, server_default="0")
+    lease_token: Mapped[uuid.UUID | None]
+    received_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
+    finished_at: Mapped[datetime | None]
+
+    callback_state: Mapped[str] = mapped_column(default="", server_default="")
+    callback_description: Mapped[str] = mapped_column(default="", server_default="")
+    callback_context: Mapped[str] = mapped_column(default="", server_default="")
+    callback_target_url: Mapped[str] = mapped_column(default="", server_default="")
+    callback_at: Mapped[datetime | None]
+
+    push: Mapped[Push] = relationship()
+    webhook: Mapped[Webhook] = relationship()
+    hook: Mapped[Hook] = relationship()
+    attempts: Mapped[list[Attempt]] = relationship(order_by="Attempt.number", back_populates="delivery")
+
+    @property
+    def docker_status(self) -> str:
+        """Docker Hub's word for it: pending, success (it was received) or error."""
+        if self.received_at is not None:
+            return "success"
+        return "pending" if self.status in (Status.WAITING, Status.PENDING) else "error"
+
+
+class Attempt(Base):
+    """One POST of a delivery: what was sent, and what came of it."""
+
+    __tablename__ = "hubhooks_attempt"
+
+    delivery_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("hubhooks_delivery.id", ondelete="CASCADE"), primary_key=True
+    )
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    round: Mapped[int]
+    trigger: Mapped[str] = mapped_column(String(20))
+    """push, chain (the one before succeeded), retry or redelivery."""
+    hook_url: Mapped[str]
+    started_at: Mapped[datetime]
+    duration_ms: Mapped[int]
+    connect_ms: Mapped[int | None]
+    wait_ms: Mapped[int | None]
+    status_code: Mapped[int | None]
+    error: Mapped[str]
+    request_headers: Mapped[list[list[str]]] = mapped_column(JSON)
+    response_headers: Mapped[list[list[str]]] = mapped_column(JSON)
+    response_body: Mapped[bytes]
+    response_truncated: Mapped[bool]
+
+    delivery: Mapped[Delivery] = relationship(back_populates="attempts")
+
+
+webhooks = cast(Table, Webhook.__table__)
+hooks = cast(Table, Hook.__table__)
+pushes = cast(Table, Push.__table__)
+deliveries = cast(Table, Delivery.__table__)
+attempts = cast(Table, Attempt.__table__)
+
+
+def destination(hook_url: str) -> str:
+    """Scheme, host and port of a hook URL: what one receiver is, whatever its paths."""
+    parts = urlsplit(hook_url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{parts.scheme}://{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+
+
+def copy_tables(metadata: MetaData) -> None:
+    """Put our tables into `metadata`, once, so that the host's `create_all` and migrations see them."""
+    for table in Base.metadata.sorted_tables:
+        if table.name not in metadata.tables:
+            table.to_metadata(metadata)

@@ -1,0 +1,201 @@
+"""From a push to the rows that say what is to be sent, and from those rows to a worker that wakes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any
+
+from redis.exceptions import RedisError
+from rq import Queue
+from rq.serializers import JSONSerializer
+from sqlalchemy import Float, bindparam, event, insert, select
+from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.orm import Session, SessionTransaction
+
+from .database import now_plus, seconds, take_write_lock, time_ordered_uuid, utcnow
+from .delivery.retry import GIVE_UP_AFTER
+from .models import Hook, Status, Webhook, deliveries, pushes
+from .registry import ImagePush, Repository, as_utc, storable
+from .state import State
+
+logger = logging.getLogger(__name__)
+
+DELIVER_DUE = "flask_hubhooks.delivery.jobs.deliver_due"
+WAKE_TTL_S = 60
+"""A wake whose job was lost is forgotten after this; the worker's beat repairs it within about a second."""
+
+LOCKED = (
+    ": the database is locked, most likely by the caller's own open transaction. "
+    "Send the signal after your commit, or use HubHooks(db, join_session=True)"
+)
+
+
+def accept(state: State, push: ImagePush) -> None:
+    """Record a push in a transaction of our own and wake a worker. A fault of ours is logged, never raised."""
+    with _faults_logged(push):
+        with state.reading() as session:
+            chains = _active_chains(session, push.repository)
+        if chains:
+            repository = state.handlers.load_repository(push.repository)
+            with state.writing() as session:
+                _record(session, push, repository or Repository(), chains)
+            wake(state)
+
+
+def accept_in_session(state: State, push: ImagePush, session: Session) -> None:
+    """Record a push in the host's session: it lives or dies with the host's transaction, and wakes on commit.
+
+    What the host has pending is flushed first, so that a fault of the host's is raised to the host. A fault of
+    ours undoes our savepoint alone, and is logged.
+    """
+    session.flush()
+    with _faults_logged(push):
+        take_write_lock(session)
+        with session.begin_nested():
+            chains = _active_chains(session, push.repository)
+            if chains:
+                repository = state.handlers.load_repository(push.repository, session.begin_nested())
+                _record(session, push, repository or Repository(), chains)
+        if chains:
+            _wake_on_commit(state, session)
+
+
+@contextmanager
+def _faults_logged(push: ImagePush) -> Iterator[None]:
+    try:
+        yield
+    except RecordedBefore:
+        logger.info("push of %s:%s was recorded before: event %s", push.repository, push.tag, push.event_id)
+    except Exception as error:
+        locked = isinstance(error, OperationalError) and "locked" in str(error.orig)
+        logger.exception("push of %s:%s not recorded%s", push.repository, push.tag, LOCKED if locked else "")
+
+
+class RecordedBefore(Exception):
+    """A push with this event id has been recorded already."""
+
+
+def _active_chains(session: Session, repository: str) -> list[list[Any]]:
+    """The hooks, in order, of each active webhook of the repository."""
+    query = (
+        select(Hook.webhook_id, Hook.id, Hook.destination, Webhook.expect_final_callback)
+        .join(Webhook)
+        .where(Webhook.repository == repository, Webhook.deleted_id == 0, Webhook.active)
+        .order_by(Hook.webhook_id, Hook.position)
+    )
+    return [list(chain) for _, chain in groupby(session.execute(query), lambda row: row.webhook_id)]
+
+
+def _record(session: Session, push: ImagePush, repository: Repository, chains: list[list[Any]]) -> None:
+    """Write a push and a delivery for each hook: two statements, however many webhooks there are."""
+    push_id = _insert_push(session, push, repository.snapshot())
+    session.execute(
+        insert(deliveries).values(
+            next_attempt_at=now_plus(bindparam("due_in_s", type_=Float)),
+            give_up_at=now_plus(bindparam("give_up_in_s", type_=Float)),
+        ),
+        [row for chain in chains for row in _delivery_rows(chain, push_id)],
+    )
+
+
+def _insert_push(session: Session, push: ImagePush, details: dict[str, Any]) -> int:
+    values = {
+        "event_id": push.event_id,
+        "repository": push.repository,
+        "tag": storable(push.tag),
+        "digest": storable(push.digest or ""),
+        "media_type": storable(push.media_type or ""),
+        "pusher": storable(push.pusher or ""),
+        "pushed_at": as_utc(push.pushed_at) if push.pushed_at else utcnow(),
+        "snapshot": details,
+    }
+    try:
+        push_id: int = session.execute(insert(pushes).values(values).returning(pushes.c.id)).scalar_one()
+    except IntegrityError:
+        raise RecordedBefore from None
+    return push_id
+
+
+def _delivery_rows(chain: Sequence[Any], push_id: int) -> list[dict[str, Any]]:
+    """The whole chain at once: that freezes its shape and shows it in the history. Only the first is due."""
+    last = len(chain) - 1
+    ids = sorted(time_ordered_uuid() for _ in chain)  # rows are locked in the order of their ids
+    return [
+        {
+            "id": ids[position],
+            "push_id": push_id,
+            "webhook_id": hook.webhook_id,
+            "hook_id": hook.id,
+            "position": position,
+            "chain_length": last + 1,
+            "callback_expected": position < last or hook.expect_final_callback,
+            "destination": hook.destination,
+            "status": Status.WAITING if position else Status.PENDING,
+            "due_in_s": None if position else 0.0,
+            "give_up_in_s": None if position else seconds(GIVE_UP_AFTER),
+        }
+        for position, hook in enumerate(chain)
+    ]
+
+
+def wake(state: State) -> None:
+    """Have a worker look for what is due: one job for any number of pushes. Call it after the commit only.
+
+    Redis being away costs at most a second and loses nothing: the worker's beat finds what is due.
+    """
+    try:
+        if state.redis.set(_wake_key(state), 1, nx=True, ex=WAKE_TTL_S):
+            enqueue_delivery(state)
+    except (RedisError, OSError) as error:
+        logger.warning("no worker was woken, Redis cannot be reached (%s): the next beat will", error)
+    except Exception:
+        logger.exception("no worker was woken: the next beat will")
+
+
+def wake_unless_queued(state: State) -> None:
+    """Put a job on the queue where there is none, whatever the wake key says: its job may have been lost.
+
+    Raises what redis-py raises where Redis cannot be reached.
+    """
+    if _queue(state).count == 0:
+        enqueue_delivery(state)
+
+
+def forget_wake(state: State) -> None:
+    """From now on a push wakes a worker again. Raises what redis-py raises where Redis cannot be reached."""
+    state.redis.delete(_wake_key(state))
+
+
+def _wake_key(state: State) -> str:
+    return f"{state.config.queue}:wake"
+
+
+def _queue(state: State) -> Queue:
+    return Queue(state.config.queue, connection=state.redis, serializer=JSONSerializer)
+
+
+def enqueue_delivery(state: State) -> None:
+    """Put a `deliver_due` job on the queue. It has no arguments, no time limit of RQ's, and leaves no result."""
+    _queue(state).enqueue_call(DELIVER_DUE, timeout=-1, result_ttl=0, failure_ttl=24 * 3600)
+
+
+def _wake_on_commit(state: State, session: Session) -> None:
+    """Wake once when the session's transaction commits; rolling it back wakes nobody."""
+    if "hubhooks" not in session.info:
+        event.listen(session, "after_commit", _committed)
+        event.listen(session, "after_soft_rollback", _rolled_back)
+    session.info["hubhooks"] = state
+
+
+def _committed(session: Session) -> None:
+    if not session.in_nested_transaction() and (state := session.info.get("hubhooks")):
+        session.info["hubhooks"] = None
+        wake(state)
+
+
+def _rolled_back(session: Session, previous: SessionTransaction) -> None:
+    if previous.parent is None:
+        session.info["hubhooks"] = None

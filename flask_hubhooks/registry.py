@@ -1,0 +1,72 @@
+"""What the host's registry tells us: that a tag was pushed, and what it knows of a repository."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import datetime, timezone
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ImagePush:
+    """One tag of one repository was pushed.
+
+    `pushed_at` is taken as UTC when it is naive, and is now when it is None. Of two pushes with the same
+    `event_id` only the first is recorded, so a source that repeats itself is safe.
+    """
+
+    repository: str
+    tag: str
+    digest: str = ""
+    media_type: str = ""
+    pusher: str = ""
+    pushed_at: datetime | None = None
+    event_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Repository:
+    """What the registry knows of a repository; it fills the payload's `repository` object.
+
+    `owner` is the namespace and `repo_url` the repository's page below `HUBHOOKS_EXTERNAL_URL` unless given.
+    """
+
+    description: str = ""
+    full_description: str = ""
+    dockerfile: str = ""
+    is_private: bool = False
+    is_official: bool = False
+    is_trusted: bool = False
+    star_count: int = 0
+    comment_count: int = 0
+    owner: str = ""
+    repo_url: str = ""
+    date_created: datetime | None = None
+    status: str = "Active"
+
+    def snapshot(self) -> dict[str, Any]:
+        """The details as they are kept with a push: JSON values of each field's own type.
+
+        What the host leaves at None is the field's default; `date_created` becomes epoch seconds, 0 if unknown.
+        """
+        return {each.name: _plain(getattr(self, each.name), each.default) for each in fields(self)}
+
+
+def _plain(value: Any, default: Any) -> Any:
+    if isinstance(value, datetime):
+        return int(as_utc(value).timestamp())
+    if default is None:
+        return 0
+    if value is None:
+        return default
+    return storable(str(value)) if isinstance(default, str) else type(default)(value)
+
+
+def as_utc(value: datetime) -> datetime:
+    """`value` as aware UTC; a naive one is UTC already."""
+    return value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value.astimezone(timezone.utc)
+
+
+def storable(text: str) -> str:
+    """`text` without the two things that UTF-8 and PostgreSQL cannot hold: lone surrogates and NUL."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -1,0 +1,32 @@
+"""Signals in and out.
+
+`image_pushed` is for a host to send: `image_pushed.send(app, repository=…, tag=…)` with the fields of
+`ImagePush`. The others are sent by us after commit, with the app as sender, mostly in worker processes:
+
+- `delivery_finished(app, delivery=Delivery)`: a delivery succeeded, failed or expired.
+- `chain_finished(app, deliveries=[Delivery, …])`: the last hook succeeded, or an earlier one ended the chain.
+- `webhook_disabled(app, webhook=Webhook)`: we disabled a webhook; `webhook.disabled_reason` says why.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from blinker import Signal
+
+image_pushed = Signal()
+delivery_finished = Signal()
+chain_finished = Signal()
+webhook_disabled = Signal()
+
+logger = logging.getLogger(__name__)
+
+
+def tell(signal: Signal, sender: object, **details: Any) -> None:
+    """Send `signal` to each receiver; one that raises is logged and keeps no other from hearing it."""
+    for receiver in signal.receivers_for(sender):
+        try:
+            receiver(sender, **details)
+        except Exception:
+            logger.exception("a receiver of a hubhooks signal failed: %r", receiver)

@@ -1,0 +1,95 @@
+"""What one app's registration holds, in `app.extensions["hubhooks"]`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
+
+from flask import Flask, current_app
+from flask_sqlalchemy import SQLAlchemy
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from sqlalchemy.orm import Session
+
+from .config import Config
+from .database import take_write_lock
+from .delivery.signing import SecretBox
+from .delivery.tokens import CallbackTokens
+from .registry import ImagePush, Repository
+
+logger = logging.getLogger(__name__)
+
+REDIS_TIMEOUT_S = 0.4  # connecting and the first answer each take this at most: a push waits less than 1 s
+
+
+@dataclass
+class Handlers:
+    """What the host decides; each is set by the decorator of its name on `HubHooks`."""
+
+    authorizer: Callable[[str, str], str | None] | None = None
+    repository_loader: Callable[[str], Repository | None] | None = None
+    push_adapter: Callable[..., ImagePush | None] | None = None
+
+    def load_repository(self, name: str, savepoint: AbstractContextManager[object] | None = None) -> Repository | None:
+        """What the host knows of the repository; None where it says there is none.
+
+        A loader that fails is logged and costs only the details: the repository counts as existing. What it did
+        to the session it shares with us is undone by `savepoint`.
+        """
+        if self.repository_loader is None:
+            return Repository()
+        try:
+            with savepoint or nullcontext():
+                return self.repository_loader(name)
+        except Exception:
+            logger.exception("the repository_loader failed for %r: its details are left empty", name)
+            return Repository()
+
+
+class State:
+    """The parts that belong to one app: made when they are first used, so that each process has its own."""
+
+    def __init__(self, app: Flask, db: SQLAlchemy, handlers: Handlers, config: Config, join_session: bool) -> None:
+        self.db = db
+        self.handlers = handlers
+        self.config = config
+        self.join_session = join_session
+        keys: list[str | bytes] = [*(app.config.get("SECRET_KEY_FALLBACKS") or ()), app.config["SECRET_KEY"]]
+        self.tokens = CallbackTokens(keys)
+        self.secrets = SecretBox(keys)
+
+    @cached_property
+    def redis(self) -> Redis:
+        """The client that wakes workers: it gives up soon and does not retry, since a push waits for it."""
+        return Redis.from_url(
+            self.config.redis_url,
+            socket_connect_timeout=REDIS_TIMEOUT_S,
+            socket_timeout=REDIS_TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+        )
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A session of our own, apart from the host's."""
+        with Session(self.db.engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """A short transaction of our own: it commits at the end, or rolls back on an exception."""
+        with Session(self.db.engine, expire_on_commit=False) as session, session.begin():
+            take_write_lock(session)
+            yield session
+
+
+def current_state() -> State:
+    """The state of the current app; raises `RuntimeError` where HubHooks is not registered on it."""
+    state: Any = current_app.extensions.get("hubhooks")
+    if state is None:
+        raise RuntimeError("HubHooks is not registered on this app: call app.register_blueprint(hubhooks)")
+    return cast(State, state)

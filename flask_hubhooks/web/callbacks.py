@@ -1,0 +1,45 @@
+"""Where receivers post what became of a delivery: `POST /u/<repository>/hook/<token>/`."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response
+
+from ..announce import announce
+from ..chains import CallbackRefused, decide
+from ..delivery.tokens import BadToken
+from ..models import Delivery
+from ..outbox import wake
+from ..state import current_state
+from .pipeline import json_response, parse_json, read_body, route
+from .problems import Problem
+from .schemas import CallbackSchema
+
+
+def add_routes(blueprint: Blueprint) -> None:
+    route(blueprint, "/u/<path:repository>/hook/<token>/", "callback", POST=post_callback)
+
+
+def post_callback(repository: str, token: str) -> Response:
+    """Take a callback, whatever its Content-Type says; the token in the URL is all the authority it needs."""
+    state = current_state()
+    try:
+        delivery_id, round_ = state.tokens.read(token)
+    except BadToken:
+        raise _unknown() from None
+    callback = parse_json(read_body(), CallbackSchema())
+    with state.writing() as session:
+        delivery = session.get(Delivery, delivery_id, with_for_update=True)
+        if delivery is None or delivery.push.repository != repository:
+            raise _unknown()
+        try:
+            changes = decide(session, delivery, round_, callback)
+        except CallbackRefused as refused:
+            raise Problem(refused.status_code, f"Nothing was changed: {refused}.") from None
+    if changes.more_due:
+        wake(state)
+    announce(state, changes)
+    return json_response({"delivery": str(delivery_id), "state": callback.state})
+
+
+def _unknown() -> Problem:
+    return Problem(404, "There is no such callback URL: post to the callback_url of the payload as it is.")

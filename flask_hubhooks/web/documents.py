@@ -1,0 +1,134 @@
+"""The JSON that our API answers with."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from ..config import Config
+from ..delivery import payload
+from ..models import Attempt, Delivery, Hook, Push, Webhook
+
+
+def time(value: datetime | None) -> str | None:
+    """RFC 3339 in UTC."""
+    return value.isoformat().replace("+00:00", "Z") if value else None
+
+
+def webhook(row: Webhook) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "slug": row.slug,
+        "name": row.name,
+        "active": row.active,
+        "disabled_reason": row.disabled_reason,
+        "expect_final_callback": row.expect_final_callback,
+        "creator": row.creator,
+        "last_updater": row.last_updater,
+        "created": time(row.created),
+        "last_updated": time(row.last_updated),
+        "hooks": [_hook(each, row.active) for each in row.hooks],
+    }
+
+
+def _hook(row: Hook, active: bool) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "hook_url": row.hook_url,
+        "active": active,
+        "failing_since": time(row.failing_since),
+        "creator": row.creator,
+        "last_updater": row.last_updater,
+        "date_added": time(row.date_added),
+        "last_updated": time(row.last_updated),
+    }
+
+
+def delivery(row: Delivery) -> dict[str, Any]:
+    """One line of the history. `status` is Docker Hub's word, `state` where it exactly stands."""
+    return {
+        "id": str(row.id),
+        "status": row.docker_status,
+        "state": row.status.value,
+        "reason": row.reason,
+        "hook": {"id": row.hook_id, "hook_url": row.hook.hook_url},
+        "position": row.position,
+        "chain_length": row.chain_length,
+        "round": row.round,
+        "attempts": row.attempt_count,
+        "push": _push(row.push),
+        "callback_expected": row.callback_expected,
+        "callback": _callback(row),
+        "next_attempt_at": time(row.next_attempt_at),
+        "received_at": time(row.received_at),
+        "finished_at": time(row.finished_at),
+    }
+
+
+def delivery_with_attempts(row: Delivery, config: Config) -> dict[str, Any]:
+    """One delivery whole: `attempts` holds each request and what was answered."""
+    sent = _sent_body(row, config)
+    return delivery(row) | {"attempts": [_attempt(each, sent) for each in row.attempts]}
+
+
+def _push(row: Push) -> dict[str, Any]:
+    return {
+        "repository": row.repository,
+        "tag": row.tag,
+        "digest": row.digest,
+        "media_type": row.media_type,
+        "pusher": row.pusher,
+        "pushed_at": time(row.pushed_at),
+    }
+
+
+def _callback(row: Delivery) -> dict[str, Any] | None:
+    if not row.callback_state:
+        return None
+    return {
+        "state": row.callback_state,
+        "description": row.callback_description,
+        "context": row.callback_context,
+        "target_url": row.callback_target_url,
+        "received_at": time(row.callback_at),
+    }
+
+
+def _attempt(row: Attempt, sent_body: str) -> dict[str, Any]:
+    answered = row.status_code is not None
+    return {
+        "number": row.number,
+        "round": row.round,
+        "trigger": row.trigger,
+        "started_at": time(row.started_at),
+        "duration_ms": row.duration_ms,
+        "connect_ms": row.connect_ms,
+        "wait_ms": row.wait_ms,
+        "error": row.error,
+        "request": {"url": row.hook_url, "headers": row.request_headers, "body": sent_body},
+        "response": _response(row) if answered else None,
+    }
+
+
+def _response(row: Attempt) -> dict[str, Any]:
+    return {
+        "status_code": row.status_code,
+        "headers": row.response_headers,
+        "body": row.response_body.decode("utf-8", "replace"),
+        "truncated": row.response_truncated,
+    }
+
+
+def _sent_body(row: Delivery, config: Config) -> str:
+    """What every attempt of the delivery sent, but for the callback token: whoever has it can call back."""
+    push = row.push
+    content = payload.payload(
+        external_url=config.external_url,
+        token=payload.MASKED_TOKEN,
+        repository=push.repository,
+        tag=push.tag,
+        pusher=push.pusher,
+        pushed_at=push.pushed_at,
+        details=push.snapshot,
+    )
+    return payload.body(content).decode()

@@ -1,0 +1,52 @@
+"""Errors as `application/problem+json` (RFC 9457), raised where they are found and answered by the pipeline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from flask import Response
+
+Errors = Mapping[str, Any]
+"""Messages by field: a list, or for nested input another mapping."""
+
+
+class Problem(Exception):
+    """An error for the client: `detail` says what is wrong and what to do, `errors` tells it field by field."""
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        errors: Errors | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.errors = errors
+        self.headers = headers or {}
+
+    def response(self) -> Response:
+        content: dict[str, Any] = {
+            "type": "about:blank",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+        }
+        if self.errors is not None:
+            content["errors"] = self.errors
+        body = json.dumps(content, ensure_ascii=False)
+        return Response(body, self.status, self.headers, content_type="application/problem+json")
+
+
+def not_found() -> Problem:
+    """The same for what does not exist and for what may not be read."""
+    return Problem(404, "There is no such thing here, or you may not read it.")
+
+
+def invalid(errors: Errors) -> Problem:
+    return Problem(400, "The request is not valid; see errors.", errors=errors)

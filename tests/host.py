@@ -1,0 +1,112 @@
+"""A registry's app as small as it can be, with the extension in it, and the ways to use it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from flask import Flask, abort, request
+from flask_sqlalchemy import SQLAlchemy
+from werkzeug.test import TestResponse
+
+from flask_hubhooks import HubHooks, ImagePush, Repository
+from flask_hubhooks.delivery.jobs import deliver_due, dispatchers
+from flask_hubhooks.state import State
+
+OWNERS = {"alice": "acme/", "bob": "bob/"}
+
+
+@dataclass
+class Host:
+    """`alice` owns `acme/*` and `bob` owns `bob/*`; `reader` may read all. They sign in by naming themselves."""
+
+    database_uri: str
+    redis_url: str
+    join_session: bool = False
+    url_prefix: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.db = SQLAlchemy()
+        self.hubhooks = HubHooks(self.db, join_session=self.join_session)
+        self.hubhooks.authorizer(authorize)
+        self.hubhooks.repository_loader(load)
+        self.app = self.make_app()
+        self.client = self.app.test_client()
+
+    def make_app(self) -> Flask:
+        app = Flask("host")
+        app.config.update(
+            SECRET_KEY="a test's secret key",
+            SQLALCHEMY_DATABASE_URI=self.database_uri,
+            HUBHOOKS_EXTERNAL_URL="https://registry.example.com",
+            HUBHOOKS_REDIS_URL=self.redis_url,
+            HUBHOOKS_ALLOWED_NETWORKS=["127.0.0.0/8"],
+        )
+        app.config.update(self.config)
+        self.db.init_app(app)
+        app.register_blueprint(self.hubhooks, url_prefix=self.url_prefix)
+        with app.app_context():
+            self.db.create_all()
+        return app
+
+    @property
+    def state(self) -> State:
+        state: State = self.app.extensions["hubhooks"]
+        return state
+
+    def api(self, method: str, path: str, user: str | None = "alice", **options: Any) -> TestResponse:
+        """A request to the API, below `/v2/repositories/`; `user` signs in."""
+        headers = options.pop("headers", {}) | ({"X-User": user} if user else {})
+        return self.client.open(f"/v2/repositories/{path}", method=method, headers=headers, **options)
+
+    def create(self, *urls: str, repository: str = "acme/app", name: str = "deploy", **more: Any) -> dict[str, Any]:
+        """Make a webhook; of more than one URL a chain."""
+        wanted = {"name": name, "hooks": [{"hook_url": url} for url in urls]} | more
+        answer = self.api("POST", f"{repository}/webhooks/", json=wanted)
+        assert answer.status_code == 201, answer.text
+        return dict(answer.get_json())
+
+    def push(self, repository: str = "acme/app", tag: str = "latest", **details: Any) -> None:
+        with self.app.app_context():
+            self.hubhooks.push(ImagePush(repository, tag, **details))
+
+    def deliver(self) -> None:
+        """Run the job that workers run: it ends when nothing is due."""
+        with self.app.app_context():
+            deliver_due()
+
+    def history(self, webhook: dict[str, Any], repository: str = "acme/app") -> list[dict[str, Any]]:
+        answer = self.api("GET", f"{repository}/webhooks/{webhook['id']}/history/")
+        assert answer.status_code == 200, answer.text
+        return list(answer.get_json()["results"])
+
+    def details(self, webhook: dict[str, Any], delivery: dict[str, Any]) -> dict[str, Any]:
+        answer = self.api("GET", f"acme/app/webhooks/{webhook['id']}/history/{delivery['id']}/")
+        assert answer.status_code == 200, answer.text
+        return dict(answer.get_json())
+
+    def call_back(self, payload: bytes, **callback: Any) -> TestResponse:
+        """Post a callback to the payload's `callback_url`."""
+        url = json.loads(payload)["callback_url"].removeprefix("https://registry.example.com")
+        return self.client.post(url, json={"state": "success"} | callback)
+
+    def close(self) -> None:
+        dispatchers.pop(self.state, None)
+        self.state.redis.close()
+        with self.app.app_context():
+            self.db.engine.dispose()
+
+
+def authorize(action: str, repository: str) -> str | None:
+    user = request.headers.get("X-User")
+    if user is None:
+        abort(401)
+    if repository.startswith(OWNERS.get(user, "/")) or (user == "reader" and action == "read"):
+        return user
+    return None
+
+
+def load(name: str) -> Repository | None:
+    return None if name.endswith("/missing") else Repository(description="An app", star_count=7)

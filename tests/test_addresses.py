@@ -1,0 +1,161 @@
+"""What may be connected to, against an oracle written apart from the table: ranges, not networks."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flask_hubhooks.delivery.addresses import AddressPolicy, ForbiddenAddress
+
+PUBLIC_ONLY = AddressPolicy()
+IPV4_MAPPED = bytes(10) + b"\xff\xff"
+NAT64 = b"\x00\x64\xff\x9b" + bytes(8)
+
+# First and last address of what is not public: IANA's special-purpose registry, multicast, reserved, Azure.
+SPECIAL_IPV4 = [
+    ("0.0.0.0", "0.255.255.255"),  # noqa: S104
+    ("10.0.0.0", "10.255.255.255"),
+    ("100.64.0.0", "100.127.255.255"),
+    ("127.0.0.0", "127.255.255.255"),
+    ("168.63.129.16", "168.63.129.16"),
+    ("169.254.0.0", "169.254.255.255"),
+    ("172.16.0.0", "172.31.255.255"),
+    ("192.0.0.0", "192.0.0.255"),
+    ("192.0.2.0", "192.0.2.255"),
+    ("192.31.196.0", "192.31.196.255"),
+    ("192.52.193.0", "192.52.193.255"),
+    ("192.88.99.0", "192.88.99.255"),
+    ("192.168.0.0", "192.168.255.255"),
+    ("192.175.48.0", "192.175.48.255"),
+    ("198.18.0.0", "198.19.255.255"),
+    ("198.51.100.0", "198.51.100.255"),
+    ("203.0.113.0", "203.0.113.255"),
+    ("224.0.0.0", "255.255.255.255"),
+]
+# Of IPv6 all outside of 2000::/3, but for mapped and NAT64 addresses, judged as IPv4; and within it these.
+SPECIAL_IPV6 = [
+    ("::", "::fffe:ffff:ffff"),
+    ("::1:0:0:0", "64:ff9a:ffff:ffff:ffff:ffff:ffff:ffff"),
+    ("64:ff9b::1:0:0", "1fff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+    ("2001::", "2001:1ff:ffff:ffff:ffff:ffff:ffff:ffff"),
+    ("2001:db8::", "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff"),
+    ("2002::", "2002:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+    ("2620:4f:8000::", "2620:4f:8000:ffff:ffff:ffff:ffff:ffff"),
+    ("3fff::", "3fff:fff:ffff:ffff:ffff:ffff:ffff:ffff"),
+    ("4000::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+]
+
+
+def span(first: str, last: str, kind: type[IPv4Address] | type[IPv6Address]) -> tuple[int, int]:
+    return int(kind(first)), int(kind(last))
+
+
+SPANS_IPV4 = [span(*ends, IPv4Address) for ends in SPECIAL_IPV4]
+SPANS_IPV6 = [span(*ends, IPv6Address) for ends in SPECIAL_IPV6]
+
+
+def near(spans: list[tuple[int, int]], limit: int) -> st.SearchStrategy[int]:
+    """Any number, and often one within, at the end of or just outside of a span."""
+    edges = {n for ends in spans for end in ends for n in (end - 1, end, end + 1) if 0 <= n <= limit}
+    inside = st.sampled_from(spans).flatmap(lambda ends: st.integers(*ends))
+    return st.one_of(st.integers(0, limit), st.sampled_from(sorted(edges)), inside)
+
+
+def special(number: int, spans: list[tuple[int, int]]) -> bool:
+    return any(first <= number <= last for first, last in spans)
+
+
+ipv4 = near(SPANS_IPV4, 2**32 - 1).map(IPv4Address)
+ipv6 = near(SPANS_IPV6, 2**128 - 1).map(IPv6Address)
+plain_ipv6 = ipv6.filter(lambda address: address.packed[:12] not in (IPV4_MAPPED, NAT64))
+
+
+@given(ipv4)
+def test_public_ipv4_only(address: IPv4Address) -> None:
+    """An IPv4 address passes exactly where the oracle does not call it special."""
+    assert PUBLIC_ONLY.allows(address) is not special(int(address), SPANS_IPV4)
+
+
+@given(plain_ipv6)
+def test_public_ipv6_only(address: IPv6Address) -> None:
+    """An IPv6 address passes exactly where the oracle does not call it special."""
+    assert PUBLIC_ONLY.allows(address) is not special(int(address), SPANS_IPV6)
+
+
+@given(st.sampled_from([IPV4_MAPPED, NAT64]), ipv4, st.integers(0, 32))
+def test_ipv4_inside_of_ipv6(prefix: bytes, inner: IPv4Address, length: int) -> None:
+    """A mapped or NAT64 address is judged as the IPv4 address inside, by refusal and by allowance."""
+    outer = IPv6Address(prefix + inner.packed)
+    allowing = AddressPolicy((IPv4Network((inner, length), strict=False),))
+    assert PUBLIC_ONLY.allows(outer) is PUBLIC_ONLY.allows(inner)
+    assert allowing.allows(outer)
+
+
+@given(ipv4, ipv4, st.integers(0, 32))
+def test_allowed_ipv4_network(address: IPv4Address, base: IPv4Address, length: int) -> None:
+    """An allowed IPv4 network lets its members through and changes nothing for others."""
+    network = IPv4Network((base, length), strict=False)
+    assert AddressPolicy((network,)).allows(address) is (address in network or PUBLIC_ONLY.allows(address))
+
+
+@given(plain_ipv6, ipv6, st.integers(0, 128))
+def test_allowed_ipv6_network(address: IPv6Address, base: IPv6Address, length: int) -> None:
+    """An allowed IPv6 network lets its members through and changes nothing for others."""
+    network = IPv6Network((base, length), strict=False)
+    assert AddressPolicy((network,)).allows(address) is (address in network or PUBLIC_ONLY.allows(address))
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["224.0.0.1", "64:ff9b::7f00:1", "64:ff9b:1::1", "2002:7f00:1::", "fec0::1", "3fff::1", "::7f00:1"],
+)
+def test_what_ipaddress_lets_through(address: str) -> None:
+    """Addresses of which `is_global` is or was wrong are refused."""
+    assert not PUBLIC_ONLY.allows(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["1.1.1.1", "93.184.216.34", "168.63.129.15", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"],
+)
+def test_public(address: str) -> None:
+    """Public addresses pass, in whatever form they are written."""
+    PUBLIC_ONLY.check(address)
+
+
+@pytest.mark.parametrize("address", ["fe80::1%eth0", "2606:4700::1111%2"])
+def test_zones(address: str) -> None:
+    """An address with a zone is refused even where its network is allowed."""
+    with pytest.raises(ForbiddenAddress, match="zone"):
+        AddressPolicy((ip_network("::/0"),)).check(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("127.0.0.1", "loopback"),
+        ("::ffff:10.1.2.3", "private"),
+        ("169.254.169.254", "link-local"),
+        ("fd00:ec2::254", "unique local"),
+        ("2001:0:1::1", "Teredo"),
+        ("255.255.255.255", "broadcast"),
+        ("4000::1", "not global unicast"),
+    ],
+)
+def test_words(address: str, reason: str) -> None:
+    """The exception says which address is refused, why, and what the operator can do."""
+    with pytest.raises(ForbiddenAddress) as refused:
+        PUBLIC_ONLY.check(address)
+    remedy = "the operator can allow it with HUBHOOKS_ALLOWED_NETWORKS"
+    said = f"hook address {ip_address(address)} is not public ({reason})"
+    assert str(refused.value) == f"{said}; {remedy}"
+
+
+@pytest.mark.parametrize("text", ["localhost", "127.1", "0177.0.0.1", "2130706433", ""])
+def test_not_an_address(text: str) -> None:
+    """What is not a plain IP address is a `ValueError`, never a pass."""
+    with pytest.raises(ValueError, match="does not appear"):
+        PUBLIC_ONLY.check(text)
