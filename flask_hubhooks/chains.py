@@ -91,14 +91,15 @@ def _earlier(statuses: Sequence[Status], directly: bool = False) -> ColumnElemen
 
 def cancel_unsent(session: Session, webhook_id: int, reason: str) -> None:
     """Cancel what a webhook has pending or waiting; a POST on the wire is still written to the history."""
-    session.execute(
-        update(deliveries)
-        .where(
-            deliveries.c.webhook_id == webhook_id,
-            deliveries.c.status.in_([Status.PENDING, Status.WAITING]),
-        )
-        .values(ended(Status.CANCELLED, reason))
+    unsent = (
+        select(deliveries.c.id)
+        .where(deliveries.c.webhook_id == webhook_id, deliveries.c.status.in_([Status.PENDING, Status.WAITING]))
+        .order_by(deliveries.c.id)  # every transaction locks in this order, so that none waits in a circle
+        .with_for_update()
+        .cte("unsent")
     )
+    cancelled = update(deliveries).where(deliveries.c.id.in_(select(unsent.c.id)))
+    session.execute(cancelled.values(ended(Status.CANCELLED, reason)))
 
 
 class CallbackRefused(Exception):

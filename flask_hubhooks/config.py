@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 from urllib.parse import urlsplit
+
+from redis import ConnectionPool
 
 PREFIX = "HUBHOOKS_"
 
@@ -41,8 +45,11 @@ class Config:
 
         Raises `ConfigError` for a missing, unknown or ill-typed key.
         """
-        if not settings.get("SECRET_KEY"):
+        secret_key = settings.get("SECRET_KEY")
+        if not secret_key:
             raise ConfigError("SECRET_KEY is not set: callback URLs are signed and secrets encrypted with it")
+        if not isinstance(secret_key, str | bytes):
+            raise ConfigError(f"SECRET_KEY must be text or bytes, not {type(secret_key).__name__}")
         given = {key: value for key, value in settings.items() if key.startswith(PREFIX)}
         if f"{PREFIX}EXTERNAL_URL" not in given:
             raise ConfigError(
@@ -60,21 +67,29 @@ def _checked(key: str, value: Any) -> Any:
     parse, accepted = _ACCEPTED[field]
     try:
         return parse(value)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{key} must be {accepted}, not {value!r}") from error
+    except (TypeError, ValueError, OverflowError, OSError):
+        given = "" if field.endswith("_url") else f", not {value!r}"  # a URL may hold a password
+        raise ConfigError(f"{key} must be {accepted}{given}") from None
 
 
-def _url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError
-    return value.rstrip("/")
-
-
-def _redis_url(value: str) -> str:
-    if urlsplit(value).scheme not in ("redis", "rediss", "unix"):
-        raise ValueError
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
     return value
+
+
+def _url(value: object) -> str:
+    text = _text(value)
+    parts = urlsplit(text)
+    bare = not (parts.username is not None or parts.query or parts.fragment or re.search(r"\s", text))
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0 or not bare:
+        raise ValueError
+    return text.rstrip("/")
+
+
+def _redis_url(value: object) -> str:
+    ConnectionPool.from_url(_text(value))  # reads it, and connects to nothing yet
+    return _text(value)
 
 
 def _queue(value: str) -> str:
@@ -92,14 +107,15 @@ def _concurrency(value: int) -> int:
 def _networks(value: list[str]) -> tuple[IPv4Network | IPv6Network, ...]:
     if not isinstance(value, list | tuple):
         raise TypeError
-    return tuple(ip_network(each) for each in value)
+    return tuple(ip_network(str(each)) for each in value)  # a number is no network
 
 
-def _file(value: str | None) -> str | None:
-    if value is not None:
-        with open(value, "rb"):
-            return value
-    return None
+def _certificates(value: str | None) -> str | None:
+    if value is None:
+        return None
+    path = os.fspath(value)
+    ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    return path
 
 
 def _positive_duration(value: timedelta | float) -> timedelta:
@@ -112,11 +128,11 @@ def _positive_duration(value: timedelta | float) -> timedelta:
 
 
 _ACCEPTED: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "external_url": (_url, "an absolute http(s) URL without query or fragment"),
+    "external_url": (_url, "an absolute http(s) URL without user name, query or fragment"),
     "redis_url": (_redis_url, "a URL that starts with redis://, rediss:// or unix://"),
     "queue": (_queue, "1 to 64 letters, digits, '_' or '-'"),
     "concurrency": (_concurrency, "a whole number from 1 to 1024"),
     "allowed_networks": (_networks, "a list of networks such as ['10.0.0.0/8', 'fd00::/8']"),
-    "ca_bundle": (_file, "the path of a readable PEM file"),
+    "ca_bundle": (_certificates, "the path of a readable PEM file"),
     "callback_ttl": (_positive_duration, "a timedelta or a number of seconds, more than 0"),
 }

@@ -8,7 +8,21 @@ from datetime import datetime
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from sqlalchemy import JSON, Enum, ForeignKey, Index, MetaData, String, Table, Text, UniqueConstraint, false, text, true
+from sqlalchemy import (
+    JSON,
+    DateTime,
+    Enum,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    false,
+    text,
+    true,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from .database import UTCDateTime, time_ordered_uuid, utcnow
@@ -208,7 +222,12 @@ def destination(hook_url: str) -> str:
 
 
 def copy_tables(metadata: MetaData) -> None:
-    """Put our tables into `metadata`, once, so that the host's `create_all` and migrations see them."""
+    """Put our tables into `metadata`, once, so that the host's `create_all` and migrations see them.
+
+    The copies have SQLAlchemy's own types only: a migration script that named one of ours would not import it.
+    """
     for table in Base.metadata.sorted_tables:
         if table.name not in metadata.tables:
-            table.to_metadata(metadata)
+            for column in table.to_metadata(metadata).columns:
+                if isinstance(column.type, UTCDateTime):
+                    column.type = DateTime(timezone=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
+from itertools import count
 from math import inf
 from time import monotonic
 
@@ -32,6 +33,8 @@ CLAIM_LEAST, CLAIM_MOST = 64, 512
 """Rows of one claim. It follows what was completed since the last one: no more is taken than will be sent soon."""
 POLL_S = 0.05
 """How soon, while requests are on the wire, a claim that found nothing is tried again."""
+SWEEP_S = 1.0
+"""How often, in a long run, it looks for callbacks that never came."""
 HELD_S = 60.0
 """How long a delivery that we cannot send, by a fault of ours, is put off."""
 BACK_OFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
@@ -65,7 +68,7 @@ class Dispatcher:
         limit = concurrency or state.config.concurrency
         self._pool: ElasticPool[tuple[Claim, float], Result | Unsent] = ElasticPool(self._deliver, limit)
         self._completed = 0
-        self._claim_not_before = 0.0
+        self._claim_not_before = self._sweep_not_before = 0.0
         self._stopping = False
 
     def stop(self) -> None:
@@ -73,26 +76,31 @@ class Dispatcher:
         self._stopping = True
         self._pool.interrupt()
 
-    def run(self) -> None:
-        """Deliver until nothing is due and nothing is on the wire; what a finished chain link frees is due too."""
+    def run(self) -> bool:
+        """Deliver until nothing is due and nothing is on the wire; what a finished chain link frees is due too.
+
+        Returns whether it ended earlier, because it was stopped or its time was over.
+        """
         ends = monotonic() + self._slice_s
-        self._expire_overdue()
+        self._sweep_not_before = 0.0
         while True:
-            if monotonic() < ends and not self._stopping:
+            cut_short = self._stopping or monotonic() >= ends
+            if not cut_short:
+                self._expire_overdue()
                 self._claim()
             if not self._pool.unfinished:
-                return
+                return cut_short
             done = self._pool.collect(POLL_S)
             if done:
                 self._record(done)
 
     def _expire_overdue(self) -> None:
-        while True:
+        while monotonic() >= self._sweep_not_before:
             with self._state.writing() as session:
                 expired = claims.expire_overdue(session, CLAIM_MOST)
-            announce(self._state, expired)
             if len(expired.finished) < CLAIM_MOST:
-                return
+                self._sweep_not_before = monotonic() + SWEEP_S
+            announce(self._state, expired)
 
     def _claim(self) -> None:
         limit = max(CLAIM_LEAST, min(CLAIM_MOST, 2 * self._completed))
@@ -156,7 +164,7 @@ class Dispatcher:
     def _record(self, done: list[Result | Unsent]) -> None:
         """Write a batch, trying again for as long as the database is away: what was answered must not be lost."""
         self._completed += len(done)
-        for attempt in range(10**9):
+        for attempt in count():
             try:
                 changes = self._write(done)
             except OperationalError:

@@ -10,7 +10,7 @@ from flask import Flask, current_app
 from flask.cli import ScriptInfo
 from redis.exceptions import RedisError
 
-from ..outbox import forget_wake
+from ..outbox import enqueue_delivery, forget_wake
 from ..state import State, current_state
 from .dispatcher import Dispatcher
 
@@ -30,7 +30,8 @@ def deliver_due() -> None:
             logger.warning("Redis cannot be reached (%s): delivering what is due all the same", error)
         if state not in dispatchers:
             dispatchers[state] = Dispatcher(state)
-        dispatchers[state].run()
+        if dispatchers[state].run():
+            enqueue_delivery(state)  # for whoever is free to go on
 
 
 dispatchers: dict[State, Dispatcher] = {}

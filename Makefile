@@ -1,0 +1,37 @@
+# Every target makes .venv itself, when it is missing, broken, or older than the dependencies in setup.cfg.
+# `make PYTHON=python3.13 …` picks the interpreter of a new one.
+
+PYTHON ?= python3
+IN_VENV = .venv/bin/python
+
+ifneq ($(shell $(IN_VENV) -c "print('works')" 2>/dev/null),works)
+$(shell rm -rf .venv)
+endif
+
+.PHONY: demo run test lint bench clean
+
+demo: .venv/demo.stamp          ## push an image and watch webhooks, callbacks and a chain
+	@$(IN_VENV) -m example_app.demo
+
+run: .venv/demo.stamp           ## the example registry with a worker, until Ctrl-C
+	@$(IN_VENV) -m example_app.demo --keep
+
+test: .venv/test.stamp          ## all tests, against real servers
+	$(IN_VENV) -m pytest --cov
+
+lint: .venv/test.stamp          ## style and types
+	$(IN_VENV) -m ruff check .
+	$(IN_VENV) -m ruff format --check .
+	$(IN_VENV) -m mypy
+
+bench: .venv/test.stamp         ## deliveries per second beside what else one could do
+	$(IN_VENV) -m benchmarks
+
+clean:
+	rm -rf .venv build dist *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/%.stamp: setup.cfg pyproject.toml
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || { echo "Python 3.10 or newer is needed: make PYTHON=python3.x …" >&2; exit 1; }
+	@test -x $(IN_VENV) || $(PYTHON) -m venv .venv
+	$(IN_VENV) -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
