@@ -38,7 +38,7 @@ class HubHooks(Blueprint):
     """
 
     def __init__(self, db: SQLAlchemy, push_signal: Signal | None = None, *, join_session: bool = False) -> None:
-        super().__init__("hubhooks", "flask_hubhooks", template_folder="templates", static_folder=None)
+        super().__init__("hubhooks", "flask_hubhooks")
         self._db = db
         self._push_signal = image_pushed if push_signal is None else push_signal
         self._join_session = join_session
@@ -114,6 +114,5 @@ def _in_memory(uri: Any) -> bool:
     if not uri:
         return False
     url = make_url(uri)
-    return url.get_backend_name() == "sqlite" and (
-        url.database in (None, "", ":memory:") or "mode=memory" in (url.database or "")
-    )
+    named = url.database not in (None, "", ":memory:", "file::memory:") and url.query.get("mode") != "memory"
+    return url.get_backend_name() == "sqlite" and not named

@@ -27,6 +27,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from .database import UTCDateTime, time_ordered_uuid, utcnow
 
+EVENT_ID_LIMIT = 255
+
 
 class Status(str, enum.Enum):
     """Where a delivery stands; stored as its value."""
@@ -102,7 +104,7 @@ class Push(Base):
     __table_args__ = (UniqueConstraint("event_id", name="uq_hubhooks_push_event"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    event_id: Mapped[str | None] = mapped_column(String(255))
+    event_id: Mapped[str | None] = mapped_column(String(EVENT_ID_LIMIT))
     repository: Mapped[str] = mapped_column(String(255))
     tag: Mapped[str]
     digest: Mapped[str]

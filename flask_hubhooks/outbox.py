@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 from .database import now_plus, seconds, take_write_lock, time_ordered_uuid, utcnow
 from .delivery.retry import GIVE_UP_AFTER
-from .models import Hook, Status, Webhook, deliveries, pushes
+from .models import EVENT_ID_LIMIT, Hook, Status, Webhook, deliveries, pushes
 from .registry import ImagePush, Repository, as_utc, storable
 from .state import State
 
@@ -39,9 +40,9 @@ def accept(state: State, push: ImagePush) -> None:
         with state.reading() as session:
             chains = _active_chains(session, push.repository)
         if chains:
-            repository = state.handlers.load_repository(push.repository)
+            details = state.handlers.details_of(push.repository)
             with state.writing() as session:
-                _record(session, push, repository or Repository(), chains)
+                _record(session, push, details, chains)
             wake(state)
 
 
@@ -57,8 +58,8 @@ def accept_in_session(state: State, push: ImagePush, session: Session) -> None:
         with session.begin_nested():
             chains = _active_chains(session, push.repository)
             if chains:
-                repository = state.handlers.load_repository(push.repository, session.begin_nested())
-                _record(session, push, repository or Repository(), chains)
+                details = state.handlers.details_of(push.repository, session.begin_nested())
+                _record(session, push, details, chains)
         if chains:
             _wake_on_commit(state, session)
 
@@ -89,9 +90,9 @@ def _active_chains(session: Session, repository: str) -> list[list[Any]]:
     return [list(chain) for _, chain in groupby(session.execute(query), lambda row: row.webhook_id)]
 
 
-def _record(session: Session, push: ImagePush, repository: Repository, chains: list[list[Any]]) -> None:
+def _record(session: Session, push: ImagePush, details: dict[str, Any] | None, chains: list[list[Any]]) -> None:
     """Write a push and a delivery for each hook: two statements, however many webhooks there are."""
-    push_id = _insert_push(session, push, repository.snapshot())
+    push_id = _insert_push(session, push, details or Repository().snapshot())
     session.execute(
         insert(deliveries).values(
             next_attempt_at=now_plus(bindparam("due_in_s", type_=Float)),
@@ -103,7 +104,7 @@ def _record(session: Session, push: ImagePush, repository: Repository, chains: l
 
 def _insert_push(session: Session, push: ImagePush, details: dict[str, Any]) -> int:
     values = {
-        "event_id": push.event_id,
+        "event_id": _event_id(push),
         "repository": push.repository,
         "tag": storable(push.tag),
         "digest": storable(push.digest or ""),
@@ -117,6 +118,14 @@ def _insert_push(session: Session, push: ImagePush, details: dict[str, Any]) -> 
     except IntegrityError:
         raise RecordedBefore from None
     return push_id
+
+
+def _event_id(push: ImagePush) -> str | None:
+    """The id as its column can hold it; the hash of one that is too long tells pushes apart as well."""
+    if push.event_id is None:
+        return None
+    text = storable(push.event_id)
+    return text if len(text) <= EVENT_ID_LIMIT else hashlib.sha256(text.encode()).hexdigest()
 
 
 def _delivery_rows(chain: Sequence[Any], push_id: int) -> list[dict[str, Any]]:
@@ -142,12 +151,14 @@ def _delivery_rows(chain: Sequence[Any], push_id: int) -> list[dict[str, Any]]:
 
 
 def wake(state: State) -> None:
-    """Have a worker look for what is due: one job for any number of pushes. Call it after the commit only.
+    """Have a worker look for what is due. Call it after the commit only.
 
-    Redis being away costs at most a second and loses nothing: the worker's beat finds what is due.
+    A worker that is at work hears of it; else one job is queued, for any number of pushes. Redis being away costs
+    at most a second and loses nothing: the worker's beat finds what is due.
     """
     try:
-        if state.redis.set(_wake_key(state), 1, nx=True, ex=WAKE_TTL_S):
+        heard = state.redis.publish(wake_channel(state), "")
+        if not heard and state.redis.set(_wake_key(state), 1, nx=True, ex=WAKE_TTL_S):
             enqueue_delivery(state)
     except (RedisError, OSError) as error:
         logger.warning("no worker was woken, Redis cannot be reached (%s): the next beat will", error)
@@ -167,6 +178,11 @@ def wake_unless_queued(state: State) -> None:
 def forget_wake(state: State) -> None:
     """From now on a push wakes a worker again. Raises what redis-py raises where Redis cannot be reached."""
     state.redis.delete(_wake_key(state))
+
+
+def wake_channel(state: State) -> str:
+    """The Redis channel on which workers that are at work listen."""
+    return f"{state.config.queue}:wakes"
 
 
 def _wake_key(state: State) -> str:

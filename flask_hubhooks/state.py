@@ -35,20 +35,23 @@ class Handlers:
     repository_loader: Callable[[str], Repository | None] | None = None
     push_adapter: Callable[..., ImagePush | None] | None = None
 
-    def load_repository(self, name: str, savepoint: AbstractContextManager[object] | None = None) -> Repository | None:
-        """What the host knows of the repository; None where it says there is none.
+    def details_of(
+        self, repository: str, savepoint: AbstractContextManager[object] | None = None
+    ) -> dict[str, Any] | None:
+        """The `Repository.snapshot` of what the host knows; None where it says there is no such repository.
 
         A loader that fails is logged and costs only the details: the repository counts as existing. What it did
         to the session it shares with us is undone by `savepoint`.
         """
         if self.repository_loader is None:
-            return Repository()
+            return Repository().snapshot()
         try:
             with savepoint or nullcontext():
-                return self.repository_loader(name)
+                loaded = self.repository_loader(repository)
+            return loaded.snapshot() if loaded else None
         except Exception:
-            logger.exception("the repository_loader failed for %r: its details are left empty", name)
-            return Repository()
+            logger.exception("the repository_loader failed for %r: its details are left empty", repository)
+            return Repository().snapshot()
 
 
 class State:

@@ -4,8 +4,8 @@
         post(receiver.url)
     assert receiver.requests[0].body == b"..."
 
-An answer is a status, bytes to be sent as they are, or a callable that gets the `Request` and the socket and
-returns one of these, or None where it has dealt with the socket itself: then the connection is closed.
+An answer is a status, bytes to be sent as they are, or a callable that gets the `Request` and the `Connection`
+and returns one of these, or None: then the connection is closed.
 """
 
 from __future__ import annotations
@@ -44,10 +44,7 @@ class Connection:
 
 
 class Receiver:
-    """A server on 127.0.0.1 that records what it is sent and answers as it is told.
-
-    `tls` is a context from `tls_context`; `connections` is how many were accepted so far.
-    """
+    """A server on 127.0.0.1; `tls` is from `tls_context`, `connections` is how many were accepted so far."""
 
     def __init__(self, *answers: Answer, tls: ssl.SSLContext | None = None) -> None:
         self.answers = list(answers) or [200]
@@ -126,10 +123,11 @@ class Receiver:
 def _read_request(reader: BinaryIO) -> Request | None:
     if not (line := reader.readline()):
         return None
-    (method, path, _), headers = line.decode("latin-1").split(" ", 2), {}
+    method, path, _ = line.decode("latin-1").split(" ", 2)
+    headers: dict[str, str] = {}
     while header := reader.readline().decode("latin-1").rstrip("\r\n"):
-        name, value = header.split(":", 1)
-        headers[name.lower()] = value.strip()
+        name, value = header.lower().split(":", 1)[0], header.split(":", 1)[1].strip()
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return Request(method, path, headers, reader.read(int(headers.get("content-length", 0))))
 
 
@@ -141,7 +139,7 @@ def http(status: int = 200, body: bytes = b"ok", *headers: str) -> bytes:
 
 
 def shut(connection: socket.socket) -> None:
-    """Close a connection for both sides, though another thread may be reading from it."""
+    """Close a connection though another thread may be reading from it."""
     with contextlib.suppress(OSError):  # it may be closed already
         connection.shutdown(socket.SHUT_RDWR)
 

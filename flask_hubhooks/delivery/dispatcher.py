@@ -17,6 +17,7 @@ from ..database import seconds
 from ..state import State
 from . import claims, payload
 from .claims import Claim, Result
+from .listener import Listener
 from .pool import ElasticPool
 from .retry import judge
 from .signing import SecretUnreadable, signature_headers
@@ -33,6 +34,8 @@ CLAIM_LEAST, CLAIM_MOST = 64, 512
 """Rows of one claim. It follows what was completed since the last one: no more is taken than will be sent soon."""
 POLL_S = 0.05
 """How soon, while requests are on the wire, a claim that found nothing is tried again."""
+LISTEN_S = 0.5
+"""How long it listens at a stretch; a signal to stop is noticed after this at the latest."""
 SWEEP_S = 1.0
 """How often, in a long run, it looks for callbacks that never came."""
 HELD_S = 60.0
@@ -53,12 +56,17 @@ class Dispatcher:
     """One for each app and process; its threads and connections outlive a `run`.
 
     `run` belongs to one thread. `slice_s` is how long it goes on claiming: a plain RQ worker needs its job to
-    end now and then.
+    end now and then. `linger_s` is how long it listens for more before it ends, which spares a push the way
+    through a queue.
     """
 
-    def __init__(self, state: State, concurrency: int | None = None, slice_s: float = 60.0) -> None:
+    def __init__(
+        self, state: State, concurrency: int | None = None, *, slice_s: float = 60.0, linger_s: float = 0.0
+    ) -> None:
         self._state = state
         self._slice_s = slice_s
+        self._linger_s = linger_s
+        self._listener = Listener(state)
         self._transport = Transport(
             allowed_networks=state.config.allowed_networks,
             ca_bundle=state.config.ca_bundle,
@@ -77,22 +85,29 @@ class Dispatcher:
         self._pool.interrupt()
 
     def run(self) -> bool:
-        """Deliver until nothing is due and nothing is on the wire; what a finished chain link frees is due too.
+        """Deliver until nothing is due, nothing is on the wire, and nothing more was heard of for `linger_s`.
 
         Returns whether it ended earlier, because it was stopped or its time was over.
         """
         ends = monotonic() + self._slice_s
+        quiet_since = monotonic()
         self._sweep_not_before = 0.0
+        if self._linger_s:
+            self._listener.start()
         while True:
             cut_short = self._stopping or monotonic() >= ends
             if not cut_short:
                 self._expire_overdue()
                 self._claim()
-            if not self._pool.unfinished:
+            if self._pool.unfinished:
+                self._record(self._pool.collect(POLL_S))
+                quiet_since = monotonic()
+            elif not self._listener.listening:
                 return cut_short
-            done = self._pool.collect(POLL_S)
-            if done:
-                self._record(done)
+            elif cut_short or monotonic() >= quiet_since + self._linger_s:
+                self._listener.stop()
+            else:
+                self._listener.wait(LISTEN_S)
 
     def _expire_overdue(self) -> None:
         while monotonic() >= self._sweep_not_before:
@@ -163,6 +178,8 @@ class Dispatcher:
 
     def _record(self, done: list[Result | Unsent]) -> None:
         """Write a batch, trying again for as long as the database is away: what was answered must not be lost."""
+        if not done:
+            return
         self._completed += len(done)
         for attempt in count():
             try:

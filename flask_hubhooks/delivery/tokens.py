@@ -6,7 +6,7 @@ import hashlib
 import uuid
 from collections.abc import Sequence
 
-from itsdangerous import BadSignature, Signer
+from itsdangerous import BadSignature, Signer, base64_decode, base64_encode
 
 
 class BadToken(Exception):
@@ -31,4 +31,7 @@ class CallbackTokens:
             delivery, round_ = self._signer.unsign(token.encode()).decode("ascii").split(".")
         except (BadSignature, ValueError):  # a token may hold anything, lone surrogates too
             raise BadToken from None
+        signature = token.rpartition(".")[2]
+        if base64_encode(base64_decode(signature)).decode() != signature:  # base64 can be written in other ways
+            raise BadToken
         return uuid.UUID(hex=delivery), int(round_)

@@ -125,7 +125,6 @@ def _read_body(answer: urllib3.HTTPResponse, call: Call) -> tuple[bytes, bool, s
         error = f"the answer's body {error}"
     if not answer.closed:
         answer.close()
-    answer.release_conn()
     return bytes(body[:BODY_LIMIT]), len(body) > BODY_LIMIT, error
 
 
@@ -160,9 +159,8 @@ def _target(url: str) -> _Target:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("not an http or https URL")
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    headers = {"Accept-Encoding": "identity"}
-    if authorization := prepared.headers.get("Authorization"):
-        headers["Authorization"] = str(authorization)
+    authorization = prepared.headers.get("Authorization")
+    headers = {"Authorization": str(authorization)} if authorization else {}
     return _Target(parts.geturl(), prepared.path_url, (parts.hostname, port, parts.scheme), headers)
 
 

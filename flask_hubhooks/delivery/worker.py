@@ -16,7 +16,7 @@ from rq.exceptions import StopRequested
 from rq.serializers import JSONSerializer
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..outbox import enqueue_delivery, wake_unless_queued
+from ..outbox import enqueue_delivery, wake, wake_unless_queued
 from ..state import State, current_state
 from .claims import anything_due
 from .dispatcher import Dispatcher
@@ -25,6 +25,8 @@ from .jobs import dispatchers
 logger = logging.getLogger(__name__)
 
 BEAT_S = 1.0
+LINGER_S = 5.0
+"""How long a job listens for more. Through RQ's queue a push takes three times as long to be sent."""
 HEARTBEAT_S = 30.0
 RECONNECT_S = (0.5, 1.0, 2.0, 5.0)
 """Waits before the worker is started again after Redis went away; the last is repeated."""
@@ -37,7 +39,7 @@ def work(app: Flask, concurrency: int | None = None, burst: bool = False) -> Non
     Call it in the main thread, within an app context.
     """
     state = current_state()
-    dispatchers[state] = dispatcher = Dispatcher(state, concurrency, slice_s=inf)
+    dispatchers[state] = dispatcher = Dispatcher(state, concurrency, slice_s=inf, linger_s=0.0 if burst else LINGER_S)
     failures = 0
     while True:
         try:
@@ -118,6 +120,8 @@ class _DeliveryWorker(SimpleWorker):
         with self._hubhooks_state.reading() as session:
             due = anything_due(session)
         if due:
+            wake(self._hubhooks_state)
+        if due and not self.executions:  # the others have too much to do, or a job was lost
             wake_unless_queued(self._hubhooks_state)
 
     def _keep_job_alive(self) -> None:

@@ -33,7 +33,7 @@ class Call:
 
 
 def route(blueprint: Blueprint, rule: str, name: str, **handlers: Handler) -> None:
-    """Serve `rule` with a handler for each method, with and without its final slash.
+    """Serve `rule` with a handler for each method, with and without its final slash, and never with a redirect.
 
     Routing errors never reach a blueprint, so the view takes every method and answers 405 itself.
     """
@@ -46,7 +46,15 @@ def route(blueprint: Blueprint, rule: str, name: str, **handlers: Handler) -> No
         response.headers["Cache-Control"] = "no-store"
         return response
 
-    blueprint.add_url_rule(rule, name, view, methods=ALL_METHODS, strict_slashes=False, provide_automatic_options=False)
+    blueprint.add_url_rule(
+        rule,
+        name,
+        view,
+        methods=ALL_METHODS,
+        strict_slashes=False,
+        merge_slashes=False,
+        provide_automatic_options=False,
+    )
 
 
 def _handler(handlers: Mapping[str, Handler]) -> Handler:
@@ -85,7 +93,7 @@ def _authorized(action: str, repository: str) -> Call:
     user = authorize(action, repository)
     if user is None:
         _deny(action, repository, authorize)
-    if state.handlers.load_repository(repository) is None:
+    if state.handlers.details_of(repository) is None:
         raise not_found()
     return Call(state, repository, storable(user))
 
@@ -99,9 +107,15 @@ def _deny(action: str, repository: str, authorize: Callable[[str, str], str | No
 def _refuse_foreign_origin(state: State) -> None:
     """Refuse what another site had a browser send: the host may authorize by cookie."""
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-    own = {urlsplit(state.config.external_url)[:2], (request.scheme, request.host)}
-    if site in ("cross-site", "same-site") or (origin and urlsplit(origin)[:2] not in own):
+    own = {_origin(state.config.external_url), _origin(request.host_url)}
+    if site in ("cross-site", "same-site") or (origin and origin.lower() not in own):
         raise Problem(403, "Requests that change something must come from the registry's own pages.")
+
+
+def _origin(url: str) -> str:
+    """The origin of a URL as browsers write it: in lower case, without the scheme's own port."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}".lower().removesuffix(":443" if parts.scheme == "https" else ":80")
 
 
 def read_body() -> bytes:

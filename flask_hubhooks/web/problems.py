@@ -39,7 +39,7 @@ class Problem(Exception):
         }
         if self.errors is not None:
             content["errors"] = self.errors
-        body = json.dumps(content, ensure_ascii=False)
+        body = json.dumps(content)  # in ASCII: a client's unknown keys are among the errors, lone surrogates too
         return Response(body, self.status, self.headers, content_type="application/problem+json")
 
 

@@ -1,0 +1,358 @@
+"""Deadlines, names, addresses and TLS of the transport's connections, on loopback."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+import trustme
+
+from flask_hubhooks.delivery.transport import BODY_LIMIT, Transport
+
+from .receivers import Answer, Receiver, hang, http, poll, tls_context, trickles
+from .test_transport import SECRET, post, post_once, transport
+
+SOON_S = 5.0  # far above every deadline set here, far below what a missed one takes
+
+
+@pytest.fixture
+def guarded() -> Iterator[Transport]:
+    sender = transport()
+    yield sender
+    sender.close()
+
+
+# Deadlines
+
+
+@pytest.mark.parametrize(
+    "answer", [hang, trickles(http(200)), trickles(b"x" * 100, at_once=b"HTTP/1.1 200 OK\r\nX-Long: ")]
+)
+def test_deadline_before_the_headers_end(answer: Answer) -> None:
+    """Without all headers by the deadline there is no answer, however the bytes trickle."""
+    started = monotonic()
+    outcome = post_once(answer, deadline_s=0.5)
+    assert (outcome.status_code, outcome.error) == (None, "no answer within 0.5 s")
+    assert monotonic() - started < SOON_S
+
+
+@pytest.mark.parametrize("head", [b"Content-Length: 100\r\n\r\n", b"\r\n", b"Transfer-Encoding: chunked\r\n\r\n64\r\n"])
+def test_deadline_within_the_body(head: bytes) -> None:
+    """A body that trickles past the deadline leaves the status, with what had come of it by then."""
+    started = monotonic()
+    outcome = post_once(trickles(b"x" * 100, at_once=b"HTTP/1.1 202 OK\r\n" + head), deadline_s=0.5)
+    assert (outcome.status_code, outcome.error) == (202, "the answer's body did not end within 0.5 s")
+    assert outcome.response_body.startswith(b"x")
+    assert not outcome.truncated
+    assert monotonic() - started < SOON_S
+
+
+def test_deadline_while_sending() -> None:
+    """A receiver that does not read a large body holds the POST no longer than the deadline."""
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}/"
+        outcome = transport(deadline_s=0.5).post(url, b"x" * 20_000_000, {})
+    assert outcome.error == "no answer within 0.5 s"
+    assert outcome.duration_ms < SOON_S * 1000
+
+
+def test_each_post_has_its_own_deadline() -> None:
+    """A connection kept alive serves a POST after the deadline of the POST that opened it."""
+    sender = transport(deadline_s=0.5)
+    with Receiver() as receiver:
+        opened = monotonic()
+        post(sender, receiver.url)
+        poll(lambda: monotonic() - opened > 0.6)
+        assert post(sender, receiver.url).status_code == 200
+        assert receiver.connections == 1
+
+
+@pytest.fixture
+def silent() -> Iterator[Any]:
+    """The address of a port of 127.0.0.1 where connecting hangs: its queue is full."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        clients = [socket.socket() for _ in range(4)]
+        for client in clients:
+            client.setblocking(False)
+            client.connect_ex(listener.getsockname())
+        yield listener.getsockname()
+        for client in clients:
+            client.close()
+
+
+def test_connect_timeout(silent: Any) -> None:
+    """Connecting ends with its own time-out, before the deadline."""
+    outcome = post(transport(connect_timeout_s=0.3, deadline_s=30), f"http://127.0.0.1:{silent[1]}/")
+    assert (outcome.status_code, outcome.error) == (None, "no connection within 0.3 s")
+    assert outcome.duration_ms < SOON_S * 1000
+
+
+def test_connection_refused(guarded: Transport) -> None:
+    """A closed port is named."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    assert post(guarded, f"http://127.0.0.1:{port}/").error == f"connection refused by 127.0.0.1:{port}"
+
+
+# Names and addresses
+
+
+class Network:
+    """What the process looks up and connects to; names are answered from `names`, and nothing leaves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.names: dict[str, list[Any]] = {}
+        self.looked_up: list[str] = []
+        self.connected: list[Any] = []
+        self.timeouts: list[Any] = []
+        self._getaddrinfo, self._connect = socket.getaddrinfo, socket.socket.connect
+        monkeypatch.setattr(socket, "getaddrinfo", self._look_up)
+        monkeypatch.setattr(socket.socket, "connect", lambda plain, address: self._record(plain, address))
+
+    def _look_up(self, host: str, *args: Any, **options: Any) -> Any:
+        self.looked_up.append(host)
+        if host not in self.names:
+            return self._getaddrinfo(host, *args, **options)
+        families = {2: socket.AF_INET, 4: socket.AF_INET6}
+        return [(families[len(each)], socket.SOCK_STREAM, 6, "", each) for each in self.names[host]]
+
+    def _record(self, plain: socket.socket, address: Any) -> None:
+        self.connected.append(address)
+        self.timeouts.append(plain.gettimeout())
+        if not address[0].startswith("127."):
+            raise OSError(101, "Network is unreachable")
+        self._connect(plain, address)
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch) -> Network:
+    return Network(monkeypatch)
+
+
+NUMBERS = ["127.0.0.1", "127.1", "0x7f000001", "2130706433", "0177.0.0.1", "0", "10.0.0.1", "169.254.169.254"]
+BRACKETED = ["[::1]", "[::]", "[::ffff:127.0.0.1]", "[64:ff9b::7f00:1]", "[fe80::1]", "[fd00:ec2::254]"]
+
+
+@pytest.mark.parametrize("host", ["localhost", *NUMBERS, *BRACKETED])
+def test_forbidden_addresses(network: Network, host: str) -> None:
+    """An address that is not public is blocked, however it is written: nothing is connected to."""
+    with Receiver() as receiver:
+        outcome = post(Transport(), f"http://{host}:{receiver.port}/hook")
+        assert receiver.connections == 0
+    assert outcome.blocked
+    assert outcome.error.startswith("hook address ")
+    assert (outcome.status_code, outcome.connect_ms) == (None, None)
+    assert not network.connected
+
+
+@pytest.mark.parametrize("host", ["[fe80::1%25lo]", "[127.0.0.1]", "\uff11\uff12\uff17.0.0.1", "127.0.0.1%00"])
+def test_addresses_that_are_none(network: Network, host: str) -> None:
+    """Hosts that only look like an address are connected to by no reading of them."""
+    outcome = post(transport(), f"http://{host}:80/")
+    assert outcome.status_code is None
+    assert outcome.error
+    assert not network.connected
+
+
+def test_forbidden_ports_look_alike(network: Network) -> None:
+    """The outcome for a forbidden address is the same for an open and a closed port."""
+    with Receiver() as receiver:
+        opened = post(Transport(), receiver.url)
+    closed = post(Transport(), receiver.url)
+    assert opened.error == closed.error
+    assert (opened.blocked, closed.blocked) == (True, True)
+    assert not network.connected
+
+
+@pytest.mark.parametrize("forbidden", [("10.0.0.1", 80), ("fe80::1", 80, 0, 0), ("2606:4700::1", 80, 0, 2)])
+def test_one_forbidden_answer_blocks(network: Network, forbidden: Any) -> None:
+    """A name is blocked where any one of its addresses is forbidden, the last one too."""
+    network.names["ci.example.com"] = [("93.184.216.34", 80), forbidden]
+    assert post(Transport(), "http://ci.example.com/").blocked
+    assert not network.connected
+
+
+def test_a_name_is_looked_up_once(network: Network) -> None:
+    """The address that was checked is the one connected to, though the name changes; Host stays the name."""
+    with Receiver() as receiver:
+        sockaddr = ("127.0.0.1", receiver.port)
+        network.names["ci.example.com"] = [sockaddr]
+        sender = transport()
+        assert post(sender, f"http://ci.example.com:{receiver.port}/").status_code == 200
+        network.names["ci.example.com"] = [("10.0.0.1", receiver.port)]
+        assert post(sender, f"http://ci.example.com:{receiver.port}/").status_code == 200
+        receiver.drop()
+        poll(lambda: not receiver.open)
+        assert post(sender, f"http://ci.example.com:{receiver.port}/").blocked
+    assert network.looked_up == ["ci.example.com", "ci.example.com"]
+    assert network.connected == [sockaddr]
+    assert {request.headers["host"] for request in receiver.requests} == {f"ci.example.com:{receiver.port}"}
+
+
+def test_a_connection_that_leads_elsewhere(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection whose peer is not the address that was checked is closed before anything is sent."""
+    monkeypatch.setattr(socket.socket, "getpeername", lambda _: ("10.0.0.1", 80))
+    with Receiver() as receiver:
+        outcome = post(transport(), receiver.url)
+        poll(lambda: not receiver.open)
+        assert not receiver.requests
+    assert outcome.blocked
+
+
+def test_the_next_address_is_tried(network: Network, silent: Any) -> None:
+    """Where addresses of a name are silent or unreachable, the next one is used in time."""
+    with Receiver() as receiver:
+        network.names["ci.example.com"] = [("2606:4700::1", 80, 0, 0), silent, ("127.0.0.1", receiver.port)]
+        assert post(transport(connect_timeout_s=1.2), "http://ci.example.com/").status_code == 200
+    assert network.timeouts[0] <= 0.4
+    assert network.timeouts[1] <= 0.6
+
+
+def test_all_addresses_fail(network: Network, silent: Any) -> None:
+    """Where no address answers, each fault is told, once."""
+    network.names["ci.example.com"] = [("2606:4700::1", 80, 0, 0), silent, silent]
+    outcome = post(transport(connect_timeout_s=0.4), "http://ci.example.com/")
+    unreachable = "no connection to [2606:4700::1]:80: Network is unreachable"
+    assert outcome.error == f"{unreachable}; no connection within 0.4 s"
+
+
+def test_name_not_found(guarded: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failed look-up names the host and the resolver's reason."""
+
+    def look_up(*_: Any, **__: Any) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    outcome = post(guarded, f"http://ci.example.com/{SECRET}")
+    assert outcome.error == "name look-up failed: ci.example.com: Name or service not known"
+    assert not outcome.blocked
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 70 + ".example.com"])
+def test_names_that_are_none(guarded: Transport, host: str) -> None:
+    """A name that no resolver takes is a failed outcome."""
+    assert post(guarded, f"http://{host}/").error.endswith(("not a valid name", "URL or a header is not valid"))
+
+
+def test_stuck_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look-up that hangs ends with the deadline, and its thread would not keep the process."""
+    release, threads = threading.Event(), []
+
+    def look_up(*_: Any, **__: Any) -> list[Any]:
+        threads.append(threading.current_thread())
+        release.wait(30)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    outcome = post(transport(deadline_s=0.3), "http://ci.example.com/")
+    release.set()
+    assert outcome.error == "name look-up failed: ci.example.com: no answer within 0.3 s"
+    assert outcome.duration_ms < SOON_S * 1000
+    assert [thread.daemon for thread in threads] == [True]
+    threads[0].join(10)
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def bundle(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("tls") / "ca.pem"
+    authority.cert_pem.write_to_path(str(path))
+    return str(path)
+
+
+def test_tls(authority: trustme.CA, bundle: str) -> None:
+    """A receiver with a good certificate is sent to over one kept connection, and is told the URL's name."""
+    names: list[str | None] = []
+    context = tls_context(authority)
+    context.sni_callback = lambda _, name, __: names.append(name)
+    sender = transport(ca_bundle=bundle)
+    with Receiver(200, http(200, b"x" * BODY_LIMIT * 2), 200, tls=context) as receiver:
+        outcomes = [post(sender, receiver.url) for _ in range(3)]
+        assert receiver.connections == 2
+    assert [outcome.status_code for outcome in outcomes] == [200, 200, 200]
+    assert [outcome.truncated for outcome in outcomes] == [False, True, False]
+    assert receiver.requests[0].headers["host"] == f"localhost:{receiver.port}"
+    assert names == ["localhost"] * 2
+
+
+def certificate(kind: str, authority: trustme.CA) -> ssl.SSLContext:
+    name = "other.example.com" if kind == "name" else "localhost"
+    return tls_context(trustme.CA() if kind == "unknown" else authority, name, expired=kind == "expired")
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        ("unknown", "TLS: certificate refused: unable to get local issuer certificate"),
+        ("name", "TLS: certificate refused: Hostname mismatch, certificate is not valid for 'localhost'."),
+        ("expired", "TLS: certificate refused: certificate has expired"),
+    ],
+)
+def test_bad_certificates(authority: trustme.CA, bundle: str, kind: str, error: str) -> None:
+    """A receiver whose certificate does not hold is sent nothing, and the words say what is wrong with it."""
+    with Receiver(tls=certificate(kind, authority)) as receiver:
+        outcome = post(transport(ca_bundle=bundle), receiver.url)
+    assert (outcome.status_code, outcome.error) == (None, error)
+    assert not receiver.requests
+
+
+def test_certifi_is_the_default(authority: trustme.CA) -> None:
+    """Without a bundle of the operator's, a private authority is not trusted."""
+    with Receiver(tls=tls_context(authority)) as receiver:
+        assert post(transport(), receiver.url).error.startswith("TLS: certificate refused: ")
+    assert not receiver.requests
+
+
+def test_tls_to_a_plain_port(guarded: Transport) -> None:
+    """An https URL of a port that does not speak TLS gets a hint."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=_answer_plainly, args=(listener,), daemon=True).start()
+        outcome = post(guarded, f"https://127.0.0.1:{listener.getsockname()[1]}/")
+    assert outcome.error.startswith("TLS: ")
+    assert outcome.error.endswith(" (does the port speak TLS?)")
+
+
+def _answer_plainly(listener: socket.socket) -> None:
+    connection, _ = listener.accept()
+    with connection:
+        connection.recv(10_000)
+        connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+def test_tls_handshake_hangs() -> None:
+    """A handshake that hangs ends with the deadline."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        outcome = post(transport(deadline_s=0.4), f"https://127.0.0.1:{mute.getsockname()[1]}/")
+    assert outcome.error == "TLS: no handshake within 0.4 s"
+    assert outcome.duration_ms < SOON_S * 1000
+
+
+@pytest.mark.parametrize("answer", [hang, trickles(b"x" * 100, at_once=b"HTTP/1.1 202 OK\r\n\r\n")])
+def test_deadline_over_tls(authority: trustme.CA, bundle: str, answer: Answer) -> None:
+    """The deadline holds over TLS as it does without, before the headers and within the body."""
+    sender = transport(ca_bundle=bundle, deadline_s=0.6)
+    with Receiver(200, answer, tls=tls_context(authority)) as receiver:
+        assert post(sender, receiver.url).status_code == 200
+        outcome = post(sender, receiver.url)
+    assert outcome.error.endswith(" within 0.6 s")
+    assert outcome.status_code == (None if answer is hang else 202)
+    assert outcome.duration_ms < SOON_S * 1000
+
+
+def test_bundle_that_cannot_be_read(tmp_path: Path) -> None:
+    """A wrong path of the bundle is told at once, not at the first POST."""
+    with pytest.raises(OSError, match="No such file"):
+        Transport(ca_bundle=str(tmp_path / "none.pem"))

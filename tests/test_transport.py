@@ -1,0 +1,319 @@
+"""The transport against real receivers on loopback, good and hostile."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flask_hubhooks.delivery import connections
+from flask_hubhooks.delivery.transport import BODY_LIMIT, HEADERS_LIMIT, Outcome, Transport
+
+from .receivers import Answer, Receiver, close, hang, http, poll, reset, sends, trickles
+
+LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+SECRET = "s3cr3t"
+BODY = b'{"push_data": {}}'
+
+
+def transport(**options: Any) -> Transport:
+    return Transport(allowed_networks=LOOPBACK, **{"deadline_s": 10, **options})
+
+
+@pytest.fixture
+def guarded() -> Iterator[Transport]:
+    sender = transport()
+    yield sender
+    sender.close()
+
+
+def post(sender: Transport, url: str, **headers: str) -> Outcome:
+    return sender.post(url, BODY, {"Content-Type": "application/json", **headers})
+
+
+def post_once(answer: Answer, **options: Any) -> Outcome:
+    """POST to a receiver with that answer; no outcome may tell the path or the query."""
+    with Receiver(answer) as receiver:
+        outcome = post(transport(**options), f"{receiver.url}/{SECRET}?token={SECRET}")
+        assert len(receiver.requests) == 1
+    assert SECRET not in outcome.error
+    return outcome
+
+
+# Sending
+
+
+def test_sends_what_it_is_given(guarded: Transport) -> None:
+    """Method, path, query, headers and body arrive as given, and the outcome holds the answer."""
+    with Receiver(http(201, b"thanks", "X-One: 1", "X-One: 2")) as receiver:
+        outcome = post(guarded, f"{receiver.url}?a=b#part", **{"webhook-id": "x"})
+    request = receiver.requests[0]
+    assert (request.method, request.path, request.body) == ("POST", "/hook?a=b", BODY)
+    assert request.headers["webhook-id"] == "x"
+    assert request.headers["host"] == f"127.0.0.1:{receiver.port}"
+    assert request.headers["accept-encoding"] == "identity"
+    assert (outcome.status_code, outcome.response_body, outcome.error) == (201, b"thanks", "")
+    assert outcome.response_headers == (("Content-Length", "6"), ("X-One", "1"), ("X-One", "2"))
+    assert not outcome.truncated
+    assert not outcome.blocked
+
+
+def test_times(guarded: Transport) -> None:
+    """The outcome tells when the POST began, in UTC, and how long its parts took."""
+    before = datetime.now(timezone.utc)
+    with Receiver(trickles(b"", at_once=http())) as receiver:
+        outcome = post(guarded, receiver.url)
+    assert before <= outcome.started_at <= datetime.now(timezone.utc)
+    assert outcome.started_at.utcoffset() == timedelta(0)
+    assert outcome.connect_ms is not None
+    assert outcome.wait_ms is not None
+    assert 0 <= outcome.connect_ms + outcome.wait_ms <= outcome.duration_ms + 2
+
+
+def test_headers_of_its_own(guarded: Transport) -> None:
+    """Framing headers and Host cannot be set by the caller, Accept-Encoding can."""
+    theirs = {"host": "evil", "Content-Length": "1", "transfer-encoding": "chunked", "accept-encoding": "gzip"}
+    with Receiver() as receiver:
+        assert post(guarded, receiver.url, **theirs).status_code == 200
+    headers = receiver.requests[0].headers
+    assert headers["host"] == f"127.0.0.1:{receiver.port}"
+    assert headers["content-length"] == str(len(BODY))
+    assert "transfer-encoding" not in headers
+    assert headers["accept-encoding"] == "gzip"
+    assert receiver.requests[0].body == BODY
+
+
+def test_user_and_password_of_the_url(guarded: Transport) -> None:
+    """User and password in a URL become Basic authorization, unless the caller authorizes otherwise."""
+    with Receiver() as receiver:
+        url = receiver.url.replace("//", "//ann:p%40ss@")
+        post(guarded, url)
+        post(guarded, url, authorization="Bearer x")
+    sent = [request.headers["authorization"] for request in receiver.requests]
+    assert sent == ["Basic YW5uOnBAc3M=", "Bearer x"]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_not_followed(guarded: Transport, status: int) -> None:
+    """A redirect is the outcome, and its target is not asked for."""
+    with Receiver() as target, Receiver(http(status, b"", f"Location: {target.url}")) as receiver:
+        assert post(guarded, receiver.url).status_code == status
+    assert not target.requests
+
+
+def test_retry_after_is_left_to_the_caller(guarded: Transport) -> None:
+    """An answer with Retry-After comes back at once and is not asked for again."""
+    with Receiver(http(503, b"", "Retry-After: 30"), 200) as receiver:
+        assert post(guarded, receiver.url).status_code == 503
+    assert len(receiver.requests) == 1
+
+
+def test_environment_and_cookies_are_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither proxies and netrc of the environment nor cookies of an earlier answer change a POST."""
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login ann password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with Receiver() as proxy, Receiver(http(200, b"", "Set-Cookie: a=b; Path=/")) as receiver:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+        sender = transport()
+        assert [post(sender, receiver.url).status_code for _ in range(2)] == [200, 200]
+    assert not proxy.requests
+    assert not {"cookie", "authorization", "proxy-authorization"} & set(receiver.requests[1].headers)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "hook", "ftp://127.0.0.1/", "mailto:ann@example.com", "http:///hook", "http://127.0.0.1:99999/"],
+)
+def test_urls_that_are_none(guarded: Transport, url: str) -> None:
+    """A URL that cannot be sent to is a failed outcome, not an exception."""
+    outcome = post(guarded, url)
+    assert (outcome.status_code, outcome.blocked) == (None, False)
+    assert outcome.error == "the request cannot be formed: the URL or a header is not valid"
+
+
+@pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "\u20ac"])
+def test_header_values_that_are_none(guarded: Transport, value: str) -> None:
+    """A header value with a line break, or of other text than Latin-1, sends nothing."""
+    with Receiver() as receiver:
+        assert "a header is not valid" in post(guarded, receiver.url, **{"X-Header": value}).error
+    assert not receiver.requests
+
+
+# Connections kept alive
+
+
+def test_connections_are_reused(guarded: Transport) -> None:
+    """POSTs after each other take one connection, and only the first reports a connect."""
+    with Receiver(http(200), http(204), http(500, b""), CHUNKED + b"2\r\nok\r\n0\r\n\r\n") as receiver:
+        outcomes = [post(guarded, receiver.url) for _ in range(8)]
+        assert receiver.connections == 1
+    assert [outcome.connect_ms is None for outcome in outcomes] == [False] + [True] * 7
+    assert outcomes[-1].response_body == b"ok"
+
+
+def test_threads_share_connections(guarded: Transport) -> None:
+    """Many threads at once get their own answers, over no more connections than threads."""
+    echo = Receiver(lambda request, _: http(200, request.path.encode()))
+    with echo as receiver, ThreadPoolExecutor(8) as pool:
+        paths = [f"/hook/{number}" for number in range(100)]
+        origin = receiver.url.removesuffix("/hook")
+        outcomes = list(pool.map(lambda path: post(guarded, origin + path), paths))
+        assert receiver.connections <= 8
+    assert [outcome.response_body.decode() for outcome in outcomes] == paths
+
+
+def test_connection_closed_while_idle(guarded: Transport) -> None:
+    """A connection that the receiver closed while it was idle is replaced: no POST fails of it."""
+    with Receiver() as receiver:
+        post(guarded, receiver.url)
+        receiver.drop()
+        poll(lambda: not receiver.open)
+        assert post(guarded, receiver.url).status_code == 200
+        assert receiver.connections == 2
+
+
+@pytest.mark.parametrize("ending", [close, reset])
+def test_connection_closed_while_sending(guarded: Transport, ending: Answer) -> None:
+    """A kept connection that closes in answer to a POST is a failure that says so: it is not sent again."""
+    with Receiver(200, ending, 200) as receiver:
+        post(guarded, receiver.url)
+        outcome = post(guarded, receiver.url)
+        assert len(receiver.requests) == 2
+    assert outcome.status_code is None
+    assert outcome.error == "connection closed before an answer (it was kept alive from an earlier POST)"
+
+
+def test_connection_long_idle(guarded: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that was idle for too long is replaced before use."""
+    monkeypatch.setattr(connections, "IDLE_S", 0.0)
+    with Receiver() as receiver:
+        assert [post(guarded, receiver.url).status_code for _ in range(2)] == [200, 200]
+        assert receiver.connections == 2
+
+
+def test_close() -> None:
+    """Closing the transport closes its idle connections."""
+    sender = transport()
+    with Receiver() as receiver:
+        post(sender, receiver.url)
+        assert receiver.open
+        sender.close()
+        poll(lambda: not receiver.open)
+
+
+# Answers
+
+
+@pytest.mark.parametrize("size", [0, 1, BODY_LIMIT])
+def test_body_up_to_the_limit(guarded: Transport, size: int) -> None:
+    """A body up to the limit is kept whole, and its connection is kept alive."""
+    with Receiver(http(200, b"x" * size)) as receiver:
+        outcomes = [post(guarded, receiver.url) for _ in range(2)]
+        assert receiver.connections == 1
+    assert all(outcome.response_body == b"x" * size and not outcome.truncated for outcome in outcomes)
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "answer", [http(200, b"x" * BODY_LIMIT * 2), CHUNKED + (b"1000\r\n" + b"x" * 0x1000 + b"\r\n") * 5]
+)
+def test_body_above_the_limit(guarded: Transport, answer: bytes) -> None:
+    """Of a longer body the beginning is kept, and the rest is not waited for: the connection is closed."""
+    with Receiver(sends(answer, hang), 200) as receiver:
+        outcome = post(guarded, receiver.url)
+        assert (outcome.status_code, outcome.response_body) == (200, b"x" * BODY_LIMIT)
+        assert outcome.truncated
+        assert outcome.error == ""
+        assert post(guarded, receiver.url).status_code == 200
+        assert receiver.connections == 2
+
+
+def test_gzip_bomb() -> None:
+    """A compressed body is kept as it was sent, never decompressed."""
+    bomb = gzip.compress(bytes(8 * 1024 * 1024))
+    outcome = post_once(http(200, bomb, "Content-Encoding: gzip"))
+    assert outcome.response_body == bomb[:BODY_LIMIT]
+
+
+def test_headers_are_capped_and_clean() -> None:
+    """Stored headers are text without control characters, 16 KiB at most, the first ones first."""
+    huge = [f"X-{number}: {'y' * 4000}" for number in range(20)]
+    outcome = post_once(http(200, b"ok", "X-Odd: a\x00b\x07c\xe9", *huge))
+    assert outcome.response_headers[1] == ("X-Odd", "a b c\xe9")
+    assert sum(len(name) + len(value) for name, value in outcome.response_headers) == HEADERS_LIMIT
+    assert outcome.status_code == 200
+
+
+@pytest.mark.parametrize("interim", [100, 102, 103])
+def test_interim_answers(guarded: Transport, interim: int) -> None:
+    """1xx answers before the real one are passed over, and do not shift the answers of later POSTs."""
+    hint = f"HTTP/1.1 {interim} Wait\r\nLink: </x>\r\n\r\n".encode()
+    with Receiver(hint * 3 + http(201), http(202)) as receiver:
+        assert [post(guarded, receiver.url).status_code for _ in range(2)] == [201, 202]
+        assert receiver.connections == 1
+
+
+MALFORMED = "the answer's headers are malformed, too long or too many"
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (close, "connection closed before an answer"),
+        (reset, "connection closed before an answer"),
+        (sends(b"220 mail.example.com ESMTP\r\n"), "the answer is not HTTP"),
+        (sends(b"HTTP/2.0 200 OK\r\n\r\n"), "the answer is not HTTP"),
+        (sends(b"HTTP/1.1 abc OK\r\n\r\n"), "the answer is not HTTP"),
+        (sends(b"\x00\xff" * 100 + b"\r\n"), "the answer is not HTTP"),
+        (sends(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000), MALFORMED),
+        (sends(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n"), MALFORMED),
+        (sends(b"HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\nx"), MALFORMED),
+        (sends(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000, hang), MALFORMED),
+    ],
+)
+def test_no_answer(answer: Answer, error: str) -> None:
+    """What a receiver does instead of answering becomes words, not an exception."""
+    outcome = post_once(answer)
+    assert (outcome.status_code, outcome.error) == (None, error)
+    assert outcome.connect_ms is not None
+    assert not outcome.blocked
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"Content-Length: 10\r\n\r\npart",
+        b"Transfer-Encoding: chunked\r\n\r\n4\r\npart\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n4\r\npart\r\nzz\r\n",
+    ],
+)
+def test_body_breaks_off(rest: bytes) -> None:
+    """A status that arrived stands though its body breaks off; what came of the body is kept."""
+    outcome = post_once(sends(b"HTTP/1.1 200 OK\r\n" + rest))
+    assert (outcome.status_code, outcome.response_body) == (200, b"part")
+    assert outcome.error == "the answer's body broke off"
+
+
+def test_malformed_headers_keep_the_url_out_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """An answer with a malformed header line counts, and does not bring the URL's secrets into the log."""
+    outcome = post_once(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nno colon\r\nX: y\r\n\r\n")
+    assert outcome.status_code == 200
+    assert SECRET not in caplog.text
+
+
+def test_words_are_of_this_fault_alone(guarded: Transport) -> None:
+    """An exception that the caller is handling does not get into the words."""
+    with Receiver(close) as receiver:
+        try:
+            raise TimeoutError("the caller's own")
+        except TimeoutError:
+            assert post(guarded, receiver.url).error == "connection closed before an answer"
