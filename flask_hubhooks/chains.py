@@ -7,7 +7,18 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, CursorResult, exists, func, literal, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    CursorResult,
+    bindparam,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.orm import Session, aliased
 
 from .database import now_plus, seconds
@@ -48,21 +59,12 @@ def advance(session: Session, chains: Collection[Chain]) -> bool:
     What comes after one that failed or expired is skipped, after one that was cancelled is cancelled, unless a
     redelivered one in between is still under way. Only waiting rows move, so repeating it changes nothing.
     """
-    waiting = update(deliveries).where(
-        deliveries.c.status == Status.WAITING,
-        tuple_(deliveries.c.push_id, deliveries.c.webhook_id).in_(list(chains)),
-    )
-    switched_off = exists().where(Webhook.id == deliveries.c.webhook_id, (Webhook.deleted_id != 0) | ~Webhook.active)
-    previous_succeeded = _earlier([Status.SUCCEEDED], directly=True)
-    session.execute(waiting.where(previous_succeeded, switched_off).values(ended(Status.CANCELLED, SWITCHED_OFF)))
-    moved = session.execute(waiting.where(previous_succeeded).values(sendable_now()))
+    which = {"chains": list(chains)}
+    session.execute(_CANCEL_SWITCHED_OFF, which)
+    moved = session.execute(_MOVE_ON, which)
     assert isinstance(moved, CursorResult)  # noqa: S101 - for the type checker
-    interrupted = waiting.where(~_earlier([Status.PENDING, Status.AWAITING_CALLBACK]))
-    for causes, status, reason in (
-        ([Status.FAILED, Status.EXPIRED], Status.SKIPPED, "an earlier hook of the chain failed"),
-        ([Status.CANCELLED], Status.CANCELLED, "an earlier hook of the chain was cancelled"),
-    ):
-        session.execute(interrupted.where(_earlier(causes)).values(ended(status, reason)))
+    session.execute(_SKIP, which)
+    session.execute(_CANCEL_REST, which)
     return moved.rowcount > 0
 
 
@@ -87,6 +89,23 @@ def _earlier(statuses: Sequence[Status], directly: bool = False) -> ColumnElemen
         before,
         other.status.in_(statuses),
     )
+
+
+_waiting = update(deliveries).where(
+    deliveries.c.status == Status.WAITING,
+    tuple_(deliveries.c.push_id, deliveries.c.webhook_id).in_(bindparam("chains", expanding=True)),
+)
+_switched_off = exists().where(Webhook.id == deliveries.c.webhook_id, or_(Webhook.deleted_id != 0, ~Webhook.active))
+_ready = _waiting.where(_earlier([Status.SUCCEEDED], directly=True))
+_interrupted = _waiting.where(~_earlier([Status.PENDING, Status.AWAITING_CALLBACK]))
+_CANCEL_SWITCHED_OFF = _ready.where(_switched_off).values(ended(Status.CANCELLED, SWITCHED_OFF))
+_MOVE_ON = _ready.values(sendable_now())
+_SKIP = _interrupted.where(_earlier([Status.FAILED, Status.EXPIRED])).values(
+    ended(Status.SKIPPED, "an earlier hook of the chain failed")
+)
+_CANCEL_REST = _interrupted.where(_earlier([Status.CANCELLED])).values(
+    ended(Status.CANCELLED, "an earlier hook of the chain was cancelled")
+)
 
 
 def cancel_unsent(session: Session, webhook_id: int, reason: str) -> None:

@@ -81,25 +81,29 @@ class RecordedBefore(Exception):
 
 def _active_chains(session: Session, repository: str) -> list[list[Any]]:
     """The hooks, in order, of each active webhook of the repository."""
-    query = (
-        select(Hook.webhook_id, Hook.id, Hook.destination, Webhook.expect_final_callback)
-        .join(Webhook)
-        .where(Webhook.repository == repository, Webhook.deleted_id == 0, Webhook.active)
-        .order_by(Hook.webhook_id, Hook.position)
-    )
-    return [list(chain) for _, chain in groupby(session.execute(query), lambda row: row.webhook_id)]
+    hooks = session.execute(_ACTIVE_HOOKS, {"of_repository": repository})
+    return [list(chain) for _, chain in groupby(hooks, lambda row: row.webhook_id)]
+
+
+_ACTIVE_HOOKS = (
+    select(Hook.webhook_id, Hook.id, Hook.destination, Webhook.expect_final_callback)
+    .join(Webhook)
+    .where(Webhook.repository == bindparam("of_repository"), Webhook.deleted_id == 0, Webhook.active)
+    .order_by(Hook.webhook_id, Hook.position)
+)
 
 
 def _record(session: Session, push: ImagePush, details: dict[str, Any] | None, chains: list[list[Any]]) -> None:
     """Write a push and a delivery for each hook: two statements, however many webhooks there are."""
     push_id = _insert_push(session, push, details or Repository().snapshot())
-    session.execute(
-        insert(deliveries).values(
-            next_attempt_at=now_plus(bindparam("due_in_s", type_=Float)),
-            give_up_at=now_plus(bindparam("give_up_in_s", type_=Float)),
-        ),
-        [row for chain in chains for row in _delivery_rows(chain, push_id)],
-    )
+    session.execute(_INSERT_DELIVERIES, [row for chain in chains for row in _delivery_rows(chain, push_id)])
+
+
+_INSERT_PUSH = insert(pushes).returning(pushes.c.id)
+_INSERT_DELIVERIES = insert(deliveries).values(
+    next_attempt_at=now_plus(bindparam("due_in_s", type_=Float)),
+    give_up_at=now_plus(bindparam("give_up_in_s", type_=Float)),
+)
 
 
 def _insert_push(session: Session, push: ImagePush, details: dict[str, Any]) -> int:
@@ -114,7 +118,7 @@ def _insert_push(session: Session, push: ImagePush, details: dict[str, Any]) -> 
         "snapshot": details,
     }
     try:
-        push_id: int = session.execute(insert(pushes).values(values).returning(pushes.c.id)).scalar_one()
+        push_id: int = session.execute(_INSERT_PUSH, values).scalar_one()
     except IntegrityError:
         raise RecordedBefore from None
     return push_id

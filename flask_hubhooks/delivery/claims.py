@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Float,
+    Integer,
     and_,
     bindparam,
     exists,
@@ -31,6 +32,33 @@ from .transport import Outcome
 
 LEASE_S = 60.0
 """How long a claimed delivery is ours. A worker that dies leaves its rows to come due again after this."""
+
+# Statements are built once: building one anew takes SQLAlchemy longer than PostgreSQL takes to run it.
+_now = now_plus(literal(0.0))
+_due = and_(deliveries.c.status == Status.PENDING, deliveries.c.next_attempt_at <= _now)
+_overdue = and_(deliveries.c.status == Status.AWAITING_CALLBACK, deliveries.c.give_up_at <= _now)
+
+
+def _oldest(condition: ColumnElement[bool], column: ColumnElement[Any]) -> ColumnElement[bool]:
+    """The deliveries that fulfil a condition, `most` of them, passing over those that others have locked."""
+    chosen = select(deliveries.c.id).where(condition).order_by(column).limit(bindparam("most", type_=Integer))
+    locked = chosen.with_for_update(skip_locked=True).cte("chosen")
+    return deliveries.c.id.in_(select(locked.c.id))
+
+
+_ANYTHING_DUE = select(or_(exists().where(_due), exists().where(_overdue)))
+_TAKE = (
+    update(deliveries)
+    .where(_oldest(_due, deliveries.c.next_attempt_at))
+    .values(lease_token=bindparam("lease"), next_attempt_at=now_plus(literal(LEASE_S)))
+    .returning(deliveries.c.id)
+)
+_EXPIRE = (
+    update(deliveries)
+    .where(_oldest(_overdue, deliveries.c.give_up_at))
+    .values(ended(Status.EXPIRED, "the callback never came"))
+    .returning(deliveries.c.id, deliveries.c.push_id, deliveries.c.webhook_id)
+)
 
 
 @dataclass(frozen=True)
@@ -78,8 +106,7 @@ class Result:
 
 def anything_due(session: Session) -> bool:
     """Whether `claim` or `expire_overdue` would find work now."""
-    due = exists().where(deliveries.c.status == Status.PENDING, deliveries.c.next_attempt_at <= now_plus(literal(0.0)))
-    return bool(session.scalar(select(or_(due, _overdue()))))
+    return bool(session.scalar(_ANYTHING_DUE))
 
 
 def claim(session: Session, limit: int) -> list[Claim]:
@@ -88,28 +115,10 @@ def claim(session: Session, limit: int) -> list[Claim]:
     The database's clock decides what is due. What can no longer be sent ends here instead: its webhook was
     switched off, or its time to give up has come.
     """
-    lease = uuid.uuid4()
-    due = (
-        select(deliveries.c.id)
-        .where(
-            deliveries.c.status == Status.PENDING,
-            deliveries.c.next_attempt_at <= now_plus(literal(0.0)),
-        )
-        .order_by(deliveries.c.next_attempt_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-        .cte("due")
-    )
-    taken = session.execute(
-        update(deliveries)
-        .where(deliveries.c.id.in_(select(due.c.id)))
-        .values(lease_token=lease, next_attempt_at=now_plus(literal(LEASE_S)))
-        .returning(deliveries.c.id)
-    ).scalars()
-    ids = list(taken)
-    if not ids:
+    taken = session.execute(_TAKE, {"most": limit, "lease": uuid.uuid4()}).scalars().all()
+    if not taken:
         return []
-    rows = session.execute(_CLAIM_QUERY, {"taken": ids}).all()
+    rows = session.execute(_READ_TAKEN, {"taken": taken}).all()
     _end_unsendable(session, rows)
     return [Claim(*row[:-2]) for row in rows if not row.switched_off and not row.gave_up]
 
@@ -127,7 +136,7 @@ def _end_unsendable(session: Session, rows: Sequence[Any]) -> None:
             advance(session, {(row.push_id, row.webhook_id) for row in unsendable})
 
 
-_CLAIM_QUERY = (
+_READ_TAKEN = (
     select(
         deliveries.c.id,
         deliveries.c.lease_token,
@@ -161,14 +170,16 @@ _CLAIM_QUERY = (
 
 def let_go(session: Session, claims: Iterable[Claim], delay_s: float = 0.0) -> None:
     """Give claims back unsent, due again after `delay_s`; it uses up no attempt."""
-    rows = [{"claim_id": each.id, "claim_lease": each.lease_token} for each in claims]
+    rows = [{"claim_id": each.id, "claim_lease": each.lease_token, "delay_s": delay_s} for each in claims]
     if rows:
-        session.execute(
-            update(deliveries)
-            .where(deliveries.c.id == bindparam("claim_id"), deliveries.c.lease_token == bindparam("claim_lease"))
-            .values(lease_token=None, next_attempt_at=now_plus(literal(delay_s))),
-            rows,
-        )
+        session.execute(_LET_GO, rows)
+
+
+_LET_GO = (
+    update(deliveries)
+    .where(deliveries.c.id == bindparam("claim_id"), deliveries.c.lease_token == bindparam("claim_lease"))
+    .values(lease_token=None, next_attempt_at=now_plus(bindparam("delay_s", type_=Float)))
+)
 
 
 def record(session: Session, results: Sequence[Result], callback_ttl_s: float) -> Changes:
@@ -190,19 +201,21 @@ def record(session: Session, results: Sequence[Result], callback_ttl_s: float) -
 
 
 def _lock(session: Session, ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Any]:
-    query = (
-        select(
-            deliveries.c.id,
-            deliveries.c.lease_token,
-            deliveries.c.round,
-            deliveries.c.status,
-            deliveries.c.attempt_count,
-        )
-        .where(deliveries.c.id.in_(ids))
-        .order_by(deliveries.c.id)
-        .with_for_update()
+    return {row.id: row for row in session.execute(_LOCK, {"ids": list(ids)})}
+
+
+_LOCK = (
+    select(
+        deliveries.c.id,
+        deliveries.c.lease_token,
+        deliveries.c.round,
+        deliveries.c.status,
+        deliveries.c.attempt_count,
     )
-    return {row.id: row for row in session.execute(query)}
+    .where(deliveries.c.id.in_(bindparam("ids", expanding=True)))
+    .order_by(deliveries.c.id)
+    .with_for_update()
+)
 
 
 def _still_held(row: Any, claim: Claim) -> bool:
@@ -330,20 +343,7 @@ def disable(session: Session, webhook_id: int, reason: str) -> bool:
 
 def expire_overdue(session: Session, limit: int) -> Changes:
     """End at most `limit` deliveries whose callback never came, and with them their chains."""
-    overdue = select(deliveries.c.id).where(_overdue()).limit(limit).with_for_update(skip_locked=True).cte("overdue")
-    expired = session.execute(
-        update(deliveries)
-        .where(deliveries.c.id.in_(select(overdue.c.id)))
-        .values(ended(Status.EXPIRED, "the callback never came"))
-        .returning(deliveries.c.id, deliveries.c.push_id, deliveries.c.webhook_id)
-    ).all()
+    expired = session.execute(_EXPIRE, {"most": limit}).all()
     if expired:
         advance(session, {(row.push_id, row.webhook_id) for row in expired})
     return Changes([row.id for row in expired])
-
-
-def _overdue() -> ColumnElement[bool]:
-    return and_(
-        deliveries.c.status == Status.AWAITING_CALLBACK,
-        deliveries.c.give_up_at <= now_plus(literal(0.0)),
-    )

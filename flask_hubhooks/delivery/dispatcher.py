@@ -97,8 +97,8 @@ class Dispatcher:
         while True:
             cut_short = self._stopping or monotonic() >= ends
             if not cut_short:
-                self._expire_overdue()
                 self._claim()
+                self._expire_overdue()
             if self._pool.unfinished:
                 self._record(self._pool.collect(POLL_S))
                 quiet_since = monotonic()
