@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import uuid
 from datetime import datetime
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from sqlalchemy import (
@@ -20,10 +20,12 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     false,
+    func,
+    select,
     text,
     true,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_column, relationship
 
 from .database import UTCDateTime, time_ordered_uuid, utcnow
 
@@ -157,7 +159,6 @@ class Delivery(Base):
     """Pending: when it is no longer sent. Awaiting its callback: when it expires."""
     retry_step: Mapped[int] = mapped_column(default=0, server_default="0")
     """Attempts of this round that failed."""
-    attempt_count: Mapped[int] = mapped_column(default=0, server_default="0")
     lease_token: Mapped[uuid.UUID | None]
     received_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
@@ -173,6 +174,8 @@ class Delivery(Base):
     webhook: Mapped[Webhook] = relationship()
     hook: Mapped[Hook] = relationship()
     attempts: Mapped[list[Attempt]] = relationship(order_by="Attempt.number", back_populates="delivery")
+    if TYPE_CHECKING:  # a column_property, below: it counts rows of the next class
+        attempt_count: Mapped[int]
 
     @property
     def docker_status(self) -> str:
@@ -208,6 +211,10 @@ class Attempt(Base):
 
     delivery: Mapped[Delivery] = relationship(back_populates="attempts")
 
+
+Delivery.attempt_count = column_property(
+    select(func.count()).where(Attempt.delivery_id == Delivery.id).correlate_except(Attempt).scalar_subquery()
+)
 
 webhooks = cast(Table, Webhook.__table__)
 hooks = cast(Table, Hook.__table__)

@@ -26,7 +26,7 @@ from sqlalchemy.orm import Session
 
 from ..chains import SWITCHED_OFF, Changes, advance, cancel_unsent, ended
 from ..database import now_plus, utcnow
-from ..models import Hook, Push, Status, Webhook, attempts, deliveries, hooks, webhooks
+from ..models import Delivery, Hook, Push, Status, Webhook, attempts, deliveries, hooks, webhooks
 from .retry import GIVE_UP_AFTER, Judgement, Verdict
 from .transport import Outcome
 
@@ -189,12 +189,9 @@ def record(session: Session, results: Sequence[Result], callback_ttl_s: float) -
     the delivery stays as they left it.
     """
     rows = _lock(session, [result.claim.id for result in results])
-    _insert_attempts(session, results, {id_: row.attempt_count for id_, row in rows.items()})
+    session.execute(_INSERT_ATTEMPTS, _attempt_rows(results, {id_: row.attempt_count for id_, row in rows.items()}))
     held = [result for result in results if _still_held(rows[result.claim.id], result.claim)]
-    moves = [_move(result, callback_ttl_s) for result in held]
-    if moves:
-        session.execute(_MOVE, moves)
-    finished = [result.claim for result, move in zip(held, moves, strict=True) if move["finished_in_s"] is not None]
+    finished = [claim for move, claims in _moves(held, callback_ttl_s) for claim in _apply(session, move, claims)]
     chains = {(each.push_id, each.webhook_id) for each in finished if each.chain_length > 1}
     more_due = bool(chains) and advance(session, chains)
     return Changes([each.id for each in finished], _note_health(session, held), more_due)
@@ -210,7 +207,7 @@ _LOCK = (
         deliveries.c.lease_token,
         deliveries.c.round,
         deliveries.c.status,
-        deliveries.c.attempt_count,
+        Delivery.attempt_count,
     )
     .where(deliveries.c.id.in_(bindparam("ids", expanding=True)))
     .order_by(deliveries.c.id)
@@ -222,21 +219,16 @@ def _still_held(row: Any, claim: Claim) -> bool:
     return bool(row.lease_token == claim.lease_token) and row.round == claim.round and row.status == Status.PENDING
 
 
-def _insert_attempts(session: Session, results: Sequence[Result], counts: dict[uuid.UUID, int]) -> None:
+def _attempt_rows(results: Sequence[Result], counts: dict[uuid.UUID, int]) -> list[dict[str, Any]]:
     """Number the attempts on from what each delivery has; the rows are locked, so numbers cannot collide."""
     rows = []
     for result in results:
         counts[result.claim.id] += 1
         rows.append(_attempt_row(result, counts[result.claim.id]))
-    session.execute(insert(attempts), rows)
-    session.execute(_COUNT, [{"claim_id": result.claim.id} for result in results])
+    return rows
 
 
-_COUNT = (
-    update(deliveries)
-    .where(deliveries.c.id == bindparam("claim_id"))
-    .values(attempt_count=deliveries.c.attempt_count + 1)
-)
+_INSERT_ATTEMPTS = insert(attempts)
 
 
 def _attempt_row(result: Result, number: int) -> dict[str, Any]:
@@ -260,9 +252,22 @@ def _attempt_row(result: Result, number: int) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class _Move:
+    """Where an outcome takes a delivery. Times are seconds from now; None becomes NULL."""
+
+    new_status: Status
+    new_reason: str
+    new_retry_step: int
+    due_in_s: float | None = None
+    expires_in_s: float | None = None
+    received_in_s: float | None = None
+    finished_in_s: float | None = None
+
+
 _MOVE = (
     update(deliveries)
-    .where(deliveries.c.id == bindparam("claim_id"))
+    .where(deliveries.c.id.in_(bindparam("ids", expanding=True)))
     .values(
         status=bindparam("new_status"),
         reason=bindparam("new_reason"),
@@ -274,29 +279,31 @@ _MOVE = (
         finished_at=now_plus(bindparam("finished_in_s", type_=Float)),
     )
 )
-"""A time that is given as None seconds from now becomes NULL."""
 
 
-def _move(result: Result, callback_ttl_s: float) -> dict[str, Any]:
-    claim, judgement = result.claim, result.judgement
-    move: dict[str, Any] = {
-        "claim_id": claim.id,
-        "new_status": Status.FAILED,
-        "new_reason": judgement.reason,
-        "new_retry_step": claim.retry_step + (judgement.verdict is not Verdict.RECEIVED),
-        "due_in_s": None,
-        "expires_in_s": None,
-        "received_in_s": None,
-        "finished_in_s": 0.0,
-    }
+def _moves(results: Sequence[Result], callback_ttl_s: float) -> Iterable[tuple[_Move, list[Claim]]]:
+    """The moves, each with all the claims that make it: most of a batch makes the same one."""
+    grouped: dict[_Move, list[Claim]] = {}
+    for result in results:
+        grouped.setdefault(_move(result.claim, result.judgement, callback_ttl_s), []).append(result.claim)
+    return grouped.items()
+
+
+def _move(claim: Claim, judgement: Judgement, callback_ttl_s: float) -> _Move:
+    step = claim.retry_step
     if judgement.verdict is Verdict.RETRY:
-        move |= {"new_status": Status.PENDING, "due_in_s": judgement.delay_s, "finished_in_s": None}
-    elif judgement.verdict is Verdict.RECEIVED:
-        move |= {"new_status": Status.SUCCEEDED, "received_in_s": 0.0}
-        if claim.callback_expected:
-            move |= {"new_status": Status.AWAITING_CALLBACK, "finished_in_s": None}
-            move["expires_in_s"] = callback_ttl_s
-    return move
+        return _Move(Status.PENDING, "", step + 1, due_in_s=judgement.delay_s)
+    if judgement.verdict is not Verdict.RECEIVED:
+        return _Move(Status.FAILED, judgement.reason, step + 1, finished_in_s=0.0)
+    if claim.callback_expected:
+        return _Move(Status.AWAITING_CALLBACK, "", step, expires_in_s=callback_ttl_s, received_in_s=0.0)
+    return _Move(Status.SUCCEEDED, "", step, received_in_s=0.0, finished_in_s=0.0)
+
+
+def _apply(session: Session, move: _Move, claims: list[Claim]) -> list[Claim]:
+    """Make a move; returns the claims whose deliveries are finished with it."""
+    session.execute(_MOVE, vars(move) | {"ids": [each.id for each in claims]})
+    return claims if move.finished_in_s is not None else []
 
 
 def _note_health(session: Session, results: Sequence[Result]) -> list[int]:
