@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session, aliased
 
 from .database import now_plus, seconds
 from .delivery.retry import GIVE_UP_AFTER
-from .models import Delivery, Status, Webhook, deliveries
+from .models import Delivery, Status, Webhook, deliveries, hooks
 
 SWITCHED_OFF = "the webhook was paused, disabled or deleted"
 
@@ -144,7 +144,8 @@ def decide(session: Session, delivery: Delivery, round_: int, callback: Callback
 
     A token of the current round proves that a POST of this round was begun, so a delivery that is still pending
     is decided too: real receivers call back before they answer, or beside an error answer. That ends its
-    retries. Where no callback was expected it proves receipt whatever its state, and fails nothing.
+    retries, and its hook is not failing any more. Where no callback was expected it proves receipt whatever its
+    state, and fails nothing.
 
     Raises `CallbackRefused`: 409 for another state or an older round, 410 where the delivery has ended.
     """
@@ -175,6 +176,8 @@ def decide(session: Session, delivery: Delivery, round_: int, callback: Callback
             callback_at=now_plus(literal(0.0)),
         )
     )
+    failing = update(hooks).where(hooks.c.id == delivery.hook_id, hooks.c.failing_since.is_not(None))
+    session.execute(failing.values(failing_since=None))
     if delivery.finished_at:
         return Changes()
     return Changes([delivery.id], more_due=advance(session, {(delivery.push_id, delivery.webhook_id)}))

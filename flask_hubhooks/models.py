@@ -30,6 +30,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_colu
 from .database import UTCDateTime, time_ordered_uuid, utcnow
 
 EVENT_ID_LIMIT = 255
+ID_LIMIT = 2**31 - 1
+"""The largest id that PostgreSQL's INTEGER takes, to be looked for as well."""
 
 
 class Status(str, enum.Enum):

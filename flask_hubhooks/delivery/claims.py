@@ -109,21 +109,23 @@ def anything_due(session: Session) -> bool:
     return bool(session.scalar(_ANYTHING_DUE))
 
 
-def claim(session: Session, limit: int) -> list[Claim]:
+def claim(session: Session, limit: int, changes: Changes | None = None) -> list[Claim]:
     """Take at most `limit` due deliveries, oldest first; no other worker has them until the lease ends.
 
     The database's clock decides what is due. What can no longer be sent ends here instead: its webhook was
-    switched off, or its time to give up has come.
+    switched off, or its time to give up has come, which is noted in `changes`.
     """
-    taken = session.execute(_TAKE, {"most": limit, "lease": uuid.uuid4()}).scalars().all()
-    if not taken:
-        return []
-    rows = session.execute(_READ_TAKEN, {"taken": taken}).all()
-    _end_unsendable(session, rows)
-    return [Claim(*row[:-2]) for row in rows if not row.switched_off and not row.gave_up]
+    changes = Changes() if changes is None else changes
+    while taken := session.execute(_TAKE, {"most": limit, "lease": uuid.uuid4()}).scalars().all():
+        rows = session.execute(_READ_TAKEN, {"taken": taken}).all()
+        changes.finished += _end_unsendable(session, rows)
+        if sendable := [Claim(*row[:-2]) for row in rows if not row.switched_off and not row.gave_up]:
+            return sendable
+    return []
 
 
-def _end_unsendable(session: Session, rows: Sequence[Any]) -> None:
+def _end_unsendable(session: Session, rows: Sequence[Any]) -> list[uuid.UUID]:
+    """Cancel what was switched off, fail what has to be given up; returns the ids of the latter."""
     switched_off = [row for row in rows if row.switched_off]
     gave_up = [row for row in rows if row.gave_up and not row.switched_off]
     for unsendable, status, reason in (
@@ -134,6 +136,7 @@ def _end_unsendable(session: Session, rows: Sequence[Any]) -> None:
             these = deliveries.c.id.in_([row.id for row in unsendable])
             session.execute(update(deliveries).where(these).values(ended(status, reason)))
             advance(session, {(row.push_id, row.webhook_id) for row in unsendable})
+    return [row.id for row in gave_up]
 
 
 _READ_TAKEN = (

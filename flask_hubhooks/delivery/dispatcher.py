@@ -77,11 +77,11 @@ class Dispatcher:
         self._pool: ElasticPool[tuple[Claim, float], Result | Unsent] = ElasticPool(self._deliver, limit)
         self._completed = 0
         self._claim_not_before = self._sweep_not_before = 0.0
-        self._stopping = False
+        self.stopping = False
 
     def stop(self) -> None:
         """Claim nothing more and send nothing that is not on the wire; safe in a signal handler."""
-        self._stopping = True
+        self.stopping = True
         self._pool.interrupt()
 
     def run(self) -> bool:
@@ -95,7 +95,7 @@ class Dispatcher:
         if self._linger_s:
             self._listener.start()
         while True:
-            cut_short = self._stopping or monotonic() >= ends
+            cut_short = self.stopping or monotonic() >= ends
             if not cut_short:
                 self._claim()
                 self._expire_overdue()
@@ -123,9 +123,10 @@ class Dispatcher:
         if busy and (self._pool.queued > limit // 4 or monotonic() < self._claim_not_before):
             return
         lease_ends = monotonic() + claims.LEASE_S
+        changes = Changes()
         try:
             with self._state.writing() as session:
-                taken = claims.claim(session, limit)
+                taken = claims.claim(session, limit, changes)
         except OperationalError:
             if not busy:
                 raise
@@ -136,11 +137,12 @@ class Dispatcher:
         self._claim_not_before = monotonic() + (0.0 if len(taken) == limit else POLL_S)
         for claim in taken:
             self._pool.submit((claim, lease_ends))
+        announce(self._state, changes)
 
     def _deliver(self, task: tuple[Claim, float]) -> Result | Unsent:
         """Send one claim, on a thread of the pool."""
         claim, lease_ends = task
-        if self._stopping or monotonic() + DEADLINE_S + LEASE_MARGIN_S > lease_ends:
+        if self.stopping or monotonic() + DEADLINE_S + LEASE_MARGIN_S > lease_ends:
             return Unsent(claim, 0.0)
         try:
             return self._send(claim)
@@ -173,7 +175,7 @@ class Dispatcher:
             "User-Agent": USER_AGENT,
             **signature_headers(secret, str(claim.id), int(time.time()), body),
         }
-        outcome = payload.masked(self._transport.post(claim.hook_url, body, headers), token)
+        outcome = payload.masked(self._transport.post(claim.hook_url, body, headers))
         return Result(claim, headers, outcome, judge(outcome, claim.retry_step))
 
     def _record(self, done: list[Result | Unsent]) -> None:

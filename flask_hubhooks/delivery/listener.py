@@ -27,7 +27,9 @@ class Listener:
 
     def __init__(self, state: State) -> None:
         self._channel = wake_channel(state)
-        self._redis = Redis.from_url(state.config.redis_url, socket_connect_timeout=REDIS_TIMEOUT_S)
+        self._redis = Redis.from_url(
+            state.config.redis_url, socket_connect_timeout=REDIS_TIMEOUT_S, socket_timeout=CONFIRMED_S
+        )
         self._pubsub: PubSub | None = None
 
     @property
@@ -44,10 +46,11 @@ class Listener:
             self._lost(error)
 
     def wait(self, seconds: float) -> None:
-        """Return when `wake` was called, after `seconds` at the latest."""
+        """Return when `wake` was called since the last time, after `seconds` at the latest."""
         if self._pubsub:
             try:
-                self._pubsub.get_message(timeout=seconds)
+                while self._pubsub.get_message(timeout=seconds):
+                    seconds = 0.0  # what was called meanwhile is one and the same call
             except (RedisError, OSError) as error:
                 self._lost(error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -11,6 +12,9 @@ from typing import Any
 from .transport import Outcome
 
 MASKED_TOKEN = "***"  # noqa: S105 - what stands where a token was
+
+_TOKEN = re.compile(r"[0-9a-f]{32}\.[0-9]+\.[A-Za-z0-9_-]{43}")  # as `CallbackTokens` makes them
+_TOKEN_BYTES = re.compile(_TOKEN.pattern.encode())
 
 
 def callback_url(external_url: str, repository: str, token: str) -> str:
@@ -62,10 +66,12 @@ def body(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def masked(outcome: Outcome, token: str) -> Outcome:
-    """The outcome without the callback token, where the receiver has echoed it: the history must not show it."""
-    return replace(
-        outcome,
-        response_headers=tuple((name, value.replace(token, MASKED_TOKEN)) for name, value in outcome.response_headers),
-        response_body=outcome.response_body.replace(token.encode(), MASKED_TOKEN.encode()),
-    )
+def masked(outcome: Outcome) -> Outcome:
+    """The outcome without callback tokens, where the receiver has echoed them: the history must not show them."""
+    headers = tuple((name, _TOKEN.sub(MASKED_TOKEN, value)) for name, value in outcome.response_headers)
+    return replace(outcome, response_headers=headers, response_body=without_tokens(outcome.response_body))
+
+
+def without_tokens(content: bytes) -> bytes:
+    """What a receiver said, without the callback tokens of this and of any other delivery."""
+    return _TOKEN_BYTES.sub(MASKED_TOKEN.encode(), content)

@@ -41,15 +41,18 @@ def work(app: Flask, concurrency: int | None = None, burst: bool = False) -> Non
     state = current_state()
     dispatchers[state] = dispatcher = Dispatcher(state, concurrency, slice_s=inf, linger_s=0.0 if burst else LINGER_S)
     failures = 0
-    while True:
+    while not dispatcher.stopping:
         try:
             worker = _DeliveryWorker(state, dispatcher)
             if burst:
                 enqueue_delivery(state)
             else:
                 worker.start_beat(app)
-            worker.work(burst=burst, logging_level="WARNING")
-            if burst or worker.stopped:
+            try:
+                worker.work(burst=burst, logging_level="WARNING")
+            finally:
+                worker.ended.set()
+            if burst or dispatcher.stopping:
                 return
             failures = 0
         except StopRequested:
@@ -85,18 +88,17 @@ class _DeliveryWorker(SimpleWorker):
         )
         self._hubhooks_state = state
         self._dispatcher = dispatcher
-        self._ended = threading.Event()
-        self.stopped = False
+        self.ended = threading.Event()
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """On the first SIGTERM or SIGINT: what is on the wire is finished and written, nothing more is claimed."""
-        self.stopped = True
         self._dispatcher.stop()
+        if self.ended.is_set():  # Redis went away, and no other worker has taken this one's place yet
+            raise StopRequested
         super().request_stop(signum, frame)
 
-    def teardown(self) -> None:
-        self._ended.set()
-        super().teardown()
+    def set_shutdown_requested_date(self) -> None:
+        """Write nothing to Redis: within a signal handler it would break off what is being recorded."""
 
     def start_beat(self, app: Flask) -> None:
         threading.Thread(target=self._beat, args=(app,), name="hubhooks-beat", daemon=True).start()
@@ -104,7 +106,7 @@ class _DeliveryWorker(SimpleWorker):
     def _beat(self, app: Flask) -> None:
         """Wake for what has come due. It needs no trust in Redis: jobs and keys may have been lost there."""
         beats = 0
-        while not self._ended.wait(BEAT_S):
+        while not self.ended.wait(BEAT_S):
             beats += 1
             try:
                 with app.app_context():

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 
 from ..chains import cancel_unsent, redeliver
 from ..delivery.signing import new_secret
-from ..models import Delivery, Hook, Webhook, destination
+from ..models import ID_LIMIT, Delivery, Hook, Webhook, destination
 from ..outbox import wake
 from . import documents, history
 from .pipeline import Call, external_url, json_response, read_json, reads, route, whole_number, writes
@@ -22,7 +22,6 @@ from .problems import Problem, invalid, not_found
 from .schemas import WebhookSchema
 
 PAGE_SIZE, PAGE_SIZE_LIMIT = 25, 100
-ID_LIMIT = 2**31 - 1
 
 
 def add_routes(blueprint: Blueprint) -> None:

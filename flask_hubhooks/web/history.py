@@ -10,10 +10,10 @@ from flask import request
 from sqlalchemy import ColumnElement, and_, or_, select
 from sqlalchemy.orm import Session, joinedload
 
-from ..models import Delivery, Webhook
+from ..models import ID_LIMIT, Delivery, Webhook
 from .problems import invalid
 
-_CURSOR = re.compile(r"(older|newer):([0-9]{1,18}):([0-9]{1,4})")
+_CURSOR = re.compile(r"(older|newer):([0-9]{1,10}):([0-9]{1,4})")
 
 
 def page(session: Session, webhook: Webhook, size: int) -> tuple[list[Delivery], str | None, str | None]:
@@ -39,7 +39,7 @@ def _cursor(text: str | None) -> tuple[bool, ColumnElement[bool] | None]:
     if text is None:
         return False, None
     match = _CURSOR.fullmatch(text)
-    if match is None:
+    if match is None or int(match[2]) > ID_LIMIT:
         raise invalid({"cursor": ["Not a cursor of ours: take the one in next or previous."]})
     push_id, position = int(match[2]), int(match[3])
     if match[1] == "newer":

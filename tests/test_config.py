@@ -1,0 +1,206 @@
+"""The HUBHOOKS_ keys, as a host sets them and as registration checks them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+
+from flask_hubhooks import ConfigError, HubHooks
+from flask_hubhooks.config import Config
+
+REQUIRED = {"SECRET_KEY": "s", "HUBHOOKS_EXTERNAL_URL": "https://registry.example.com"}
+
+
+def registered(settings: dict[str, Any]) -> Config:
+    """The config of an app on which the extension is registered with these settings."""
+    app = Flask("host")
+    app.config.update(settings | {"SQLALCHEMY_DATABASE_URI": "sqlite:///unused.db"})
+    app.register_blueprint(HubHooks(SQLAlchemy(app)))
+    config: Config = app.extensions["hubhooks"].config
+    return config
+
+
+def refusal(settings: dict[str, Any]) -> str:
+    with pytest.raises(ConfigError) as refused:
+        registered(settings)
+    assert refused.value.__cause__ is None, "a cause may hold the refused value"
+    assert refused.value.__suppress_context__ or refused.value.__context__ is None
+    return str(refused.value)
+
+
+@pytest.fixture
+def pem(tmp_path: Path) -> Path:
+    trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
+    return tmp_path / "ca.pem"
+
+
+def test_defaults() -> None:
+    """An app that sets only what is required gets the documented defaults."""
+    assert registered(REQUIRED) == Config(
+        external_url="https://registry.example.com",
+        redis_url="redis://localhost:6379/0",
+        queue="hubhooks",
+        concurrency=64,
+        allowed_networks=(),
+        ca_bundle=None,
+        callback_ttl=timedelta(days=7),
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("EXTERNAL_URL", "http://localhost:5000/", "http://localhost:5000"),
+        ("EXTERNAL_URL", "https://example.com/hooks//", "https://example.com/hooks"),
+        ("EXTERNAL_URL", "https://[2001:db8::1]:8443", "https://[2001:db8::1]:8443"),
+        ("REDIS_URL", "redis://:password@cache:6380/3", "redis://:password@cache:6380/3"),
+        ("REDIS_URL", "rediss://cache", "rediss://cache"),
+        ("REDIS_URL", "unix:///run/redis.sock", "unix:///run/redis.sock"),
+        ("QUEUE", "Team-A_2", "Team-A_2"),
+        ("CONCURRENCY", 1, 1),
+        ("CONCURRENCY", 1024, 1024),
+        ("ALLOWED_NETWORKS", ["10.0.0.0/8", "fd00::/8"], (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))),
+        ("ALLOWED_NETWORKS", ("10.1.2.3",), (ip_network("10.1.2.3/32"),)),
+        ("ALLOWED_NETWORKS", [ip_network("10.0.0.0/8")], (ip_network("10.0.0.0/8"),)),
+        ("ALLOWED_NETWORKS", [], ()),
+        ("CA_BUNDLE", None, None),
+        ("CALLBACK_TTL", 60, timedelta(minutes=1)),
+        ("CALLBACK_TTL", 0.5, timedelta(milliseconds=500)),
+        ("CALLBACK_TTL", timedelta(hours=1), timedelta(hours=1)),
+    ],
+)
+def test_accepted(key: str, value: object, expected: object) -> None:
+    """Each key takes the forms its message names."""
+    assert getattr(registered(REQUIRED | {f"HUBHOOKS_{key}": value}), key.lower()) == expected
+
+
+@pytest.mark.parametrize("form", [str, Path])
+def test_accepts_a_ca_bundle(form: type, pem: Path) -> None:
+    """HUBHOOKS_CA_BUNDLE takes the path of a PEM file, as text or as a path."""
+    assert registered(REQUIRED | {"HUBHOOKS_CA_BUNDLE": form(pem)}).ca_bundle == str(pem)
+
+
+ACCEPTED = {
+    "EXTERNAL_URL": "an absolute http(s) URL",
+    "REDIS_URL": "redis://, rediss:// or unix://",
+    "QUEUE": "1 to 64 letters, digits, '_' or '-'",
+    "CONCURRENCY": "a whole number from 1 to 1024",
+    "ALLOWED_NETWORKS": "a list of networks such as ['10.0.0.0/8', 'fd00::/8']",
+    "CA_BUNDLE": "the path of a readable PEM file",
+    "CALLBACK_TTL": "a timedelta or a number of seconds, more than 0",
+}
+REFUSED: dict[str, list[object]] = {
+    "EXTERNAL_URL": [
+        None,
+        5,
+        b"https://example.com",
+        "",
+        "example.com",
+        "/hooks",
+        "ftp://example.com",
+        "https://",
+        "https://example.com:99999",
+        "https://example.com:0",
+        "https://[::1",
+        "https://example.com/?a=b",
+        "https://example.com/#part",
+        "https://user@example.com",
+        "https://example.com/a b",
+        "https://example.com\n",
+    ],
+    "REDIS_URL": [None, 5, b"redis://cache", "", "cache:6379", "http://cache", "redis://cache:port", "redis://[::1"],
+    "QUEUE": [None, 5, "", "a b", "a:b", "é", "a" * 65, "a\n"],
+    "CONCURRENCY": [None, True, 0, -1, 1025, 1.5, "64"],
+    "ALLOWED_NETWORKS": [None, "10.0.0.0/8", {"10.0.0.0/8"}, [5], [True], [None], ["10.0.0.1/8"], ["example.com"]],
+    "CA_BUNDLE": [5, True, ["a"], "", "/nowhere/ca.pem", "/", __file__],
+    "CALLBACK_TTL": [None, True, "7", 0, -1, timedelta(0), float("inf"), float("nan"), 1e300],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in REFUSED.items() for value in values])
+def test_refused(key: str, value: object) -> None:
+    """An ill-typed value is refused at registration, with the key and what it accepts."""
+    message = refusal(REQUIRED | {f"HUBHOOKS_{key}": value})
+    assert message.startswith(f"HUBHOOKS_{key} must be ")
+    assert ACCEPTED[key] in message
+
+
+@pytest.mark.parametrize("key", ["HUBHOOKS_COLOUR", "HUBHOOKS_redis_url", "HUBHOOKS_"])
+def test_unknown_key(key: str) -> None:
+    """A key that is not ours, a misspelt one too, is refused with the list of those that are."""
+    message = refusal(REQUIRED | {key: "hunter2"})
+    assert message.startswith(f"{key} is not a known key")
+    assert all(f"HUBHOOKS_{known}" in message for known in ACCEPTED)
+    assert "hunter2" not in message
+
+
+def test_other_keys_are_none_of_our_business() -> None:
+    """Keys without our prefix are not looked at."""
+    registered(REQUIRED | {"HUBHOOK_COLOUR": 1, "hubhooks_colour": 2})
+
+
+def test_external_url_is_required() -> None:
+    """The absence of HUBHOOKS_EXTERNAL_URL says so, and what it is for."""
+    message = refusal({"SECRET_KEY": "s"})
+    assert message.startswith("HUBHOOKS_EXTERNAL_URL is not set")
+    assert "https://registry.example.com" in message
+
+
+@pytest.mark.parametrize("key", [None, "", b""])
+def test_secret_key_is_required(key: object) -> None:
+    """The absence of SECRET_KEY says so, and what it is for."""
+    assert refusal(REQUIRED | {"SECRET_KEY": key}).startswith("SECRET_KEY is not set")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"HUBHOOKS_REDIS_URL": "reds://:hunter2@cache"},
+        {"HUBHOOKS_REDIS_URL": "redis://:hunter2@cache:port"},
+        {"HUBHOOKS_REDIS_URL": "redis://:hunter2@[cache"},
+        {"HUBHOOKS_EXTERNAL_URL": "https://admin:hunter2@example.com"},
+        {"SECRET_KEY": "hunter2", "HUBHOOKS_QUEUE": ""},
+        {"SECRET_KEY": "hunter2", "HUBHOOKS_COLOUR": ""},
+    ],
+)
+def test_secrets_stay_out_of_messages(settings: dict[str, Any]) -> None:
+    """No message shows a password or the secret key."""
+    assert "hunter2" not in refusal(REQUIRED | settings)
+
+
+def test_from_the_environment(monkeypatch: pytest.MonkeyPatch, pem: Path) -> None:
+    """Every key can be set by Flask's FLASK_ environment variables, those that are not text as JSON."""
+    for key, value in {
+        "EXTERNAL_URL": "https://registry.example.com",
+        "REDIS_URL": "redis://cache:6379/1",
+        "QUEUE": "hooks",
+        "CONCURRENCY": "8",
+        "ALLOWED_NETWORKS": '["10.0.0.0/8"]',
+        "CA_BUNDLE": str(pem),
+        "CALLBACK_TTL": "3600",
+    }.items():
+        monkeypatch.setenv(f"FLASK_HUBHOOKS_{key}", value)
+    app = Flask("host")
+    app.config.from_prefixed_env()
+    assert registered({"SECRET_KEY": "s"} | dict(app.config.get_namespace("HUBHOOKS_", False, False))) == Config(
+        "https://registry.example.com",
+        "redis://cache:6379/1",
+        "hooks",
+        8,
+        (ip_network("10.0.0.0/8"),),
+        str(pem),
+        timedelta(hours=1),
+    )
+
+
+def test_config_is_frozen() -> None:
+    """What was checked cannot be changed afterwards."""
+    with pytest.raises(AttributeError):
+        registered(REQUIRED).queue = "other"  # type: ignore[misc]

@@ -1,0 +1,70 @@
+"""The layout: who may import whom."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from importlib.util import resolve_name
+from pathlib import Path
+
+import flask_hubhooks
+
+LAYERS = [
+    "config registry signals database",
+    "delivery delivery.addresses delivery.pool delivery.signing delivery.tokens",
+    "delivery.connections",
+    "delivery.transport",
+    "delivery.payload delivery.retry",
+    "models state",
+    "chains",
+    "announce outbox",
+    "delivery.claims delivery.listener",
+    "delivery.dispatcher",
+    "delivery.jobs",
+    "delivery.worker",
+    "web.documents web.problems web.schemas",
+    "web.history web.pipeline",
+    "web.api web.callbacks",
+    "cli web",
+    "extension",
+    "flask_hubhooks",
+]
+"""The package's modules, from those that know nobody to the package itself."""
+
+FRAMEWORKS = {"flask", "flask_sqlalchemy", "sqlalchemy", "werkzeug"}
+FIRST_WITH_A_DATABASE = LAYERS.index("models state")
+
+
+def test_imports_point_down() -> None:
+    """Every module imports from lower layers only, and delivery's pure ones neither Flask nor SQLAlchemy."""
+    layer_of = {f"flask_hubhooks.{name}": layer for layer, names in enumerate(LAYERS) for name in names.split()}
+    layer_of["flask_hubhooks"] = layer_of.pop("flask_hubhooks.flask_hubhooks")
+    paths = {_module(path): path for path in _root().rglob("*.py")}
+    assert set(paths) == set(layer_of), "every module has its place in LAYERS"
+    for module, path in paths.items():
+        imported = set(_imports(module, path, set(paths)))
+        upward = {each for each in imported & set(paths) if layer_of[each] >= layer_of[module]}
+        assert not upward, f"{module} imports {upward}"
+        if module.startswith("flask_hubhooks.delivery") and layer_of[module] < FIRST_WITH_A_DATABASE:
+            foreign = {each.split(".")[0] for each in imported} & FRAMEWORKS
+            assert not foreign, f"{module} imports {foreign}"
+
+
+def _root() -> Path:
+    return Path(flask_hubhooks.__file__).parent
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(_root().parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _imports(module: str, path: Path, ours: set[str]) -> Iterator[str]:
+    """The modules that a module imports, also where it takes a submodule from a package."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            source = resolve_name("." * node.level + (node.module or ""), package)
+            yield from (name if (name := f"{source}.{each.name}") in ours else source for each in node.names)

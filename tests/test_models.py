@@ -1,0 +1,131 @@
+"""The tables as both databases hold them."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from time import time_ns
+from typing import Any
+
+import pytest
+from sqlalchemy import event, insert, inspect, select, text
+
+from flask_hubhooks.database import now_plus, time_ordered_uuid, utcnow
+from flask_hubhooks.delivery.claims import claim
+from flask_hubhooks.models import Push, copy_tables, destination, pushes
+from flask_hubhooks.registry import Repository
+
+from .host import Host
+
+EAST = timezone(timedelta(hours=5, minutes=30))
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "status"),
+    [
+        ("ix_hubhooks_delivery_due", "next_attempt_at", "pending"),
+        ("ix_hubhooks_delivery_awaiting", "give_up_at", "awaiting_callback"),
+    ],
+)
+def test_partial_indexes(host: Host, name: str, column: str, status: str) -> None:
+    """The indexes of claims and of the callback sweep hold only the rows these look for."""
+    with host.app.app_context():
+        indexes = inspect(host.db.engine).get_indexes("hubhooks_delivery")
+        index = next(each for each in indexes if each["name"] == name)
+    condition = index["dialect_options"].get("postgresql_where", index["dialect_options"].get("sqlite_where"))
+    assert index["column_names"] == [column]
+    assert f"'{status}'" in str(condition)
+
+
+def test_claims_use_their_index(host: Host) -> None:
+    """The very statement that claims what is due is answered from the partial index."""
+    statements: list[tuple[str, Any]] = []
+    with host.app.app_context(), host.state.writing() as session:
+        connection = session.connection()
+        event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
+        claim(session, 10)
+        claiming, values = statements[0]
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SET LOCAL enable_seqscan = off"))  # the table is empty
+            plan = connection.exec_driver_sql(f"EXPLAIN {claiming}", values).all()
+        else:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {claiming}", values).all()
+    assert "ix_hubhooks_delivery_due" in str(plan)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        datetime(2026, 2, 28, 23, 59, 59, 123456, timezone.utc),
+        datetime(2026, 3, 1, 5, 29, 59, 123456, EAST),
+        datetime(1969, 12, 31, tzinfo=timezone.utc),
+    ],
+)
+def test_times_round_trip(host: Host, moment: datetime) -> None:
+    """A time comes back as the same moment, to the microsecond, aware and in UTC, whatever zone it was given in."""
+    with host.app.app_context():
+        host.db.session.add(a_push(pushed_at=moment))
+        host.db.session.commit()
+        host.db.session.expire_all()
+        read = host.db.session.scalars(select(Push)).one().pushed_at
+    assert read == moment
+    assert read.tzinfo == timezone.utc
+
+
+def test_the_database_clock(host: Host) -> None:
+    """The database's clock agrees with Python's, adds seconds and fractions, compares and orders."""
+    with host.app.app_context():
+        for seconds in (-90000.0, 0.0, 1.25):
+            values = dict(a_row(), pushed_at=now_plus(seconds))
+            host.db.session.execute(insert(pushes).values(values))
+        read = host.db.session.scalars(select(Push.pushed_at).order_by(Push.pushed_at)).all()
+        earlier = host.db.session.scalars(select(Push.id).where(Push.pushed_at <= now_plus(0.0))).all()
+    past, present, future = read
+    assert abs(present - utcnow()) < timedelta(seconds=30)
+    assert timedelta(hours=24) < present - past < timedelta(hours=26)
+    assert timedelta(seconds=1) < future - present < timedelta(seconds=30)
+    assert len(earlier) == 2
+
+
+def test_ids_are_ordered_by_time() -> None:
+    """Ids are version 7 UUIDs: those of a later millisecond sort after those of an earlier one, and none repeats."""
+    before = time_ns() // 1_000_000
+    ids = [time_ordered_uuid() for _ in range(2000)]
+    after = time_ns() // 1_000_000
+    milliseconds = [each.int >> 80 for each in ids]
+    assert milliseconds == sorted(milliseconds)
+    assert before <= milliseconds[0] <= milliseconds[-1] <= after
+    assert {each.version for each in ids} == {7}
+    assert {each.variant for each in ids} == {"specified in RFC 4122"}
+    assert len(set(ids)) == len(ids)
+
+
+def test_tables_are_copied_once(host: Host) -> None:
+    """Copying the tables again leaves those that are there as they are."""
+    before = dict(host.db.metadata.tables)
+    copy_tables(host.db.metadata)
+    assert dict(host.db.metadata.tables) == before
+    assert len(before) == 5
+    assert all(name.startswith("hubhooks_") for name in before)
+
+
+@pytest.mark.parametrize(
+    ("hook_url", "expected"),
+    [
+        ("http://example.com/a?b", "http://example.com:80"),
+        ("https://Example.COM/a", "https://example.com:443"),
+        ("https://example.com:8443", "https://example.com:8443"),
+        ("http://[2001:DB8::1]/a", "http://[2001:db8::1]:80"),
+    ],
+)
+def test_destination(hook_url: str, expected: str) -> None:
+    """A destination is scheme, host and port, written in one way."""
+    assert destination(hook_url) == expected
+
+
+def a_row() -> dict[str, object]:
+    texts = {name: "" for name in ("tag", "digest", "media_type", "pusher")}
+    return {"repository": "acme/app", "pushed_at": utcnow(), "snapshot": Repository().snapshot(), **texts}
+
+
+def a_push(**values: object) -> Push:
+    return Push(**(a_row() | values))

@@ -1,0 +1,416 @@
+"""From a push to its rows and to the job that wakes a worker, in a transaction of our own and in the host's."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from time import monotonic
+from typing import Any
+
+import pytest
+from rq import Queue
+from rq.serializers import JSONSerializer
+from sqlalchemy import event, func, insert, select, text
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy.orm import Mapped, mapped_column
+
+from flask_hubhooks import ImagePush, Repository
+from flask_hubhooks.models import Push
+
+from .host import Host
+from .receivers import Receiver
+
+MakeHost = Callable[..., Host]
+URL = "http://127.0.0.1:9/hook"
+PUSH = ImagePush("acme/app", "latest")
+
+
+@pytest.fixture
+def joined(make_host: MakeHost) -> Host:
+    """A host app with a transactional outbox, on each database in turn."""
+    return make_host(join_session=True)
+
+
+def things(host: Host) -> Any:
+    """A model of the host's own; its `name` is the primary key."""
+
+    class Thing(host.db.Model):  # type: ignore[name-defined,misc]
+        name: Mapped[str] = mapped_column(primary_key=True)
+
+    with host.app.app_context():
+        host.db.create_all()
+    return Thing
+
+
+def kept(host: Host, model: Any) -> list[str]:
+    with host.app.app_context():
+        return sorted(host.db.session.scalars(select(model.name)))
+
+
+def queue(host: Host) -> Queue:
+    return Queue(host.state.config.queue, connection=host.state.redis, serializer=JSONSerializer)
+
+
+def jobs(host: Host) -> int:
+    return queue(host).count
+
+
+def pushes(host: Host) -> int:
+    with host.app.app_context():
+        return host.db.session.scalar(select(func.count()).select_from(Push)) or 0
+
+
+# A transaction of our own
+
+
+def test_the_hosts_rollback_undoes_nothing(host: Host) -> None:
+    """By default a push is recorded at once, in a transaction of its own."""
+    webhook, thing = host.create(URL), things(host)
+    with host.app.app_context():
+        host.db.session.add(thing(name="a"))
+        host.hubhooks.push(PUSH)
+        host.db.session.rollback()
+    assert len(host.history(webhook)) == 1
+    assert kept(host, thing) == []
+    assert jobs(host) == 1
+
+
+def test_the_hosts_session_stays_as_it_is(host: Host) -> None:
+    """By default what the host has pending stays pending, and its objects stay loaded."""
+    host.create(URL)
+    thing = things(host)
+    with host.app.app_context():
+        host.db.session.add(thing(name="a"))
+        host.db.session.commit()
+        loaded, pending = host.db.session.get_one(thing, "a"), thing(name="b")
+        host.db.session.rollback()
+        host.db.session.add(pending)
+        host.hubhooks.push(PUSH)
+        assert list(host.db.session.new) == [pending]
+        assert loaded in host.db.session
+        host.db.session.commit()
+    assert kept(host, thing) == ["a", "b"]
+
+
+def test_a_broken_session_of_the_hosts(host: Host) -> None:
+    """By default a host whose own transaction has failed still gets its push recorded."""
+    webhook = host.create(URL)
+    with host.app.app_context():
+        with pytest.raises((OperationalError, ProgrammingError)):
+            host.db.session.execute(text("SELECT nonsense"))
+        host.hubhooks.push(PUSH)
+    assert len(host.history(webhook)) == 1
+
+
+@pytest.mark.parametrize("database_uri", ["sqlite"], indirect=True)
+def test_locked_by_the_caller(make_host: MakeHost, caplog: pytest.LogCaptureFixture) -> None:
+    """On SQLite a caller that holds the write lock itself loses nothing of its own, and the log says what to do."""
+    host = make_host(config={"SQLALCHEMY_ENGINE_OPTIONS": {"connect_args": {"timeout": 0.1}}})
+    webhook, thing = host.create(URL), things(host)
+    with host.app.app_context():
+        host.db.session.add(thing(name="a"))
+        host.db.session.flush()
+        host.hubhooks.push(PUSH)
+        host.db.session.commit()
+    assert kept(host, thing) == ["a"]
+    assert host.history(webhook) == []
+    assert "push of acme/app:latest not recorded: the database is locked" in caplog.text
+    assert "Send the signal after your commit" in caplog.text
+    assert "HubHooks(db, join_session=True)" in caplog.text
+
+
+# The host's transaction
+
+
+def test_lives_with_the_hosts_commit(joined: Host) -> None:
+    """With join_session a push is there, and a worker woken, once the host has committed, and not before."""
+    webhook, thing = joined.create(URL), things(joined)
+    with joined.app.app_context():
+        joined.db.session.add(thing(name="a"))
+        joined.hubhooks.push(PUSH)
+        assert (joined.history(webhook), jobs(joined)) == ([], 0)
+        joined.db.session.commit()
+        assert (len(joined.history(webhook)), jobs(joined)) == (1, 1)
+    assert kept(joined, thing) == ["a"]
+
+
+def test_dies_with_the_hosts_rollback(joined: Host) -> None:
+    """With join_session a rollback takes the push along and wakes nobody, nor does what is committed later."""
+    webhook, thing = joined.create(URL), things(joined)
+    with joined.app.app_context():
+        joined.db.session.add(thing(name="a"))
+        joined.hubhooks.push(PUSH)
+        joined.db.session.rollback()
+        joined.db.session.add(thing(name="b"))
+        joined.db.session.commit()
+    assert (joined.history(webhook), jobs(joined)) == ([], 0)
+    assert kept(joined, thing) == ["b"]
+
+
+def test_a_savepoint_of_the_hosts(joined: Host) -> None:
+    """With join_session a push lives or dies with the savepoint of the host's it was made in."""
+    webhook, thing = joined.create(URL), things(joined)
+    with joined.app.app_context():
+        joined.hubhooks.push(ImagePush("acme/app", "before"))
+        undone = joined.db.session.begin_nested()
+        joined.hubhooks.push(ImagePush("acme/app", "undone"))
+        undone.rollback()
+        with joined.db.session.begin_nested():
+            joined.hubhooks.push(ImagePush("acme/app", "released"))
+            joined.db.session.add(thing(name="a"))
+        assert jobs(joined) == 0
+        joined.db.session.commit()
+    assert [each["push"]["tag"] for each in joined.history(webhook)] == ["released", "before"]
+    assert (kept(joined, thing), jobs(joined)) == (["a"], 1)
+
+
+def test_the_hosts_own_fault(joined: Host) -> None:
+    """With join_session an error in what the host has pending is raised to the host, as its own flush would."""
+    webhook, thing = joined.create(URL), things(joined)
+    with joined.app.app_context():
+        joined.db.session.execute(insert(thing).values(name="a"))
+        joined.db.session.add(thing(name="a"))
+        with pytest.raises(IntegrityError):
+            joined.hubhooks.push(PUSH)
+        joined.db.session.rollback()
+    assert (joined.history(webhook), kept(joined, thing), jobs(joined)) == ([], [], 0)
+
+
+@pytest.mark.parametrize("table", ["hubhooks_webhook", "hubhooks_push", "hubhooks_delivery"])
+def test_a_fault_of_ours(joined: Host, table: str, caplog: pytest.LogCaptureFixture) -> None:
+    """With join_session a fault of ours is logged, leaves nothing half recorded, and the host's transaction usable."""
+    webhook, thing = joined.create(URL), things(joined)
+    with joined.app.app_context():
+        rename(joined, table, "away")
+        joined.db.session.add(thing(name="a"))
+        joined.hubhooks.push(PUSH)
+        joined.db.session.add(thing(name="b"))
+        joined.db.session.commit()
+        rename(joined, "away", table)
+    assert "push of acme/app:latest not recorded" in caplog.text
+    assert kept(joined, thing) == ["a", "b"]
+    assert (joined.history(webhook), pushes(joined), jobs(joined)) == ([], 0, 0)
+
+
+def rename(host: Host, table: str, to: str) -> None:
+    with host.db.engine.begin() as connection:
+        connection.execute(text(f"ALTER TABLE {table} RENAME TO {to}"))
+
+
+def test_a_loader_that_breaks_the_session(joined: Host, caplog: pytest.LogCaptureFixture) -> None:
+    """With join_session a loader whose SQL fails costs the details only: neither the push nor the host's rows."""
+    webhook, thing = joined.create(URL), things(joined)
+
+    @joined.hubhooks.repository_loader
+    def load(name: str) -> Repository:
+        joined.db.session.add(thing(name="by the loader"))
+        joined.db.session.flush()
+        joined.db.session.execute(text("SELECT nonsense"))
+        raise AssertionError
+
+    with joined.app.app_context():
+        joined.db.session.add(thing(name="a"))
+        joined.hubhooks.push(PUSH)
+        joined.db.session.add(thing(name="b"))
+        joined.db.session.commit()
+    assert "the repository_loader failed for 'acme/app'" in caplog.text
+    assert kept(joined, thing) == ["a", "b"]
+    assert len(joined.history(webhook)) == 1
+
+
+def test_one_job_for_a_transaction(joined: Host) -> None:
+    """With join_session several pushes in a transaction make one job, and a later commit without one makes none."""
+    webhook, thing = joined.create(URL), things(joined)
+    with joined.app.app_context():
+        for _ in range(3):
+            joined.hubhooks.push(PUSH)
+        joined.db.session.commit()
+        assert (len(joined.history(webhook)), jobs(joined)) == (3, 1)
+        joined.state.redis.flushall()
+        joined.db.session.add(thing(name="a"))
+        joined.db.session.commit()
+        assert jobs(joined) == 0
+        joined.hubhooks.push(PUSH)
+        joined.db.session.commit()
+        assert jobs(joined) == 1
+
+
+# In both
+
+
+@pytest.fixture(params=[False, True], ids=["own", "joined"])
+def either(request: pytest.FixtureRequest, make_host: MakeHost) -> Host:
+    """A host app of either kind, on each database in turn."""
+    return make_host(join_session=request.param)
+
+
+def push(host: Host, push: ImagePush = PUSH) -> None:
+    """Push, and commit as hosts do."""
+    with host.app.app_context():
+        host.hubhooks.push(push)
+        host.db.session.commit()
+
+
+def test_nobody_wants_to_know(either: Host) -> None:
+    """Without an active webhook of the repository nothing is written, no job queued, and the loader not called."""
+    either.hubhooks.repository_loader(lambda name: pytest.fail("called") if name == "acme/app" else Repository())
+    push(either)
+    either.create(URL, repository="acme/other")
+    push(either)
+    assert (pushes(either), jobs(either)) == (0, 0)
+
+
+def test_recorded_once(either: Host) -> None:
+    """Of two pushes with the same event id only the first is recorded, one without an id always."""
+    webhook = either.create(URL)
+    for event_id, tag in [("1", "a"), ("1", "b"), ("2", "c"), (None, "d"), (None, "e")]:
+        push(either, ImagePush("acme/app", tag, event_id=event_id))
+    assert [each["push"]["tag"] for each in either.history(webhook)] == ["e", "d", "c", "a"]
+
+
+def test_odd_event_ids(either: Host) -> None:
+    """An event id that no column can hold tells pushes apart all the same."""
+    webhook = either.create(URL)
+    for odd in ("\0", "\ud800", "x" * 255, "日本 🚀" * 100):
+        for event_id in (odd + "1", odd + "2", odd + "1"):
+            push(either, ImagePush("acme/app", "latest", event_id=event_id))
+    assert len(either.history(webhook)) == 8
+
+
+def test_text_of_any_kind(either: Host) -> None:
+    """No text in a push or in what the loader tells loses a push; what cannot be stored is replaced."""
+    webhook = either.create(URL)
+    for odd in ("日本 🚀 עברית", "a\0b", "\ud800", "\udfff\0", "<b>'\"\\&", "\x1b[31m"):
+        details = Repository(odd, odd, odd, owner=odd, repo_url=odd, status=odd)
+        either.hubhooks.repository_loader(lambda name, details=details: details)
+        push(either, ImagePush("acme/app", odd, odd, odd, odd))
+        latest = either.history(webhook)[0]["push"]
+        expected = odd.replace("\0", "\ufffd").replace("\ud800", "?").replace("\udfff", "?")
+        assert {latest[key] for key in ("tag", "digest", "media_type", "pusher")} == {expected}
+        with either.app.app_context():
+            snapshot = either.db.session.scalars(select(Push.snapshot).order_by(Push.id.desc())).first() or {}
+        assert {value for value in snapshot.values() if isinstance(value, str)} == {expected}
+
+
+def test_repositories_that_cannot_be(either: Host) -> None:
+    """A push of a repository that no webhook can have raises nothing, and leaves the host's session usable."""
+    webhook, thing = either.create(URL), things(either)
+    names = ["", "a\0b", "\ud800", "a" * 300, "' OR 1=1 --"]
+    for name in names:
+        with either.app.app_context():
+            either.hubhooks.push(ImagePush(name, "latest"))
+            either.db.session.add(thing(name=str(len(name))))
+            either.db.session.commit()
+    assert len(kept(either, thing)) == len(names)
+    assert (either.history(webhook), pushes(either)) == ([], 0)
+
+
+def test_deliveries_share_a_push(either: Host) -> None:
+    """A push has a delivery for each hook of each active webhook of its repository, the first of a chain pending."""
+    one, chain = either.create(URL), either.create(URL, URL, name="chain")
+    other = either.create(URL, repository="acme/other")
+    push(either)
+    assert pushes(either) == 1
+    assert [each["state"] for each in either.history(one)] == ["pending"]
+    assert [each["state"] for each in either.history(chain)] == ["pending", "waiting"]
+    assert either.history(other, "acme/other") == []
+
+
+@pytest.mark.parametrize("webhooks", [1, 5])
+def test_statements_of_a_push(host: Host, webhooks: int) -> None:
+    """A push costs three statements however many webhooks there are, on SQLite beside the one that takes its lock."""
+    for number in range(webhooks):
+        host.create(URL, URL, URL, name=str(number))
+    verbs: list[str] = []
+    with host.app.app_context():
+        event.listen(host.db.engine, "before_cursor_execute", lambda *args: verbs.append(args[2].split()[0]))
+        host.hubhooks.push(PUSH)
+        lock = ["DELETE"] if host.db.engine.dialect.name == "sqlite" else []
+        assert verbs == ["SELECT", *lock, "INSERT", "INSERT"]
+        verbs.clear()
+        host.hubhooks.push(ImagePush("acme/other", "latest"))
+    assert verbs == ["SELECT"]
+
+
+# The job
+
+
+def test_a_job_holds_nothing(host: Host) -> None:
+    """A job is a name without arguments: nothing of the push and no secret is in Redis."""
+    secret = host.create(URL)["secret"]
+    host.push(tag="a-tag")
+    (job,) = queue(host).jobs
+    assert job.func_name == "flask_hubhooks.delivery.jobs.deliver_due"
+    assert (list(job.args), dict(job.kwargs), job.meta) == ([], {}, {})
+    redis = host.state.redis
+    stored = b"".join(key + (redis.dump(key) or b"") for key in redis.scan_iter())
+    texts = [job.data, job.description.encode(), stored]
+    for private in (secret, "acme/app", "a-tag", host.app.config["SECRET_KEY"]):
+        assert all(private.encode() not in each for each in texts)
+
+
+def test_one_job_until_a_worker_looks(host: Host) -> None:
+    """Any number of pushes makes one job, until a worker has begun to look: then a push makes one again."""
+    host.create(URL)
+    host.push()
+    host.push()
+    assert jobs(host) == 1
+    queue(host).empty()
+    host.push()
+    assert jobs(host) == 0
+    host.deliver()
+    host.push()
+    assert jobs(host) == 1
+
+
+def test_two_apps_share_a_redis(make_host: MakeHost) -> None:
+    """Each app's HUBHOOKS_QUEUE is its own queue and wake-up."""
+    one, other = make_host(), make_host(config={"HUBHOOKS_QUEUE": "other"})
+    one.create(URL)
+    one.push()
+    assert (jobs(one), jobs(other)) == (1, 0)
+    other.push()
+    assert (jobs(one), jobs(other)) == (1, 1)
+
+
+@pytest.fixture
+def black_hole() -> Iterator[str]:
+    """The URL of a Redis that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"redis://127.0.0.1:{server.getsockname()[1]}/0"
+
+
+@pytest.fixture(params=["closed", "black_hole"])
+def no_redis(request: pytest.FixtureRequest) -> str:
+    """The URL of a Redis that is away, in each way of being away."""
+    if request.param == "black_hole":
+        return str(request.getfixturevalue("black_hole"))
+    return "redis://127.0.0.1:1/0"
+
+
+@pytest.mark.parametrize("join_session", [False, True], ids=["own", "joined"])
+def test_without_redis(
+    make_host: MakeHost, no_redis: str, join_session: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without Redis a push is recorded, soon and with a line in the log, and goes out once a worker looks."""
+    host, with_redis = make_host(redis_url=no_redis, join_session=join_session), make_host()
+    with Receiver() as receiver:
+        webhook = host.create(receiver.url)
+        began = monotonic()
+        push(host)
+        assert monotonic() - began < 2
+        assert "no worker was woken, Redis cannot be reached" in caplog.text
+        assert [each["state"] for each in host.history(webhook)] == ["pending"]
+        with_redis.deliver()
+        assert len(receiver.requests) == 1
+
+
+def test_a_fault_of_ours_in_our_own_transaction(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    """By default a fault of ours is logged, raises nothing to the host, and leaves nothing half recorded."""
+    webhook = host.create(URL)
+    with host.app.app_context():
+        rename(host, "hubhooks_delivery", "away")
+        host.hubhooks.push(PUSH)
+        rename(host, "away", "hubhooks_delivery")
+    assert "push of acme/app:latest not recorded" in caplog.text
+    assert (host.history(webhook), pushes(host), jobs(host)) == ([], 0, 0)

