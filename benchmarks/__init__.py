@@ -1,0 +1,1 @@
+"""The engine beside its rivals, in one run: `python -m benchmarks`."""

@@ -1,0 +1,40 @@
+"""Measures the receiver's own ceiling: `python -m benchmarks.load PORT CONNECTIONS SECONDS` prints requests/s.
+
+Each connection sends its next POST when the answer to the last one is in (no pipelining), over raw sockets.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import sys
+from time import perf_counter
+
+from .host import example_body
+from .receiver import ANSWER
+
+
+def ceiling(port: int, connections: int, seconds: float) -> float:
+    """Requests per second that the receiver answers over as many connections at once."""
+    body = example_body()
+    head = "POST /ceiling HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
+    request = head.format(len(body)).encode() + body
+    poll = select.epoll()
+    sockets = {}
+    for _ in range(connections):
+        one = socket.create_connection(("127.0.0.1", port))
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        poll.register(one, select.EPOLLIN)
+        sockets[one.fileno()] = one
+        one.sendall(request)
+    answered, size, started = 0, len(ANSWER), perf_counter()
+    while (elapsed := perf_counter() - started) < seconds:
+        for number, _ in poll.poll(1):
+            assert len(sockets[number].recv(4096)) == size, "the receiver's answer came in pieces"
+            sockets[number].sendall(request)
+            answered += 1
+    return answered / elapsed
+
+
+if __name__ == "__main__":
+    print(ceiling(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))

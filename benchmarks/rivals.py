@@ -1,0 +1,38 @@
+"""The rivals' processes: `python -m benchmarks.rivals bare URL` or `… simple|worker QUEUE`."""
+
+from __future__ import annotations
+
+import sys
+from time import perf_counter
+
+import requests
+from redis import Redis
+from rq import SimpleWorker, Worker
+
+from .host import example_body
+
+
+def bare_loop(url: str) -> None:
+    """For each number read, POST as often in a plain loop, and print the seconds it took; ends with its input."""
+    http = requests.Session()
+    body = example_body()
+    for line in sys.stdin:
+        started = perf_counter()
+        for _ in range(int(line)):
+            http.post(url, data=body, headers={"Content-Type": "application/json"})
+        print(perf_counter() - started, flush=True)
+
+
+def rq_worker(kind: type[Worker], queue: str) -> None:
+    """A worker of RQ that has everything imported: a forked job finds its modules loaded."""
+    from .jobs import app
+
+    kind([queue], connection=Redis.from_url(app.config["HUBHOOKS_REDIS_URL"])).work(logging_level="WARNING")
+
+
+if __name__ == "__main__":
+    what, argument = sys.argv[1:]
+    if what == "bare":
+        bare_loop(argument)
+    else:
+        rq_worker({"simple": SimpleWorker, "worker": Worker}[what], argument)
