@@ -41,7 +41,7 @@ STEPS = [
     r"6  Read the history",
     r"deploy +1/1 deploy +1\.1 +success +succeeded +1 +200 +none expected",
     r"pipeline +1/2 test +1\.1 +success +succeeded +1 +200 +success: 387 tests PASSED",
-    r"pipeline +2/2 release +1\.1 +success +succeeded +1 +200 +success: 1\.1 is live",
+    r"pipeline +2/2 release +1\.1 +success +succeeded +1 +200 +success: live in production",
     r"Everything was seen\.",
 ]
 

@@ -51,41 +51,36 @@ def main() -> int:
     keep = parser.parse_args().keep
     stop = StopSignal()
     terminal = Terminal(sys.stdout)
-    try:
-        with Servers(stop, free_port(KEPT_PORT if keep else 0)) as servers, Story(servers, terminal) as story:
+    with Servers(stop, free_port(KEPT_PORT if keep else 0)) as servers, Story(servers, terminal) as story:
+        try:
             return _run(servers, story, terminal, stop, keep)
-    except Stopped as stopped:
-        terminal.line()
-        terminal.line(f"Stopped by {stopped}.", indent="")
-        return 128 + stopped.signal_number
+        except Stopped as stopped:
+            terminal.line()
+            terminal.line(f"Stopped by {stopped}.", indent="")
+            return 0 if story.told else 128 + stopped.signal_number
 
 
 def _run(servers: Servers, story: Story, terminal: Terminal, stop: StopSignal, keep: bool) -> int:
     began = time.monotonic()
     try:
         story.tell()
-        terminal.line(f"It took {time.monotonic() - began:.1f} s.", indent="")
+        terminal.line(f"Everything was seen. It took {time.monotonic() - began:.1f} s.", "green", indent="")
+        if keep:
+            _say_what_to_do(servers, terminal)
+            story.keep_watching()
     except (Failed, requests.RequestException) as failure:
         time.sleep(STOP_S)
         stop.check()
         _report(failure, servers, terminal)
         return 1
-    return _keep(servers, story, terminal) if keep else 0
+    return 0
 
 
-def _keep(servers: Servers, story: Story, terminal: Terminal) -> int:
+def _say_what_to_do(servers: Servers, terminal: Terminal) -> None:
     host = servers.registry_url.removeprefix("http://")
     text = TO_OPEN.format(url=servers.registry_url, host=host, repository=REPOSITORY, tag=TAG)
     for line in text.splitlines():
         terminal.line(line, indent="")
-    try:
-        story.keep_watching()
-    except Stopped:
-        terminal.line("Ended.", indent="")
-    except Failed as failure:
-        _report(failure, servers, terminal)
-        return 1
-    return 0
 
 
 def _report(failure: Exception, servers: Servers, terminal: Terminal) -> None:

@@ -21,7 +21,7 @@ STEP_S = 10.0
 """How long the parts may take to start, and each thing that follows to be seen."""
 
 TESTED = {"state": "success", "description": "387 tests PASSED", "context": "Continuous integration by Acme CI"}
-RELEASED = {"state": "success", "description": "1.1 is live", "context": "Acme release train"}
+RELEASED = {"state": "success", "description": "live in production", "context": "Acme release train"}
 
 EXPECTED = [
     ("deploy", "received"),
@@ -49,7 +49,10 @@ class Story:
         self._test = Receiver("test", self._events, TESTED)
         self._release = Receiver("release", self._events, RELEASED)
         self._stack = ExitStack()
-        self._began = time.monotonic()
+        self.told = False
+        """Whether it was told to its end."""
+        self._began: float | None = None
+        """When the last push of ours began; None: others push, and the time of day is shown instead."""
 
     def __enter__(self) -> Story:
         for receiver in (self._deploy, self._test, self._release):
@@ -69,15 +72,15 @@ class Story:
         self._watch_chain(webhooks[1])
         self._show_history(webhooks)
         self._terminal.line()
-        self._terminal.line("Everything was seen.", "green", indent="")
+        self.told = True
 
     def keep_watching(self) -> None:
         """Show what else the receivers get, until the demo is stopped, which raises `Stopped`."""
+        self._began = None
         while True:
             self._servers.check()
             event = self._next_event()
             if event:
-                self._began = event.time if event.kind == "received" and event.receiver != "release" else self._began
                 self._show(event)
 
     def _start(self) -> None:
@@ -144,8 +147,8 @@ class Story:
             self._terminal.document(event.payload, indent=INDENT + " " * 21)
 
     def _happened(self, moment: float, who: str, what: str) -> None:
-        after = f"+{moment - self._began:.3f} s"
-        self._terminal.line(f"{after:<10} {self._terminal.coloured(f'{who:<9}', 'yellow')} {what}")
+        when = time.strftime("%H:%M:%S") if self._began is None else f"+{moment - self._began:.3f} s"
+        self._terminal.line(f"{when:<10} {self._terminal.coloured(f'{who:<9}', 'yellow')} {what}")
 
     def _watch_chain(self, chain: dict[str, Any]) -> None:
         def finished() -> bool:

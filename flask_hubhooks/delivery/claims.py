@@ -16,7 +16,6 @@ from sqlalchemy import (
     bindparam,
     exists,
     func,
-    insert,
     literal,
     or_,
     select,
@@ -25,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from ..chains import SWITCHED_OFF, Changes, advance, cancel_unsent, ended
-from ..database import now_plus, utcnow
+from ..database import insert_rows, now_plus, utcnow
 from ..models import Delivery, Hook, Push, Status, Webhook, attempts, deliveries, hooks, webhooks
 from .retry import GIVE_UP_AFTER, Judgement, Verdict
 from .transport import Outcome
@@ -192,7 +191,7 @@ def record(session: Session, results: Sequence[Result], callback_ttl_s: float) -
     the delivery stays as they left it.
     """
     rows = _lock(session, [result.claim.id for result in results])
-    session.execute(_INSERT_ATTEMPTS, _attempt_rows(results, {id_: row.attempt_count for id_, row in rows.items()}))
+    insert_rows(session, attempts, _attempt_rows(results, {id_: row.attempt_count for id_, row in rows.items()}))
     held = [result for result in results if _still_held(rows[result.claim.id], result.claim)]
     finished = [claim for move, claims in _moves(held, callback_ttl_s) for claim in _apply(session, move, claims)]
     chains = {(each.push_id, each.webhook_id) for each in finished if each.chain_length > 1}
@@ -229,9 +228,6 @@ def _attempt_rows(results: Sequence[Result], counts: dict[uuid.UUID, int]) -> li
         counts[result.claim.id] += 1
         rows.append(_attempt_row(result, counts[result.claim.id]))
     return rows
-
-
-_INSERT_ATTEMPTS = insert(attempts)
 
 
 def _attempt_row(result: Result, number: int) -> dict[str, Any]:

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 BEAT_S = 1.0
 LINGER_S = 5.0
-"""How long a job listens for more. Through RQ's queue a push takes three times as long to be sent."""
+"""How long a job listens for more: hearing of a push is quicker than a way through RQ's queue."""
 HEARTBEAT_S = 30.0
 RECONNECT_S = (0.5, 1.0, 2.0, 5.0)
 """Waits before the worker is started again after Redis went away; the last is repeated."""
