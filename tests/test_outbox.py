@@ -147,6 +147,15 @@ def test_dies_with_the_hosts_rollback(joined: Host) -> None:
     assert kept(joined, thing) == ["b"]
 
 
+def test_alone_in_the_hosts_transaction(joined: Host) -> None:
+    """With join_session a push dies with the rollback also where it is all that the transaction holds."""
+    webhook = joined.create(URL)
+    with joined.app.app_context():
+        joined.hubhooks.push(PUSH)
+        joined.db.session.rollback()
+    assert (joined.history(webhook), jobs(joined)) == ([], 0)
+
+
 def test_a_savepoint_of_the_hosts(joined: Host) -> None:
     """With join_session a push lives or dies with the savepoint of the host's it was made in."""
     webhook, thing = joined.create(URL), things(joined)
