@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -15,13 +16,23 @@ from .models import Delivery, Status, Webhook
 from .signals import chain_finished, delivery_finished, tell, webhook_disabled
 from .state import State
 
+logger = logging.getLogger(__name__)
+
 
 def announce(state: State, changes: Changes) -> None:
     """Send the signals for deliveries that succeeded, failed or expired, and for webhooks we switched off.
 
     Receivers run in an app context of their own, so that what they do with `db.session` touches nobody else's.
-    Nothing is read from the database for a signal that nobody listens to.
+    Nothing is read from the database for a signal that nobody listens to. A fault is logged, never raised: what is
+    told of has been committed.
     """
+    try:
+        _announce(state, changes)
+    except Exception:
+        logger.exception("%d deliveries finished, but the host could not be told", len(changes.finished))
+
+
+def _announce(state: State, changes: Changes) -> None:
     if changes.finished and (delivery_finished.receivers or chain_finished.receivers):
         _announce_finished(state, changes.finished)
     if changes.disabled and webhook_disabled.receivers:

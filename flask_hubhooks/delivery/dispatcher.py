@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, repeat
 from math import inf
 from time import monotonic
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 
 from ..announce import announce
 from ..chains import Changes
@@ -40,6 +42,8 @@ SWEEP_S = 1.0
 """How often, in a long run, it looks for callbacks that never came."""
 HELD_S = 60.0
 """How long a delivery that we cannot send, by a fault of ours, is put off."""
+DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, NoConnectionLeft)
+"""What SQLAlchemy raises where waiting may help: no connection, a lock, a standby that takes no writes yet."""
 BACK_OFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Waits between tries to reach a database that is away; the last is repeated."""
 
@@ -89,25 +93,41 @@ class Dispatcher:
 
         Returns whether it ended earlier, because it was stopped or its time was over.
         """
-        ends = monotonic() + self._slice_s
-        quiet_since = monotonic()
-        self._sweep_not_before = 0.0
         if self._linger_s:
             self._listener.start()
+        try:
+            return self._run_until_quiet(ends=monotonic() + self._slice_s)
+        finally:
+            self._listener.stop()
+
+    def _run_until_quiet(self, ends: float) -> bool:
+        quiet_since = monotonic()
+        self._sweep_not_before = 0.0
         while True:
-            cut_short = self.stopping or monotonic() >= ends
-            if not cut_short:
-                self._claim()
-                self._expire_overdue()
-            if self._pool.unfinished:
+            if self._pool.unfinished:  # first of all what an earlier run may have left behind
                 self._record(self._pool.collect(POLL_S))
                 quiet_since = monotonic()
-            elif not self._listener.listening:
+            cut_short = self.stopping or monotonic() >= ends
+            if not cut_short:
+                self._look_for_work()
+            if self._pool.unfinished:
+                continue
+            if not self._listener.listening:
                 return cut_short
-            elif cut_short or monotonic() >= quiet_since + self._linger_s:
+            if cut_short or monotonic() >= quiet_since + self._linger_s:
                 self._listener.stop()
             else:
                 self._listener.wait(LISTEN_S)
+
+    def _look_for_work(self) -> None:
+        try:
+            self._claim()
+            self._expire_overdue()
+        except DATABASE_AWAY:
+            if not self._pool.unfinished:
+                raise
+            logger.exception("cannot look for what is due: the database is away")
+            self._claim_not_before = self._sweep_not_before = monotonic() + BACK_OFF_S[-1]
 
     def _expire_overdue(self) -> None:
         while monotonic() >= self._sweep_not_before:
@@ -124,15 +144,8 @@ class Dispatcher:
             return
         lease_ends = monotonic() + claims.LEASE_S
         changes = Changes()
-        try:
-            with self._state.writing() as session:
-                taken = claims.claim(session, limit, changes)
-        except OperationalError:
-            if not busy:
-                raise
-            logger.exception("cannot claim: the database is away")
-            self._claim_not_before = monotonic() + BACK_OFF_S[-1]
-            return
+        with self._state.writing() as session:
+            taken = claims.claim(session, limit, changes)
         self._completed = 0
         self._claim_not_before = monotonic() + (0.0 if len(taken) == limit else POLL_S)
         for claim in taken:
@@ -178,24 +191,33 @@ class Dispatcher:
         outcome = payload.masked(self._transport.post(claim.hook_url, body, headers))
         return Result(claim, headers, outcome, judge(outcome, claim.retry_step))
 
-    def _record(self, done: list[Result | Unsent]) -> None:
-        """Write a batch, trying again for as long as the database is away: what was answered must not be lost."""
-        if not done:
-            return
+    def _record(self, done: Sequence[Result | Unsent]) -> None:
+        """Write a batch, trying again for as long as the database is away: what was answered must not be lost.
+
+        A worker that is to stop gives up after some seconds. Where it is the batch that the database refuses, each
+        is written by itself, so that one costs only itself. The lease brings back what was not written.
+        """
         self._completed += len(done)
-        for attempt in count():
+        for wait_s in chain(BACK_OFF_S, repeat(BACK_OFF_S[-1])) if done else ():
             try:
-                changes = self._write(done)
-            except OperationalError:
+                return self._recorded(self._write(done))
+            except DATABASE_AWAY:
                 logger.exception("cannot record %d deliveries: the database is away", len(done))
-                time.sleep(BACK_OFF_S[min(attempt, len(BACK_OFF_S) - 1)])
-            else:
-                break
+                if self.stopping and wait_s == BACK_OFF_S[-1]:
+                    return
+                time.sleep(wait_s)
+            except SQLAlchemyError:
+                logger.exception("cannot record %d deliveries", len(done))
+                for each in done if len(done) > 1 else ():
+                    self._record([each])
+                return
+
+    def _recorded(self, changes: Changes) -> None:
         if changes.more_due:
             self._claim_not_before = -inf
         announce(self._state, changes)
 
-    def _write(self, done: list[Result | Unsent]) -> Changes:
+    def _write(self, done: Sequence[Result | Unsent]) -> Changes:
         results = [each for each in done if isinstance(each, Result)]
         with self._state.writing() as session:
             for delay_s in {each.delay_s for each in done if isinstance(each, Unsent)}:

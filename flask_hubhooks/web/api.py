@@ -107,9 +107,9 @@ def delete_webhook(call: Call, webhook_id: int) -> Response:
     """Delete at once: the name is free, the history unreadable, nothing more is sent."""
     with call.state.writing() as session:
         row = _find(session, call, webhook_id)
+        cancel_unsent(session, row.id, "the webhook was deleted")  # before the webhook: workers lock in this order
         row.deleted_id = row.id
         row.last_updater = call.user
-        cancel_unsent(session, row.id, "the webhook was deleted")
     return Response(status=204)
 
 

@@ -38,7 +38,9 @@ def hook_url(url: str) -> None:
         parts = urlsplit(url)
         prepared = PreparedRequest()
         prepared.prepare_url(url, None)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        host = parts.hostname or ""
+        host.encode("idna")  # raises for labels that are empty or too long
+        usable = parts.scheme in ("http", "https") and host != "" and "%" not in host and parts.port != 0
     except (RequestException, ValueError):
         usable = False
     if not usable:

@@ -1,0 +1,118 @@
+"""What the engine does when the database is away for a while, and when transactions meet."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from flask_hubhooks.database import utcnow
+from flask_hubhooks.delivery import claims
+from flask_hubhooks.delivery.claims import Claim, Result
+from flask_hubhooks.delivery.retry import judge
+from flask_hubhooks.delivery.transport import Outcome
+
+from .host import Host
+from .receivers import Connection, Receiver, Request, poll
+
+
+def result(claim: Claim, status_code: int = 200) -> Result:
+    outcome = Outcome(utcnow(), 1, status_code)
+    return Result(claim, {}, outcome, judge(outcome, claim.retry_step))
+
+
+def waits_for_a_lock(host: Host) -> bool:
+    with host.writing() as session:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        return bool(session.connection().exec_driver_sql(query).scalar())
+
+
+@pytest.mark.parametrize("database_uri", ["sqlite"], indirect=True)
+def test_a_database_that_is_away_costs_nothing_on_the_wire(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is answered while the database is away is recorded when it is back, and not sent again."""
+    writing, away = host.state.writing, threading.Event()
+
+    @contextmanager
+    def flaky() -> Iterator[Session]:
+        if away.is_set():
+            raise OperationalError("", {}, Exception("server closed the connection unexpectedly"))
+        with writing() as session:
+            yield session
+
+    def answer(request: Request, connection: Connection) -> int:
+        away.set()
+        threading.Timer(1.5, away.clear).start()  # a sweep falls into it
+        return 200
+
+    with Receiver(answer) as receiver:
+        webhook = host.create(receiver.url)
+        host.push()
+        monkeypatch.setattr(host.state, "writing", flaky)
+        host.deliver()
+        poll(lambda: not away.is_set())
+        assert [(each["state"], each["attempts"]) for each in host.history(webhook)] == [("succeeded", 1)]
+        assert len(receiver.requests) == 1
+
+
+@pytest.mark.parametrize("database_uri", ["postgresql"], indirect=True)
+def test_attempts_of_a_worker_and_its_successor_are_both_kept(host: Host) -> None:
+    """Two who record attempts of one delivery at once number them one after the other."""
+    webhook = host.create("http://127.0.0.1:9/")
+    host.push()
+    with host.writing() as session:
+        (lost,) = claims.claim(session, 5)
+    host.make_due()
+    with host.writing() as session:
+        (held,) = claims.claim(session, 5)
+
+    def record() -> None:
+        with host.writing() as session:
+            claims.record(session, [result(held)], 60)
+
+    thread = threading.Thread(target=record)
+    with host.writing() as session:
+        claims.record(session, [result(lost, 500)], 60)
+        thread.start()
+        poll(lambda: waits_for_a_lock(host))
+    thread.join(20)
+    (delivery,) = host.history(webhook)
+    assert delivery["state"] == "succeeded"
+    assert [each["response"]["status_code"] for each in host.details(webhook, delivery)["attempts"]] == [500, 200]
+
+
+@pytest.mark.parametrize("database_uri", ["postgresql"], indirect=True)
+def test_deleting_a_webhook_that_is_just_being_disabled(host: Host) -> None:
+    """Deleting and disabling at the same moment wait for each other, and neither fails."""
+    webhook = host.create("http://127.0.0.1:9/")
+    host.push()
+    with host.writing() as session:
+        (claim,) = claims.claim(session, 5)
+    answers: list[int] = []
+    url = f"acme/app/webhooks/{webhook['id']}/"
+    thread = threading.Thread(target=lambda: answers.append(host.api("DELETE", url).status_code))
+    with host.writing() as session:
+        session.execute(claims._LOCK, {"ids": [claim.id]})
+        thread.start()
+        poll(lambda: waits_for_a_lock(host))
+        claims.record(session, [result(claim, 410)], 60)
+    thread.join(20)
+    assert answers == [204]
+
+
+def test_a_success_ends_failing_whichever_was_claimed_first(host: Host) -> None:
+    """A hook is well after a success, though the success was claimed before the failure was recorded."""
+    webhook = host.create("http://127.0.0.1:9/")
+    host.push()
+    host.push()
+    with host.writing() as session:
+        first, second = claims.claim(session, 5)
+    with host.writing() as session:
+        claims.record(session, [result(first, 301)], 60)
+    with host.writing() as session:
+        claims.record(session, [result(second)], 60)
+    (hook,) = host.api("GET", f"acme/app/webhooks/{webhook['id']}/").get_json()["hooks"]
+    assert hook["failing_since"] is None
