@@ -438,7 +438,9 @@ URLS = st.sampled_from(
     ["", "http://ci", "https://ci.example.com:8/a?b#c", "HTTP://ci", "//ci", "http://", "http://a b"]
 )
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT, st.lists, max_leaves=3
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    st.lists,
+    max_leaves=3,
 )
 STATES = st.sampled_from(["success", "failure", "error"])
 
