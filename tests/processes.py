@@ -44,13 +44,9 @@ class Process:
         return self._process.wait(seconds)
 
     def stop(self) -> None:
-        """End it, whatever it does."""
-        self._process.terminate()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        """End it at once, whatever it does."""
+        self._process.kill()
+        self._process.wait()
 
 
 def free_port() -> int:
