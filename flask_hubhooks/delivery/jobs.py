@@ -10,7 +10,7 @@ from flask import Flask, current_app
 from flask.cli import ScriptInfo
 from redis.exceptions import RedisError
 
-from ..outbox import enqueue_delivery, forget_wake
+from ..outbox import forget_wake, wake
 from ..state import State, current_state
 from .dispatcher import Dispatcher
 
@@ -31,7 +31,7 @@ def deliver_due() -> None:
         if state not in dispatchers:
             dispatchers[state] = Dispatcher(state)
         if dispatchers[state].run():
-            enqueue_delivery(state)  # for whoever is free to go on
+            wake(state)  # whoever is free goes on
 
 
 dispatchers: dict[State, Dispatcher] = {}

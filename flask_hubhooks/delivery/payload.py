@@ -13,7 +13,7 @@ from .transport import Outcome
 
 MASKED_TOKEN = "***"  # noqa: S105 - what stands where a token was
 
-_TOKEN = re.compile(r"[0-9a-f]{32}\.[0-9]+\.[A-Za-z0-9_-]{43}")  # as `CallbackTokens` makes them
+_TOKEN = re.compile(r"[0-9a-f]{32}\.[0-9]+\.[A-Za-z0-9_-]{1,43}")  # also one that the body's limit has cut off
 _TOKEN_BYTES = re.compile(_TOKEN.pattern.encode())
 
 
