@@ -21,10 +21,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session, aliased
 
-from .database import now_plus, seconds
+from .database import now_plus
 from .delivery.retry import GIVE_UP_AFTER
 from .models import Delivery, Status, Webhook, deliveries, hooks
 
+switched_off = or_(Webhook.deleted_id != 0, ~Webhook.active)
 SWITCHED_OFF = "the webhook was paused, disabled or deleted"
 
 
@@ -32,7 +33,7 @@ def sendable_now() -> dict[str, Any]:
     return {
         "status": Status.PENDING,
         "next_attempt_at": now_plus(literal(0.0)),
-        "give_up_at": now_plus(literal(seconds(GIVE_UP_AFTER))),
+        "give_up_at": now_plus(literal(GIVE_UP_AFTER.total_seconds())),
     }
 
 
@@ -95,10 +96,11 @@ _waiting = update(deliveries).where(
     deliveries.c.status == Status.WAITING,
     tuple_(deliveries.c.push_id, deliveries.c.webhook_id).in_(bindparam("chains", expanding=True)),
 )
-_switched_off = exists().where(Webhook.id == deliveries.c.webhook_id, or_(Webhook.deleted_id != 0, ~Webhook.active))
 _ready = _waiting.where(_earlier([Status.SUCCEEDED], directly=True))
 _interrupted = _waiting.where(~_earlier([Status.PENDING, Status.AWAITING_CALLBACK]))
-_CANCEL_SWITCHED_OFF = _ready.where(_switched_off).values(ended(Status.CANCELLED, SWITCHED_OFF))
+_CANCEL_SWITCHED_OFF = _ready.where(exists().where(Webhook.id == deliveries.c.webhook_id, switched_off)).values(
+    ended(Status.CANCELLED, SWITCHED_OFF)
+)
 _MOVE_ON = _ready.values(sendable_now())
 _SKIP = _interrupted.where(_earlier([Status.FAILED, Status.EXPIRED])).values(
     ended(Status.SKIPPED, "an earlier hook of the chain failed")

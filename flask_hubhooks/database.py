@@ -7,7 +7,7 @@ import os
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import Any
 
 from sqlalchemy import DateTime, Dialect, Table, TypeDecorator, text
@@ -89,10 +89,6 @@ def _json_value(value: object) -> str:
 def utcnow() -> datetime:
     """This machine's time, aware, in UTC."""
     return datetime.now(timezone.utc)
-
-
-def seconds(duration: timedelta) -> float:
-    return duration.total_seconds()
 
 
 def time_ordered_uuid() -> uuid.UUID:

@@ -16,7 +16,7 @@ from sqlalchemy import Float, bindparam, event, insert, select
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session, SessionTransaction
 
-from .database import now_plus, seconds, take_write_lock, time_ordered_uuid, utcnow
+from .database import now_plus, take_write_lock, time_ordered_uuid, utcnow
 from .delivery.retry import GIVE_UP_AFTER
 from .models import EVENT_ID_LIMIT, Hook, Status, Webhook, deliveries, pushes
 from .registry import ImagePush, Repository, as_utc, storable
@@ -148,7 +148,7 @@ def _delivery_rows(chain: Sequence[Any], push_id: int) -> list[dict[str, Any]]:
             "destination": hook.destination,
             "status": Status.WAITING if position else Status.PENDING,
             "due_in_s": None if position else 0.0,
-            "give_up_in_s": None if position else seconds(GIVE_UP_AFTER),
+            "give_up_in_s": None if position else GIVE_UP_AFTER.total_seconds(),
         }
         for position, hook in enumerate(chain)
     ]

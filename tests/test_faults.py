@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import pytest
 from sqlalchemy.exc import OperationalError
@@ -15,6 +16,7 @@ from flask_hubhooks.delivery import claims
 from flask_hubhooks.delivery.claims import Claim, Result
 from flask_hubhooks.delivery.retry import judge
 from flask_hubhooks.delivery.transport import Outcome
+from flask_hubhooks.models import Hook
 
 from .host import Host
 from .receivers import Connection, Receiver, Request, poll
@@ -116,3 +118,18 @@ def test_a_success_ends_failing_whichever_was_claimed_first(host: Host) -> None:
         claims.record(session, [result(second)], 60)
     (hook,) = host.api("GET", f"acme/app/webhooks/{webhook['id']}/").get_json()["hooks"]
     assert hook["failing_since"] is None
+
+
+def test_a_late_failure_does_not_disable_a_hook_that_is_well_again(host: Host) -> None:
+    """Days of failing end with a success; a failure that was claimed before it counts from anew."""
+    webhook = host.create("http://127.0.0.1:9/")
+    host.push()
+    host.push()
+    host.set_all(Hook, failing_since=utcnow() - timedelta(days=6))
+    with host.writing() as session:
+        first, second = claims.claim(session, 5)
+    with host.writing() as session:
+        claims.record(session, [result(first)], 60)
+    with host.writing() as session:
+        claims.record(session, [result(second, 500)], 60)
+    assert host.api("GET", f"acme/app/webhooks/{webhook['id']}/").get_json()["active"]

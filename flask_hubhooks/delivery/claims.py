@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from ..chains import SWITCHED_OFF, Changes, advance, cancel_unsent, ended
+from ..chains import SWITCHED_OFF, Changes, advance, cancel_unsent, ended, switched_off
 from ..database import insert_rows, now_plus, utcnow
 from ..models import Hook, Push, Status, Webhook, attempts, deliveries, hooks, webhooks
 from .retry import GIVE_UP_AFTER, Judgement, Verdict
@@ -76,8 +76,6 @@ class Claim:
     webhook_id: int
     hook_id: int
     hook_url: str
-    destination: str
-    failing_since: datetime | None
     encrypted_secret: bytes
     repository: str
     tag: str
@@ -126,10 +124,10 @@ def claim(session: Session, limit: int, changes: Changes | None = None) -> list[
 
 def _end_unsendable(session: Session, rows: Sequence[Any]) -> list[uuid.UUID]:
     """Cancel what was switched off, fail what has to be given up; returns the ids of the latter."""
-    switched_off = [row for row in rows if row.switched_off]
+    cancelled = [row for row in rows if row.switched_off]
     gave_up = [row for row in rows if row.gave_up and not row.switched_off]
     for unsendable, status, reason in (
-        (switched_off, Status.CANCELLED, SWITCHED_OFF),
+        (cancelled, Status.CANCELLED, SWITCHED_OFF),
         (gave_up, Status.FAILED, f"destination unreachable for {GIVE_UP_AFTER.days} days"),
     ):
         if unsendable:
@@ -152,15 +150,13 @@ _READ_TAKEN = (
         deliveries.c.webhook_id,
         deliveries.c.hook_id,
         Hook.hook_url,
-        Hook.destination,
-        Hook.failing_since,
         Webhook.encrypted_secret,
         Push.repository,
         Push.tag,
         Push.pusher,
         Push.pushed_at,
         Push.snapshot,
-        or_(Webhook.deleted_id != 0, ~Webhook.active).label("switched_off"),
+        switched_off.label("switched_off"),
         (deliveries.c.give_up_at <= now_plus(literal(0.0))).label("gave_up"),
     )
     .join(Hook, Hook.id == deliveries.c.hook_id)
@@ -323,6 +319,9 @@ def _apply(session: Session, move: _Move, claims: list[Claim]) -> list[Claim]:
 _these_hooks = update(hooks).where(hooks.c.id.in_(bindparam("ids", expanding=True)))
 _HOOKS_ARE_WELL = _these_hooks.where(hooks.c.failing_since.is_not(None)).values(failing_since=None)
 _HOOKS_FAIL = _these_hooks.where(hooks.c.failing_since.is_(None)).values(failing_since=bindparam("since"))
+_FAILING_TOO_LONG = select(hooks.c.id, hooks.c.destination, hooks.c.failing_since).where(
+    hooks.c.id.in_(bindparam("ids", expanding=True)), hooks.c.failing_since <= bindparam("limit")
+)
 
 
 def _note_health(session: Session, results: Sequence[Result]) -> list[int]:
@@ -334,22 +333,21 @@ def _note_health(session: Session, results: Sequence[Result]) -> list[int]:
     failing = {each.claim.hook_id for each in results} - received
     if received:
         session.execute(_HOOKS_ARE_WELL, {"ids": list(received)})
-    if failing:
-        session.execute(_HOOKS_FAIL, {"ids": list(failing), "since": utcnow()})
-    return [
-        result.claim.webhook_id
-        for result in results
-        if (reason := _disabling_reason(result)) and disable(session, result.claim.webhook_id, reason)
-    ]
+    reasons = _fail(session, failing) if failing else {}
+    reasons |= {each.claim.hook_id: each.judgement.reason for each in results if each.judgement.verdict is Verdict.GONE}
+    webhook_of = {each.claim.hook_id: each.claim.webhook_id for each in results}
+    return [webhook_of[hook] for hook, reason in reasons.items() if disable(session, webhook_of[hook], reason)]
 
 
-def _disabling_reason(result: Result) -> str:
-    if result.judgement.verdict is Verdict.GONE:
-        return result.judgement.reason
-    since = result.claim.failing_since
-    if result.judgement.verdict is not Verdict.RECEIVED and since and utcnow() - since >= GIVE_UP_AFTER:
-        return f"deliveries to {result.claim.destination} have failed since {since:%Y-%m-%d %H:%M} UTC"
-    return ""
+def _fail(session: Session, hook_ids: Collection[int]) -> dict[int, str]:
+    """Note that hooks fail; of those that have failed for too long, by what stands in the database now, say so."""
+    now = utcnow()
+    session.execute(_HOOKS_FAIL, {"ids": list(hook_ids), "since": now})
+    too_long = session.execute(_FAILING_TOO_LONG, {"ids": list(hook_ids), "limit": now - GIVE_UP_AFTER})
+    return {
+        row.id: f"deliveries to {row.destination} have failed since {row.failing_since:%Y-%m-%d %H:%M} UTC"
+        for row in too_long
+    }
 
 
 def disable(session: Session, webhook_id: int, reason: str) -> bool:

@@ -15,7 +15,6 @@ from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 
 from ..announce import announce
 from ..chains import Changes
-from ..database import seconds
 from ..state import State
 from . import claims, payload
 from .claims import Claim, Result
@@ -225,4 +224,4 @@ class Dispatcher:
                 claims.let_go(session, these, delay_s)
             if not results:
                 return Changes()
-            return claims.record(session, results, seconds(self._state.config.callback_ttl))
+            return claims.record(session, results, self._state.config.callback_ttl.total_seconds())
