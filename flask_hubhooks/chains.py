@@ -1,4 +1,4 @@
-"""How deliveries move on by other means than an attempt: chains, callbacks, redelivery, cancelling."""
+"""How deliveries move on by other means than an attempt: chains, callbacks, cancelling."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     CursorResult,
+    and_,
     bindparam,
     exists,
     func,
@@ -23,10 +24,11 @@ from sqlalchemy.orm import Session, aliased
 
 from .database import now_plus
 from .delivery.retry import GIVE_UP_AFTER
-from .models import Delivery, Status, Webhook, deliveries, hooks
+from .models import Delivery, Hook, Kind, Push, Status, Webhook, deliveries, hooks, unsucceeded
 
-switched_off = or_(Webhook.deleted_id != 0, ~Webhook.active)
-SWITCHED_OFF = "the webhook was paused, disabled or deleted"
+switched_off = or_(Webhook.deleted_id != 0, Hook.removed_at.is_not(None), and_(~Webhook.active, Push.kind != Kind.TEST))
+"""Of a delivery's webhook, hook and push: it is not to be sent. A test ignores that its webhook is paused."""
+SWITCHED_OFF = "the webhook was paused, disabled or deleted, or the hook removed"
 
 
 def sendable_now() -> dict[str, Any]:
@@ -98,9 +100,14 @@ _waiting = update(deliveries).where(
 )
 _ready = _waiting.where(_earlier([Status.SUCCEEDED], directly=True))
 _interrupted = _waiting.where(~_earlier([Status.PENDING, Status.AWAITING_CALLBACK]))
-_CANCEL_SWITCHED_OFF = _ready.where(exists().where(Webhook.id == deliveries.c.webhook_id, switched_off)).values(
-    ended(Status.CANCELLED, SWITCHED_OFF)
-)
+_CANCEL_SWITCHED_OFF = _ready.where(
+    exists().where(
+        Webhook.id == deliveries.c.webhook_id,
+        Hook.id == deliveries.c.hook_id,
+        Push.id == deliveries.c.push_id,
+        switched_off,
+    )
+).values(ended(Status.CANCELLED, SWITCHED_OFF))
 _MOVE_ON = _ready.values(sendable_now())
 _SKIP = _interrupted.where(_earlier([Status.FAILED, Status.EXPIRED])).values(
     ended(Status.SKIPPED, "an earlier hook of the chain failed")
@@ -110,16 +117,45 @@ _CANCEL_REST = _interrupted.where(_earlier([Status.CANCELLED])).values(
 )
 
 
-def cancel_unsent(session: Session, webhook_id: int, reason: str) -> None:
-    """Cancel what a webhook has pending or waiting; a POST on the wire is still written to the history."""
-    unsent = (
-        select(deliveries.c.id)
-        .where(deliveries.c.webhook_id == webhook_id, deliveries.c.status.in_([Status.PENDING, Status.WAITING]))
-        .order_by(deliveries.c.id)  # every transaction locks in this order, so that none waits in a circle
-        .with_for_update()
-        .cte("unsent")
+_unsent = deliveries.c.status.in_([Status.PENDING, Status.WAITING])
+
+
+def cancel_webhook(session: Session, webhook_id: int, reason: str, *, tests: bool = False) -> None:
+    """Cancel what a webhook has pending or waiting, `tests` too where these are to end as well."""
+    every = _unsent & (deliveries.c.webhook_id == webhook_id)
+    real = every & exists().where(Push.id == deliveries.c.push_id, Push.kind != Kind.TEST)
+    _cancel(session, every if tests else real, reason)
+
+
+def cancel_hook(session: Session, hook: Hook, reason: str) -> None:
+    """Cancel what a hook has pending or waiting, and what waits behind it; its callbacks may still decide."""
+    its = aliased(Delivery)
+    behind = exists().where(
+        its.push_id == deliveries.c.push_id,
+        its.webhook_id == deliveries.c.webhook_id,
+        its.hook_id == hook.id,
+        its.position < deliveries.c.position,
+        its.status.in_([Status.PENDING, Status.WAITING, Status.AWAITING_CALLBACK]),
     )
-    cancelled = update(deliveries).where(deliveries.c.id.in_(select(unsent.c.id)))
+    of_hook = deliveries.c.hook_id == hook.id
+    waits_behind = (deliveries.c.status == Status.WAITING) & behind
+    _cancel(session, (deliveries.c.webhook_id == hook.webhook_id) & (of_hook & _unsent | waits_behind), reason)
+
+
+def lock_unsent(session: Session, webhook_id: int) -> None:
+    """Lock what a webhook has pending or waiting, for more than one change to it."""
+    session.execute(_locked(_unsent & (deliveries.c.webhook_id == webhook_id)))
+
+
+def _locked(condition: ColumnElement[bool]) -> Any:
+    """Every transaction locks deliveries in the order of their ids, so that none waits in a circle."""
+    return select(deliveries.c.id).where(unsucceeded, condition).order_by(deliveries.c.id).with_for_update()
+
+
+def _cancel(session: Session, condition: ColumnElement[bool], reason: str) -> None:
+    """A POST on the wire is still written to the history."""
+    chosen = _locked(condition).cte("chosen")
+    cancelled = update(deliveries).where(deliveries.c.id.in_(select(chosen.c.id)))
     session.execute(cancelled.values(ended(Status.CANCELLED, reason)))
 
 
@@ -178,55 +214,9 @@ def decide(session: Session, delivery: Delivery, round_: int, callback: Callback
             callback_at=now_plus(literal(0.0)),
         )
     )
-    failing = update(hooks).where(hooks.c.id == delivery.hook_id, hooks.c.failing_since.is_not(None))
-    session.execute(failing.values(failing_since=None))
+    if delivery.push.kind is not Kind.TEST:
+        failing = update(hooks).where(hooks.c.id == delivery.hook_id, hooks.c.failing_since.is_not(None))
+        session.execute(failing.values(failing_since=None))
     if delivery.finished_at:
         return Changes()
     return Changes([delivery.id], more_due=advance(session, {(delivery.push_id, delivery.webhook_id)}))
-
-
-def redeliver(session: Session, delivery: Delivery) -> str:
-    """Begin a new round for a delivery and all that follow it; returns why it cannot be, or "".
-
-    The delivery is due at once, the later ones wait for it. Its id stays: receivers can tell a repeat.
-    """
-    chain = session.execute(
-        select(
-            deliveries.c.id,
-            (deliveries.c.lease_token.is_not(None) & (deliveries.c.next_attempt_at > now_plus(literal(0.0)))).label(
-                "on_the_wire"
-            ),
-        )
-        .where(deliveries.c.push_id == delivery.push_id, deliveries.c.webhook_id == delivery.webhook_id)
-        .order_by(deliveries.c.id)
-        .with_for_update()
-    ).all()
-    if not delivery.webhook.active:
-        return "the webhook is not active"
-    if any(row.on_the_wire for row in chain):
-        return "a delivery of this chain is being sent: try again in a moment"
-    following = update(deliveries).where(
-        deliveries.c.push_id == delivery.push_id,
-        deliveries.c.webhook_id == delivery.webhook_id,
-        deliveries.c.position >= delivery.position,
-    )
-    session.execute(following.values(_NEW_ROUND))
-    session.execute(following.where(deliveries.c.id == delivery.id).values(sendable_now()))
-    return ""
-
-
-_NEW_ROUND = {
-    "round": deliveries.c.round + 1,
-    "status": Status.WAITING,
-    "reason": "",
-    "retry_step": 0,
-    "lease_token": None,
-    "next_attempt_at": None,
-    "received_at": None,
-    "finished_at": None,
-    "callback_state": "",
-    "callback_description": "",
-    "callback_context": "",
-    "callback_target_url": "",
-    "callback_at": None,
-}

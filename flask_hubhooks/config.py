@@ -38,6 +38,20 @@ class Config:
     """A PEM file of the authorities that receivers' certificates are checked against."""
     callback_ttl: timedelta = timedelta(days=7)
     """How long a delivery waits for its callback."""
+    max_webhooks: int = 50
+    """Of a repository."""
+    max_hooks: int = 10
+    """Of a webhook."""
+    max_name_length: int = 255
+    """Characters of a webhook's name."""
+    max_url_length: int = 2048
+    """Characters of a hook URL."""
+    max_body_bytes: int = 64 * 1024
+    """Of a request to us."""
+    max_json_depth: int = 16
+    """Objects and lists within each other in a request to us."""
+    max_page_size: int = 100
+    """Entries of a page."""
 
     @classmethod
     def from_app(cls, settings: Mapping[str, Any]) -> Config:
@@ -101,12 +115,6 @@ def _queue(value: str) -> str:
     return value
 
 
-def _concurrency(value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1024:
-        raise ValueError
-    return value
-
-
 def _networks(value: list[str]) -> tuple[IPv4Network | IPv6Network, ...]:
     if not isinstance(value, list | tuple):
         raise TypeError
@@ -130,12 +138,28 @@ def _positive_duration(value: timedelta | float) -> timedelta:
     return duration
 
 
+def _from_1_to(most: int) -> tuple[Callable[[Any], int], str]:
+    def parse(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            raise ValueError
+        return value
+
+    return parse, f"a whole number from 1 to {most}"
+
+
 _ACCEPTED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "external_url": (_url, "an absolute http(s) URL without user name, query or fragment"),
     "redis_url": (_redis_url, "a URL that starts with redis://, rediss:// or unix://"),
     "queue": (_queue, "1 to 64 letters, digits, '_' or '-'"),
-    "concurrency": (_concurrency, "a whole number from 1 to 1024"),
+    "concurrency": _from_1_to(1024),
     "allowed_networks": (_networks, "a list of networks without host bits, such as ['10.0.0.0/8', 'fd00::/8']"),
     "ca_bundle": (_certificates, "the path of a readable PEM file"),
     "callback_ttl": (_positive_duration, "a timedelta or a number of seconds, more than 0"),
+    "max_webhooks": _from_1_to(10_000),
+    "max_hooks": _from_1_to(100),
+    "max_name_length": _from_1_to(255),
+    "max_url_length": _from_1_to(65_536),
+    "max_body_bytes": _from_1_to(16 * 1024 * 1024),
+    "max_json_depth": _from_1_to(100),
+    "max_page_size": _from_1_to(1_000),
 }

@@ -11,9 +11,19 @@ from datetime import datetime, timezone
 from typing import Any
 
 from sqlalchemy import DateTime, Dialect, Table, TypeDecorator, text
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.functions import FunctionElement
+
+DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, NoConnectionLeft)
+"""What SQLAlchemy raises where waiting may help: no connection, a lock, a standby that takes no writes yet."""
+
+
+def is_deadlock(fault: BaseException) -> bool:
+    """Whether PostgreSQL chose this transaction to end, so that others, which locked in a circle with it, go on."""
+    return isinstance(fault, OperationalError) and getattr(fault.orig, "sqlstate", None) == "40P01"
 
 
 class UTCDateTime(TypeDecorator[datetime]):
@@ -65,6 +75,16 @@ def take_write_lock(session: Session) -> None:
     """
     if session.get_bind().dialect.name == "sqlite":
         session.execute(text("DELETE FROM hubhooks_push WHERE 0"))
+
+
+def lock_repository(session: Session, repository: str) -> None:
+    """Wait until nobody else changes the repository's webhooks, and keep others waiting until the commit.
+
+    On SQLite there is one writer at a time anyway.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        lock = text("SELECT pg_advisory_xact_lock(hashtextextended('hubhooks ' || :repository, 0))")
+        session.execute(lock, {"repository": repository})
 
 
 def insert_rows(session: Session, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:

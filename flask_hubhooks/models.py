@@ -6,7 +6,6 @@ import enum
 import uuid
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
 
 from sqlalchemy import (
     JSON,
@@ -19,8 +18,8 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    false,
     func,
+    literal_column,
     select,
     text,
     true,
@@ -29,7 +28,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_colu
 
 from .database import UTCDateTime, time_ordered_uuid, utcnow
 
-EVENT_ID_LIMIT = 255
+EVENT_ID_LIMIT = TEXT_LIMIT = 255
+"""Characters of a column that an index holds."""
 ID_LIMIT = 2**31 - 1
 """The largest id that PostgreSQL's INTEGER takes, to be looked for as well."""
 
@@ -47,13 +47,29 @@ class Status(str, enum.Enum):
     CANCELLED = "cancelled"
 
 
+DOCKER_WORDS = ("pending", "success", "error")
+"""What Docker Hub's history says of a delivery."""
+
+
+class Kind(str, enum.Enum):
+    """What a push is: a real one, or one that an owner sent to try a webhook; stored as its value."""
+
+    PUSH = "push"
+    TEST = "test"
+
+
+def _stored(kind: type[enum.Enum]) -> Enum:
+    return Enum(kind, native_enum=False, length=20, values_callable=lambda members: [each.value for each in members])
+
+
 class Base(DeclarativeBase):
     """Our own base: `copy_tables` puts its tables beside the host's."""
 
     type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it from the class
         datetime: UTCDateTime,
         str: Text,
-        Status: Enum(Status, native_enum=False, length=20, values_callable=lambda kind: [each.value for each in kind]),
+        Status: _stored(Status),
+        Kind: _stored(Kind),
     }
 
 
@@ -61,14 +77,20 @@ class Webhook(Base):
     """A name and one or more hooks for the pushes of one repository; deleting keeps the row and frees the name."""
 
     __tablename__ = "hubhooks_webhook"
-    __table_args__ = (UniqueConstraint("repository", "name", "deleted_id", name="uq_hubhooks_webhook_name"),)
+    __table_args__ = (
+        UniqueConstraint("repository", "name", "deleted_id", name="uq_hubhooks_webhook_name"),
+        UniqueConstraint("repository", "slug", "deleted_id", name="uq_hubhooks_webhook_slug"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     repository: Mapped[str] = mapped_column(String(255))
     name: Mapped[str] = mapped_column(String(255))
     slug: Mapped[str] = mapped_column(String(255))
     active: Mapped[bool] = mapped_column(default=True, server_default=true())
-    expect_final_callback: Mapped[bool] = mapped_column(default=False, server_default=false())
+    expect_final_callback: Mapped[bool | None]
+    """None: as many hooks as make a chain expect it."""
+    tag_filter: Mapped[str] = mapped_column(default="", server_default="")
+    """The patterns of `tag_filter.TagFilter`, with spaces between them."""
     encrypted_secret: Mapped[bytes]
     creator: Mapped[str]
     last_updater: Mapped[str]
@@ -78,11 +100,25 @@ class Webhook(Base):
     deleted_id: Mapped[int] = mapped_column(default=0, server_default="0")
     """0, or the row's own id once the webhook is deleted."""
 
-    hooks: Mapped[list[Hook]] = relationship(order_by="Hook.position", back_populates="webhook")
+    hooks: Mapped[list[Hook]] = relationship(
+        primaryjoin="and_(Hook.webhook_id == Webhook.id, Hook.removed_at.is_(None))",
+        order_by="Hook.position",
+        back_populates="webhook",
+    )
+
+    @property
+    def expects_final_callback(self) -> bool:
+        """Whether the last hook is expected to call back."""
+        return final_callback(self.expect_final_callback, len(self.hooks))
+
+
+def final_callback(expect: bool | None, hooks: int) -> bool:
+    """What `expect_final_callback` comes to: unless it was said, true for a chain and false for one hook."""
+    return hooks > 1 if expect is None else expect
 
 
 class Hook(Base):
-    """One destination URL of a webhook."""
+    """One destination URL of a webhook. Removing it keeps the row, for the history."""
 
     __tablename__ = "hubhooks_hook"
     __table_args__ = (Index("ix_hubhooks_hook_webhook", "webhook_id"),)
@@ -93,6 +129,7 @@ class Hook(Base):
     hook_url: Mapped[str]
     destination: Mapped[str]
     failing_since: Mapped[datetime | None]
+    removed_at: Mapped[datetime | None]
     creator: Mapped[str]
     last_updater: Mapped[str]
     date_added: Mapped[datetime] = mapped_column(default=utcnow)
@@ -105,15 +142,21 @@ class Push(Base):
     """One tag that was pushed, with what the registry knew of the repository then."""
 
     __tablename__ = "hubhooks_push"
-    __table_args__ = (UniqueConstraint("event_id", name="uq_hubhooks_push_event"),)
+    __table_args__ = (
+        UniqueConstraint("event_id", name="uq_hubhooks_push_event"),
+        Index("ix_hubhooks_push_recent", "repository", "pushed_at"),
+        Index("ix_hubhooks_push_tag", "repository", "tag", "pushed_at"),
+        Index("ix_hubhooks_push_pusher", "repository", "pusher", "pushed_at"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     event_id: Mapped[str | None] = mapped_column(String(EVENT_ID_LIMIT))
+    kind: Mapped[Kind] = mapped_column(default=Kind.PUSH, server_default=Kind.PUSH.value)
     repository: Mapped[str] = mapped_column(String(255))
-    tag: Mapped[str]
+    tag: Mapped[str] = mapped_column(String(TEXT_LIMIT))
     digest: Mapped[str]
     media_type: Mapped[str]
-    pusher: Mapped[str]
+    pusher: Mapped[str] = mapped_column(String(TEXT_LIMIT))
     pushed_at: Mapped[datetime]
     snapshot: Mapped[dict[str, Any]] = mapped_column(JSON)
     """The fields of `Repository`, `date_created` as epoch seconds."""
@@ -124,9 +167,18 @@ class Delivery(Base):
 
     __tablename__ = "hubhooks_delivery"
     __table_args__ = (
-        UniqueConstraint("webhook_id", "push_id", "position", name="uq_hubhooks_delivery_chain"),
-        Index("ix_hubhooks_delivery_push", "push_id"),
+        UniqueConstraint("push_id", "webhook_id", "position", name="uq_hubhooks_delivery_chain"),
         Index("ix_hubhooks_delivery_hook", "hook_id"),
+        Index("ix_hubhooks_delivery_history", "webhook_id", "pushed_at", "push_id"),
+        # What to look for at three in the morning, to cancel, and to recover: few beside those that succeeded.
+        Index(
+            "ix_hubhooks_delivery_unsucceeded",
+            "webhook_id",
+            "pushed_at",
+            "push_id",
+            postgresql_where=text("status <> 'succeeded'"),
+            sqlite_where=text("status <> 'succeeded'"),
+        ),
         # Claims and the callback sweep read only these; rows at rest are in neither.
         Index(
             "ix_hubhooks_delivery_due",
@@ -150,6 +202,8 @@ class Delivery(Base):
     chain_length: Mapped[int]
     callback_expected: Mapped[bool]
     destination: Mapped[str]
+    pushed_at: Mapped[datetime]
+    """The push's, for the history's order."""
 
     round: Mapped[int] = mapped_column(default=1, server_default="1")
     status: Mapped[Status]
@@ -224,12 +278,8 @@ pushes = cast(Table, Push.__table__)
 deliveries = cast(Table, Delivery.__table__)
 attempts = cast(Table, Attempt.__table__)
 
-
-def destination(hook_url: str) -> str:
-    """Scheme, host and port of a hook URL: what one receiver is, whatever its paths."""
-    parts = urlsplit(hook_url)
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    return f"{parts.scheme}://{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+unsucceeded = deliveries.c.status != literal_column("'succeeded'")
+"""As the index of what did not succeed says it; a bound parameter would not be recognised."""
 
 
 def copy_tables(metadata: MetaData) -> None:

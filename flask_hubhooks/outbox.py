@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from itertools import groupby
 from typing import Any
 
@@ -18,13 +20,16 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 from .database import now_plus, take_write_lock, time_ordered_uuid, utcnow
 from .delivery.retry import GIVE_UP_AFTER
-from .models import EVENT_ID_LIMIT, Hook, Status, Webhook, deliveries, pushes
+from .models import EVENT_ID_LIMIT, TEXT_LIMIT, Hook, Kind, Push, Status, Webhook, deliveries, final_callback, pushes
 from .registry import ImagePush, Repository, as_utc, storable
 from .state import State
+from .tag_filter import stored_filter
 
 logger = logging.getLogger(__name__)
 
 DELIVER_DUE = "flask_hubhooks.delivery.jobs.deliver_due"
+TEST_TAG = "hubhooks-test"
+RECENT_PUSHES, RECENT_TAGS = 1000, 100
 WAKE_TTL_S = 60
 """A wake whose job was lost is forgotten after this; the worker's beat repairs it within about a second."""
 
@@ -38,7 +43,7 @@ def accept(state: State, push: ImagePush) -> None:
     """Record a push in a transaction of our own and wake a worker. A fault of ours is logged, never raised."""
     with _faults_logged(push):
         with state.reading() as session:
-            chains = _active_chains(session, push.repository)
+            chains = _matching_chains(session, push)
         if chains:
             details = state.handlers.details_of(push.repository)
             with state.writing() as session:
@@ -56,7 +61,7 @@ def accept_in_session(state: State, push: ImagePush, session: Session) -> None:
     with _faults_logged(push):
         take_write_lock(session)
         with session.begin_nested():
-            chains = _active_chains(session, push.repository)
+            chains = _matching_chains(session, push)
             if chains:
                 details = state.handlers.details_of(push.repository, session.begin_nested())
                 _record(session, push, details, chains)
@@ -79,24 +84,54 @@ class RecordedBefore(Exception):
     """A push with this event id has been recorded already."""
 
 
-def _active_chains(session: Session, repository: str) -> list[list[Any]]:
-    """The hooks, in order, of each active webhook of the repository."""
-    hooks = session.execute(_ACTIVE_HOOKS, {"of_repository": repository})
-    return [list(chain) for _, chain in groupby(hooks, lambda row: row.webhook_id)]
+def _matching_chains(session: Session, push: ImagePush) -> list[list[Any]]:
+    """The hooks, in order, of each active webhook of the repository that wants to hear of the tag."""
+    hooks = session.execute(_ACTIVE_HOOKS, {"of_repository": push.repository})
+    chains = [list(chain) for _, chain in groupby(hooks, lambda row: row.webhook_id)]
+    return [chain for chain in chains if stored_filter(chain[0].tag_filter).matches(push.tag)]
 
 
-_ACTIVE_HOOKS = (
-    select(Hook.webhook_id, Hook.id, Hook.destination, Webhook.expect_final_callback)
-    .join(Webhook)
-    .where(Webhook.repository == bindparam("of_repository"), Webhook.deleted_id == 0, Webhook.active)
+_HOOKS = (
+    select(Hook.webhook_id, Hook.id, Hook.destination, Webhook.expect_final_callback, Webhook.tag_filter)
+    .join(Webhook, Webhook.id == Hook.webhook_id)
+    .where(Hook.removed_at.is_(None))
     .order_by(Hook.webhook_id, Hook.position)
 )
+_ACTIVE_HOOKS = _HOOKS.where(Webhook.repository == bindparam("of_repository"), Webhook.deleted_id == 0, Webhook.active)
 
 
-def _record(session: Session, push: ImagePush, details: dict[str, Any] | None, chains: list[list[Any]]) -> None:
-    """Write a push and a delivery for each hook: two statements, however many webhooks there are."""
-    push_id = _insert_push(session, push, details or Repository().snapshot())
-    session.execute(_INSERT_DELIVERIES, [row for chain in chains for row in _delivery_rows(chain, push_id)])
+def record_test(
+    session: Session, webhook: Webhook, pusher: str, details: dict[str, Any], whole_chain: bool
+) -> uuid.UUID | None:
+    """Record a test push for a webhook alone; returns the id of its first delivery, None where it has no hooks.
+
+    It ignores tag filter and pause. Each hook is tried once, the first one only unless asked for the `whole_chain`.
+    """
+    hooks = list(session.execute(_HOOKS.where(Webhook.id == webhook.id)))
+    if not hooks:
+        return None
+    push = ImagePush(webhook.repository, TEST_TAG, pusher=pusher)
+    return _record(session, push, details, [hooks], Kind.TEST, None if whole_chain else 1)
+
+
+def _record(
+    session: Session,
+    push: ImagePush,
+    details: dict[str, Any] | None,
+    chains: list[list[Any]],
+    kind: Kind = Kind.PUSH,
+    most: int | None = None,
+) -> uuid.UUID:
+    """Write a push and a delivery for each hook: two statements, however many webhooks there are.
+
+    Of each chain the first `most` hooks are called. Returns the id of the first delivery.
+    """
+    pushed_at = as_utc(push.pushed_at) if push.pushed_at else utcnow()
+    push_id = _insert_push(session, push, pushed_at, details or Repository().snapshot(), kind)
+    rows = [row for chain in chains for row in _delivery_rows(chain, push_id, pushed_at, most)]
+    session.execute(_INSERT_DELIVERIES, rows)
+    first: uuid.UUID = rows[0]["id"]
+    return first
 
 
 _INSERT_PUSH = insert(pushes).returning(pushes.c.id)
@@ -106,15 +141,27 @@ _INSERT_DELIVERIES = insert(deliveries).values(
 )
 
 
-def _insert_push(session: Session, push: ImagePush, details: dict[str, Any]) -> int:
+def recent_tags(session: Session, repository: str) -> list[str]:
+    """The tags of the pushes that were recorded last, each once, newest first."""
+    tags = session.scalars(
+        select(Push.tag)
+        .where(Push.repository == repository, Push.kind == Kind.PUSH)
+        .order_by(Push.pushed_at.desc())
+        .limit(RECENT_PUSHES)
+    )
+    return list(dict.fromkeys(tags))[:RECENT_TAGS]
+
+
+def _insert_push(session: Session, push: ImagePush, pushed_at: datetime, details: dict[str, Any], kind: Kind) -> int:
     values = {
         "event_id": _event_id(push),
+        "kind": kind,
         "repository": push.repository,
-        "tag": storable(push.tag),
+        "tag": storable(push.tag)[:TEXT_LIMIT],
         "digest": storable(push.digest or ""),
         "media_type": storable(push.media_type or ""),
-        "pusher": storable(push.pusher or ""),
-        "pushed_at": as_utc(push.pushed_at) if push.pushed_at else utcnow(),
+        "pusher": storable(push.pusher or "")[:TEXT_LIMIT],
+        "pushed_at": pushed_at,
         "snapshot": details,
     }
     try:
@@ -132,10 +179,11 @@ def _event_id(push: ImagePush) -> str | None:
     return text if len(text) <= EVENT_ID_LIMIT else hashlib.sha256(text.encode()).hexdigest()
 
 
-def _delivery_rows(chain: Sequence[Any], push_id: int) -> list[dict[str, Any]]:
+def _delivery_rows(chain: Sequence[Any], push_id: int, pushed_at: datetime, most: int | None) -> list[dict[str, Any]]:
     """The whole chain at once: that freezes its shape and shows it in the history. Only the first is due."""
     last = len(chain) - 1
-    ids = sorted(time_ordered_uuid() for _ in chain)  # rows are locked in the order of their ids
+    called = chain[:most]
+    ids = sorted(time_ordered_uuid() for _ in called)  # rows are locked in the order of their ids
     return [
         {
             "id": ids[position],
@@ -143,14 +191,15 @@ def _delivery_rows(chain: Sequence[Any], push_id: int) -> list[dict[str, Any]]:
             "webhook_id": hook.webhook_id,
             "hook_id": hook.id,
             "position": position,
-            "chain_length": last + 1,
-            "callback_expected": position < last or hook.expect_final_callback,
+            "chain_length": len(called),
+            "callback_expected": position < last or final_callback(hook.expect_final_callback, len(chain)),
             "destination": hook.destination,
+            "pushed_at": pushed_at,
             "status": Status.WAITING if position else Status.PENDING,
             "due_in_s": None if position else 0.0,
             "give_up_in_s": None if position else GIVE_UP_AFTER.total_seconds(),
         }
-        for position, hook in enumerate(chain)
+        for position, hook in enumerate(called)
     ]
 
 

@@ -93,8 +93,12 @@ def test_empty(host: Host) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        *(("cursor", value) for value in ("", "x", "older:1", "older:-1:0", "older:1:0x", "later:1:0", "older:1:0\n")),
-        *(("cursor", value) for value in (f"older:{2**31}:0", "newer:1:10000", "older:\uff11:0", "older:1:0' OR 1=1")),
+        *(
+            ("cursor", value)
+            for value in ("", "x", "older:1:1", "older:1:-1:0", "older:1:1:0x", "later:1:1:0", "older:1:1:0\n")
+        ),
+        *(("cursor", value) for value in (f"older:1:{2**31}:0", "newer:1:1:10000", f"older:{'9' * 18}:1:0")),
+        *(("cursor", value) for value in ("older:\uff11:1:0", "older:1:1:0' OR 1=1", "older:--1:1:0")),
         *(("page_size", value) for value in ("", "0", "101", "x", "-1")),
     ],
 )
@@ -110,12 +114,12 @@ def test_cursors_beyond_the_ends(host: Host) -> None:
     """A cursor of ours that leads past the history answers with what is there."""
     webhook = host.create(URL)
     host.push()
-    largest = 2**31 - 1
+    largest, far = 2**31 - 1, 10**17
     for cursor, expected in (
-        (f"older:{largest}:9999", 1),
-        ("older:0:0", 0),
-        (f"newer:{largest}:0", 0),
-        ("newer:0:0", 1),
+        (f"older:{far}:{largest}:9999", 1),
+        ("older:-1:0:0", 0),
+        (f"newer:{far}:{largest}:0", 0),
+        ("newer:-1:0:0", 1),
     ):
         assert len(page(host, webhook, f"?cursor={cursor}")["results"]) == expected
 
@@ -138,8 +142,11 @@ def test_a_delivery_before_it_is_sent(host: Host) -> None:
         "position": 0,
         "chain_length": 1,
         "round": 1,
+        "chain": [{"id": delivery["id"], "position": 0, "hook_url": URL, "state": "pending", "callback": None}],
+        "attempt_count": 0,
         "attempts": [],
         "push": {
+            "kind": "push",
             "repository": "acme/app",
             "tag": "1.0",
             "digest": "sha256:abc",
@@ -149,6 +156,7 @@ def test_a_delivery_before_it_is_sent(host: Host) -> None:
         },
         "callback_expected": False,
         "callback": None,
+        "created_at": delivery["created_at"],
         "next_attempt_at": delivery["next_attempt_at"],
         "received_at": None,
         "finished_at": None,

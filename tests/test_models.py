@@ -11,7 +11,8 @@ from sqlalchemy import event, insert, inspect, select, text
 
 from flask_hubhooks.database import now_plus, time_ordered_uuid, utcnow
 from flask_hubhooks.delivery.claims import claim
-from flask_hubhooks.models import Push, copy_tables, destination, pushes
+from flask_hubhooks.hook_url import destination
+from flask_hubhooks.models import Push, copy_tables, pushes
 from flask_hubhooks.registry import Repository
 
 from .host import Host

@@ -202,7 +202,7 @@ def test_retry_comes_due(host: Host, worker: Start) -> None:
         webhook = host.create(receiver.url)
         host.push()
         worker()
-        poll(lambda: host.history(webhook)[0]["attempts"] == 1)
+        poll(lambda: host.history(webhook)[0]["attempt_count"] == 1)
         host.make_due()
         receiver.wait_for(2)
         poll(lambda: states(host, webhook) == {"succeeded": 1})

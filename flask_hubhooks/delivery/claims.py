@@ -24,9 +24,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from ..chains import SWITCHED_OFF, Changes, advance, cancel_unsent, ended, switched_off
+from ..chains import SWITCHED_OFF, Changes, advance, ended, switched_off
 from ..database import insert_rows, now_plus, utcnow
-from ..models import Hook, Push, Status, Webhook, attempts, deliveries, hooks, webhooks
+from ..models import Hook, Kind, Push, Status, Webhook, attempts, deliveries, hooks
+from ..webhooks import disable
 from .retry import GIVE_UP_AFTER, Judgement, Verdict
 from .transport import Outcome
 
@@ -77,6 +78,7 @@ class Claim:
     hook_id: int
     hook_url: str
     encrypted_secret: bytes
+    kind: Kind
     repository: str
     tag: str
     pusher: str
@@ -84,12 +86,16 @@ class Claim:
     snapshot: dict[str, Any]
 
     @property
+    def is_test(self) -> bool:
+        return self.kind is Kind.TEST
+
+    @property
     def trigger(self) -> str:
         if self.retry_step:
             return "retry"
         if self.round > 1:
             return "redelivery"
-        return "chain" if self.position else "push"
+        return "chain" if self.position else self.kind.value
 
 
 @dataclass(frozen=True)
@@ -151,6 +157,7 @@ _READ_TAKEN = (
         deliveries.c.hook_id,
         Hook.hook_url,
         Webhook.encrypted_secret,
+        Push.kind,
         Push.repository,
         Push.tag,
         Push.pusher,
@@ -319,6 +326,9 @@ def _apply(session: Session, move: _Move, claims: list[Claim]) -> list[Claim]:
 _these_hooks = update(hooks).where(hooks.c.id.in_(bindparam("ids", expanding=True)))
 _HOOKS_ARE_WELL = _these_hooks.where(hooks.c.failing_since.is_not(None)).values(failing_since=None)
 _HOOKS_FAIL = _these_hooks.where(hooks.c.failing_since.is_(None)).values(failing_since=bindparam("since"))
+_HOOK_URLS = select(hooks.c.id, hooks.c.hook_url).where(
+    hooks.c.id.in_(bindparam("ids", expanding=True)), hooks.c.removed_at.is_(None)
+)
 _FAILING_TOO_LONG = select(hooks.c.id, hooks.c.destination, hooks.c.failing_since).where(
     hooks.c.id.in_(bindparam("ids", expanding=True)), hooks.c.failing_since <= bindparam("limit")
 )
@@ -327,20 +337,32 @@ _FAILING_TOO_LONG = select(hooks.c.id, hooks.c.destination, hooks.c.failing_sinc
 def _note_health(session: Session, results: Sequence[Result]) -> list[int]:
     """Note since when hooks have been failing; switch off webhooks whose receiver is gone or failed too long.
 
-    Returns the ids of the webhooks that were switched off.
+    Tests do not count. Returns the ids of the webhooks that were switched off.
     """
+    results = [each for each in results if not each.claim.is_test]
     received = {each.claim.hook_id for each in results if each.judgement.verdict is Verdict.RECEIVED}
-    failing = {each.claim.hook_id for each in results} - received
     if received:
         session.execute(_HOOKS_ARE_WELL, {"ids": list(received)})
-    reasons = _fail(session, failing) if failing else {}
-    reasons |= {each.claim.hook_id: each.judgement.reason for each in results if each.judgement.verdict is Verdict.GONE}
+    failed = [each for each in results if each.judgement.verdict is not Verdict.RECEIVED]
+    reasons = _note_failing(session, failed, received) if failed else {}
     webhook_of = {each.claim.hook_id: each.claim.webhook_id for each in results}
     return [webhook_of[hook] for hook, reason in reasons.items() if disable(session, webhook_of[hook], reason)]
 
 
-def _fail(session: Session, hook_ids: Collection[int]) -> dict[int, str]:
-    """Note that hooks fail; of those that have failed for too long, by what stands in the database now, say so."""
+def _note_failing(session: Session, failed: Sequence[Result], well: Collection[int]) -> dict[int, str]:
+    """Note that hooks fail; tells of those whose receiver is gone, or that have failed for too long.
+
+    What an earlier URL of a hook answered is not held against its present one.
+    """
+    urls = {
+        row.id: row.hook_url for row in session.execute(_HOOK_URLS, {"ids": [each.claim.hook_id for each in failed]})
+    }
+    failed = [each for each in failed if urls.get(each.claim.hook_id) == each.claim.hook_url]
+    gone = {each.claim.hook_id: each.judgement.reason for each in failed if each.judgement.verdict is Verdict.GONE}
+    return _failing_too_long(session, {each.claim.hook_id for each in failed} - set(well)) | gone
+
+
+def _failing_too_long(session: Session, hook_ids: Collection[int]) -> dict[int, str]:
     now = utcnow()
     session.execute(_HOOKS_FAIL, {"ids": list(hook_ids), "since": now})
     too_long = session.execute(_FAILING_TOO_LONG, {"ids": list(hook_ids), "limit": now - GIVE_UP_AFTER})
@@ -348,15 +370,6 @@ def _fail(session: Session, hook_ids: Collection[int]) -> dict[int, str]:
         row.id: f"deliveries to {row.destination} have failed since {row.failing_since:%Y-%m-%d %H:%M} UTC"
         for row in too_long
     }
-
-
-def disable(session: Session, webhook_id: int, reason: str) -> bool:
-    """Switch a webhook off and cancel what it has not sent; False where it was off already."""
-    off = update(webhooks).where(webhooks.c.id == webhook_id, webhooks.c.active, webhooks.c.deleted_id == 0)
-    switched = session.execute(off.values(active=False, disabled_reason=reason).returning(webhooks.c.id)).all()
-    if switched:
-        cancel_unsent(session, webhook_id, f"the webhook was disabled: {reason}")
-    return bool(switched)
 
 
 def expire_overdue(session: Session, limit: int) -> Changes:

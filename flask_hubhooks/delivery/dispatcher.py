@@ -10,17 +10,17 @@ from itertools import chain, repeat
 from math import inf
 from time import monotonic
 
-from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as NoConnectionLeft
+from sqlalchemy.exc import SQLAlchemyError
 
 from ..announce import announce
 from ..chains import Changes
+from ..database import DATABASE_AWAY
 from ..state import State
 from . import claims, payload
 from .claims import Claim, Result
 from .listener import Listener
 from .pool import ElasticPool
-from .retry import judge
+from .retry import judge, judge_test
 from .signing import SecretUnreadable, signature_headers
 from .transport import Transport
 
@@ -41,8 +41,6 @@ SWEEP_S = 1.0
 """How often, in a long run, it looks for callbacks that never came."""
 HELD_S = 60.0
 """How long a delivery that we cannot send, by a fault of ours, is put off."""
-DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, NoConnectionLeft)
-"""What SQLAlchemy raises where waiting may help: no connection, a lock, a standby that takes no writes yet."""
 BACK_OFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Waits between tries to reach a database that is away; the last is repeated."""
 
@@ -188,7 +186,8 @@ class Dispatcher:
             **signature_headers(secret, str(claim.id), int(time.time()), body),
         }
         outcome = payload.masked(self._transport.post(claim.hook_url, body, headers))
-        return Result(claim, headers, outcome, judge(outcome, claim.retry_step))
+        judgement = judge_test(outcome) if claim.is_test else judge(outcome, claim.retry_step)
+        return Result(claim, headers, outcome, judgement)
 
     def _record(self, done: Sequence[Result | Unsent]) -> None:
         """Write a batch, trying again for as long as the database is away: what was answered must not be lost.

@@ -45,6 +45,14 @@ class Judgement:
     """FAILED and GONE: the cause in words."""
 
 
+def judge_test(outcome: Outcome) -> Judgement:
+    """Decide about the one attempt of a test: received or failed, and no consequences."""
+    judgement = judge(outcome, 0)
+    if judgement.verdict in (Verdict.RECEIVED, Verdict.FAILED):
+        return judgement
+    return Judgement(Verdict.FAILED, reason=judgement.reason or "a test is sent once")
+
+
 def judge(outcome: Outcome, retry_step: int) -> Judgement:
     """Decide by the rules: 2xx, 302 and 303 are received (Jenkins' Docker Hub plugin answers 302).
 

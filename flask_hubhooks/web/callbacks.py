@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from flask import Blueprint, Response
 
 from ..announce import announce
@@ -11,13 +13,13 @@ from ..delivery.tokens import BadToken
 from ..models import Delivery
 from ..outbox import wake
 from ..state import current_state
-from .pipeline import json_response, parse_json, read_body, route
+from .pipeline import carried_out, json_response, parse_json, read_body, route
 from .problems import Problem
 from .schemas import CallbackSchema
 
 
 def add_routes(blueprint: Blueprint) -> None:
-    route(blueprint, "/u/<path:repository>/hook/<token>/", "callback", POST=post_callback)
+    route(blueprint, "/u/<path:repository>/hook/<token>/", "callback", POST=partial(carried_out, post_callback))
 
 
 def post_callback(repository: str, token: str) -> Response:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from ..config import Config
 from ..delivery import payload
+from ..hook_url import hosts
 from ..models import Attempt, Delivery, Hook, Push, Webhook
 
 
@@ -22,19 +24,24 @@ def webhook(row: Webhook) -> dict[str, Any]:
         "name": row.name,
         "active": row.active,
         "disabled_reason": row.disabled_reason,
-        "expect_final_callback": row.expect_final_callback,
+        "expect_final_callback": row.expects_final_callback,
+        "tag_filter": row.tag_filter.split(),
         "creator": row.creator,
         "last_updater": row.last_updater,
         "created": time(row.created),
         "last_updated": time(row.last_updated),
-        "hooks": [_hook(each, row.active) for each in row.hooks],
+        "hooks": [hook(each, row.active) for each in row.hooks],
     }
 
 
-def _hook(row: Hook, active: bool) -> dict[str, Any]:
+def hook(row: Hook, active: bool) -> dict[str, Any]:
+    """A hook; its host stands in ASCII, as it is looked up, and as it reads, lest one be taken for another."""
+    host, host_unicode = hosts(row.hook_url)
     return {
         "id": row.id,
         "hook_url": row.hook_url,
+        "host": host,
+        "host_unicode": host_unicode,
         "active": active,
         "failing_since": time(row.failing_since),
         "creator": row.creator,
@@ -44,7 +51,7 @@ def _hook(row: Hook, active: bool) -> dict[str, Any]:
     }
 
 
-def delivery(row: Delivery) -> dict[str, Any]:
+def delivery(row: Delivery, chain: Sequence[Delivery]) -> dict[str, Any]:
     """One line of the history. `status` is Docker Hub's word, `state` where it exactly stands."""
     return {
         "id": str(row.id),
@@ -55,24 +62,38 @@ def delivery(row: Delivery) -> dict[str, Any]:
         "position": row.position,
         "chain_length": row.chain_length,
         "round": row.round,
-        "attempts": row.attempt_count,
+        "chain": [_step(each) for each in chain],
+        "attempt_count": row.attempt_count,
         "push": _push(row.push),
         "callback_expected": row.callback_expected,
         "callback": _callback(row),
+        "created_at": time(row.created_at),
         "next_attempt_at": time(row.next_attempt_at),
         "received_at": time(row.received_at),
         "finished_at": time(row.finished_at),
     }
 
 
-def delivery_with_attempts(row: Delivery, config: Config) -> dict[str, Any]:
+def _step(row: Delivery) -> dict[str, Any]:
+    """How far a hook of the chain has come."""
+    return {
+        "id": str(row.id),
+        "position": row.position,
+        "hook_url": row.hook.hook_url,
+        "state": row.status.value,
+        "callback": row.callback_state or None,
+    }
+
+
+def delivery_with_attempts(row: Delivery, chain: Sequence[Delivery], config: Config) -> dict[str, Any]:
     """One delivery whole: `attempts` holds each request and what was answered."""
     sent = _sent_body(row, config)
-    return delivery(row) | {"attempts": [_attempt(each, sent) for each in row.attempts]}
+    return delivery(row, chain) | {"attempts": [_attempt(each, sent) for each in row.attempts]}
 
 
 def _push(row: Push) -> dict[str, Any]:
     return {
+        "kind": row.kind.value,
         "repository": row.repository,
         "tag": row.tag,
         "digest": row.digest,

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, NoReturn
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from flask import Blueprint, Response, request
-from marshmallow import Schema, ValidationError
+from marshmallow import Schema, ValidationError, fields
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from ..database import DATABASE_AWAY, is_deadlock
 from ..registry import storable
 from ..state import State, current_state
+from ..webhooks import Refused
 from .problems import Problem, invalid, not_found
 
-BODY_LIMIT = 64 * 1024
-"""Bytes of a request's body."""
+logger = logging.getLogger(__name__)
+
+DEADLOCK_TRIES = 3
 ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 Handler = Callable[..., Response]
@@ -31,6 +36,8 @@ class Call:
     state: State
     repository: str
     user: str
+    details: dict[str, Any]
+    """The `Repository.snapshot` of what the host knows."""
 
 
 def route(blueprint: Blueprint, rule: str, name: str, **handlers: Handler) -> None:
@@ -71,7 +78,7 @@ def _handler(handlers: Mapping[str, Handler]) -> Handler:
 
 def reads(handler: Callable[..., Response]) -> Handler:
     """The handler of a request that reads: it is called with a `Call`."""
-    return lambda repository, **ids: handler(_authorized("read", repository), **ids)
+    return lambda repository, **ids: carried_out(handler, _authorized("read", repository), **ids)
 
 
 def writes(handler: Callable[..., Response]) -> Handler:
@@ -79,9 +86,30 @@ def writes(handler: Callable[..., Response]) -> Handler:
 
     def guarded(repository: str, **ids: Any) -> Response:
         _refuse_foreign_origin(current_state())
-        return handler(_authorized("write", repository), **ids)
+        return carried_out(handler, _authorized("write", repository), **ids)
 
     return guarded
+
+
+def carried_out(handler: Callable[..., Response], *arguments: Any, **ids: Any) -> Response:
+    """What a handler answers; it is called again where it was the victim of a deadlock, and undone thereby.
+
+    Raises 503 where the database cannot be used.
+    """
+    for tries in count(1):
+        try:
+            return handler(*arguments, **ids)
+        except Refused as refused:
+            raise invalid(refused.errors) from None
+        except DATABASE_AWAY as fault:
+            if tries == DEADLOCK_TRIES or not is_deadlock(fault):
+                logger.exception("%s %s is answered with 503: the database is away", request.method, request.endpoint)
+                raise _away() from None
+    raise AssertionError("counting does not end")
+
+
+def _away() -> Problem:
+    return Problem(503, "The registry's database cannot be used now: try again.", headers={"Retry-After": "5"})
 
 
 def _authorized(action: str, repository: str) -> Call:
@@ -94,9 +122,10 @@ def _authorized(action: str, repository: str) -> Call:
     user = authorize(action, repository)
     if user is None:
         _deny(action, repository, authorize)
-    if state.handlers.details_of(repository) is None:
+    details = state.handlers.details_of(repository)
+    if details is None:
         raise not_found()
-    return Call(state, repository, storable(user))
+    return Call(state, repository, storable(user), details)
 
 
 def _deny(action: str, repository: str, authorize: Callable[[str, str], str | None]) -> NoReturn:
@@ -120,9 +149,9 @@ def _origin(url: str) -> str:
 
 
 def read_body() -> bytes:
-    """The request's body; raises 413 where it is over `BODY_LIMIT`."""
-    host_limit = request.max_content_length
-    limit = BODY_LIMIT if host_limit is None else min(host_limit, BODY_LIMIT)
+    """The request's body; raises 413 where it is too large."""
+    host_limit, limit = request.max_content_length, current_state().config.max_body_bytes
+    limit = limit if host_limit is None else min(host_limit, limit)
     request.max_content_length = limit + 1  # Werkzeug cuts a chunked body off there, and says nothing
     with suppress(RequestEntityTooLarge):
         body = request.get_data()
@@ -131,21 +160,51 @@ def read_body() -> bytes:
     raise Problem(413, f"The body is over {limit} bytes.")
 
 
-def read_json(schema: Schema) -> Any:
-    """The request's JSON body, checked by `schema`; raises 413, 415, or 400 with the errors by field."""
+def read_json(schema: Schema, *, optional: bool = False) -> Any:
+    """The request's JSON body, checked by `schema`; raises 413, 415, or 400 with the errors by field.
+
+    Where it is `optional`, an empty body is an empty object.
+    """
+    body = read_body()
+    if optional and not body:
+        return _loaded(schema, {})
     if not request.is_json:
         raise Problem(415, "Send JSON, with Content-Type: application/json.")
-    return parse_json(read_body(), schema)
+    return parse_json(body, schema)
+
+
+def read_query(schema: Schema) -> Any:
+    """The request's query, checked by `schema`; raises 400 with the errors by parameter."""
+    lists = {name for name, field in schema.fields.items() if isinstance(field, fields.List)}
+    many = {name: request.args.getlist(name) for name in lists}
+    return _loaded(schema, request.args.to_dict() | many)
 
 
 def parse_json(body: bytes, schema: Schema) -> Any:
     """Parse and check JSON that a client sent; raises 400 with the errors by field."""
+    limit = current_state().config.max_json_depth
     try:
         content = json.loads(body, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
+        deep = _depth(content) > limit
+    except RecursionError:
+        deep = True
+    except ValueError:
         raise Problem(400, "The body is not valid JSON.") from None
+    if deep:
+        raise Problem(400, f"The body is JSON with more than {limit} objects or lists within each other.")
     if not isinstance(content, dict):
         raise Problem(400, "The body must be a JSON object.")
+    return _loaded(schema, content)
+
+
+def _depth(content: Any) -> int:
+    if not isinstance(content, dict | list):
+        return 0
+    within = content.values() if isinstance(content, dict) else content
+    return 1 + max(map(_depth, within), default=0)
+
+
+def _loaded(schema: Schema, content: Any) -> Any:
     try:
         return schema.load(content)
     except ValidationError as error:
@@ -161,14 +220,8 @@ def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | 
     return Response(body, status, dict(headers or {}), content_type="application/json")
 
 
-def whole_number(name: str, default: int, least: int, most: int) -> int:
-    """A query parameter that is a whole number; raises 400 outside of `least` to `most`."""
-    text = request.args.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most):
-        raise invalid({name: [f"Must be a whole number from {least} to {most}."]})
-    return int(text)
-
-
-def external_url(state: State, *path: object) -> str:
-    """An absolute URL of ours, never built from the request's Host header."""
-    return "/".join([state.config.external_url, *(quote(str(part)) for part in path)]) + "/"
+def api_url(call: Call, *path: object, query: Mapping[str, object] | None = None) -> str:
+    """The absolute URL of what the API has of a repository's webhooks; never built from the Host header."""
+    within = ("v2", "repositories", call.repository, "webhooks", *path)
+    url = "/".join([call.state.config.external_url, *(quote(str(part)) for part in within)]) + "/"
+    return f"{url}?{urlencode(query, safe=':')}" if query else url

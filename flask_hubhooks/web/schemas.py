@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_load, validates_schema
-from marshmallow.validate import Length, OneOf
-from requests import PreparedRequest, RequestException
+from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_load, validates, validates_schema
+from marshmallow.validate import Length, OneOf, Range
 
 from ..chains import Callback
-from ..registry import storable
+from ..hook_url import BadURL, check
+from ..models import DOCKER_WORDS, Status
+from ..registry import as_utc, storable
+from ..state import current_state
+from ..tag_filter import PATTERNS_LIMIT, BadPattern, check_pattern
+from ..webhooks import HookWanted
 
-NAME_LIMIT = 255
-URL_LIMIT = 2048
-HOOKS_LIMIT = 10
+TARGET_URL_LIMIT = 2048
+PAGE_SIZE = 25
 
 _UNSTORABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -28,25 +32,33 @@ def printable(text: str) -> None:
 
 
 def hook_url(url: str) -> None:
-    """Refuse a URL that is not absolute http(s), or that our HTTP client would not take."""
-    if len(url) > URL_LIMIT:
-        raise ValidationError(f"Longer than maximum length {URL_LIMIT}.")
-    if re.search(r"\s", url):
-        raise ValidationError("Must hold no spaces; write %20.")
+    """Refuse a URL that we could not send to."""
+    most = current_state().config.max_url_length
+    if len(url) > most:
+        raise ValidationError(f"Longer than maximum length {most}.")
     printable(url)
     try:
-        parts = urlsplit(url)
-        prepared = PreparedRequest()
-        prepared.prepare_url(url, None)
-        host = parts.hostname or ""
-        host.encode("idna")  # raises for labels that are empty or too long
-        usable = parts.scheme in ("http", "https") and host != "" and "%" not in host and parts.port != 0
-    except (RequestException, ValueError):
-        usable = False
-    if not usable:
-        raise ValidationError("Must be an absolute URL such as https://ci.example.com/hook.")
-    if parts.username is not None or parts.fragment:
-        raise ValidationError("Must hold neither user name nor fragment.")
+        check(url)
+    except BadURL as bad:
+        raise ValidationError(str(bad)) from None
+
+
+def name(text: str) -> None:
+    """Refuse a name that is blank or too long."""
+    most = current_state().config.max_name_length
+    if len(text) > most:
+        raise ValidationError(f"Longer than maximum length {most}.")
+    if not text:
+        raise ValidationError("Must not be blank.")
+    printable(text)
+
+
+def pattern(text: str) -> None:
+    """Refuse a pattern that no tag can match."""
+    try:
+        check_pattern(text)
+    except BadPattern as bad:
+        raise ValidationError(str(bad)) from None
 
 
 def http_url(url: str) -> None:
@@ -69,45 +81,130 @@ class StrictBoolean(fields.Boolean):
         return value
 
 
-class HookSchema(Schema):
+class Stripped(fields.String):
+    """Text without spaces around it."""
+
+    def _deserialize(self, value: Any, *arguments: Any, **kwargs: Any) -> str:
+        return super()._deserialize(value, *arguments, **kwargs).strip()
+
+
+class WholeNumber(fields.Integer):
+    """Digits, and not all that Python takes for a number."""
+
+    def _deserialize(self, value: Any, *arguments: Any, **kwargs: Any) -> int | None:
+        if not (isinstance(value, str) and value.isascii() and value.isdigit()):
+            raise self.make_error("invalid")
+        return super()._deserialize(value, *arguments, **kwargs)
+
+
+class Time(fields.Field[datetime]):
+    """A time in RFC 3339; without an offset it is UTC."""
+
+    def _deserialize(self, value: Any, *arguments: Any, **kwargs: Any) -> datetime:
+        try:
+            time = as_utc(datetime.fromisoformat(value.replace("Z", "+00:00")))
+        except (AttributeError, TypeError, ValueError, OverflowError):
+            raise ValidationError("Must be a time such as 2026-01-31T03:00:00Z.") from None
+        return time
+
+
+class Strict(Schema):
     class Meta:
         unknown = RAISE
 
-    hook_url = fields.String(required=True, validate=hook_url)
 
+class HookSchema(Strict):
+    """A hook of a webhook, or a new one; it loads to a `HookWanted`."""
 
-class WebhookSchema(Schema):
-    """A webhook to create: a `hook_url`, or `hooks` for a chain.
-
-    It loads to `name`, `hook_urls` and `expect_final_callback`, which is by default true for a chain.
-    """
-
-    class Meta:
-        unknown = RAISE
-
-    name = fields.String(required=True, validate=[Length(max=NAME_LIMIT), printable])
+    id = fields.Integer(strict=True)
     hook_url = fields.String(validate=hook_url)
-    hooks = fields.List(fields.Nested(HookSchema), validate=Length(1, HOOKS_LIMIT))
-    expect_final_callback = StrictBoolean()
+
+    @validates_schema
+    def _is_known_or_new(self, data: Mapping[str, Any], **_: Any) -> None:
+        if not data:
+            raise ValidationError({"hook_url": ["Missing data for required field."]})
+
+    @post_load
+    def _as_wanted(self, data: dict[str, Any], **_: Any) -> HookWanted:
+        return HookWanted(**data)
+
+
+tag_filter = fields.List(fields.String(validate=pattern), validate=Length(max=PATTERNS_LIMIT))
+
+
+class TagFilterSchema(Strict):
+    """A filter to try."""
+
+    tag_filter = tag_filter
+
+
+class WebhookSchema(Strict):
+    """A webhook to create or, `partial`, to change. `hook_url` is short for `hooks` with one of that URL."""
+
+    name = Stripped(required=True, validate=name)
+    active = StrictBoolean()
+    expect_final_callback = StrictBoolean(allow_none=True)
+    tag_filter = tag_filter
+    hook_url = fields.String(validate=hook_url)
+    hooks = fields.List(fields.Nested(HookSchema))
 
     @validates_schema
     def _has_hooks_once(self, data: Mapping[str, Any], **_: Any) -> None:
-        if ("hook_url" in data) == ("hooks" in data):
+        if "hook_url" in data and "hooks" in data:
             raise ValidationError({"hook_url": ["Give either hook_url, or hooks for a chain."]})
-
-    @validates_schema
-    def _has_a_name(self, data: Mapping[str, Any], **_: Any) -> None:
-        if not data["name"].strip():
-            raise ValidationError({"name": ["Must not be blank."]})
 
     @post_load
     def _as_chain(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
-        urls = [data["hook_url"]] if "hook_url" in data else [hook["hook_url"] for hook in data["hooks"]]
-        return {
-            "name": data["name"].strip(),
-            "hook_urls": urls,
-            "expect_final_callback": data.get("expect_final_callback", len(urls) > 1),
-        }
+        if "hook_url" in data:
+            data["hooks"] = [HookWanted(data.pop("hook_url"))]
+        return data
+
+
+class SendTestSchema(Strict):
+    """A test of the first hook, or of the whole chain."""
+
+    chain = StrictBoolean(load_default=False)
+
+
+class RecoverSchema(Strict):
+    """What could not be delivered from `since` on is sent again, until now or `until`."""
+
+    since = Time(required=True)
+    until = Time(load_default=None)
+
+
+class Query(Schema):
+    """Parameters of a URL. Those that we do not know are ignored."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+
+class PageSchema(Query):
+    page_size = WholeNumber(load_default=PAGE_SIZE)
+
+    @validates("page_size")
+    def _is_no_larger_than_allowed(self, size: int, **_: Any) -> None:
+        Range(1, current_state().config.max_page_size)(size)
+
+
+class WebhookListSchema(PageSchema):
+    """A page of the webhooks whose names hold `name`."""
+
+    page = WholeNumber(load_default=1, validate=Range(1, 10**6))
+    active = fields.Boolean(load_default=None, truthy={"true"}, falsy={"false"})
+    name = fields.String(load_default="", validate=printable)
+
+
+class HistorySchema(PageSchema):
+    """A page of deliveries; `status` is Docker Hub's word or our exact state."""
+
+    cursor = fields.String(load_default=None)
+    status = fields.String(load_default=None, validate=OneOf([*DOCKER_WORDS, *(each.value for each in Status)]))
+    tag = fields.String(load_default=None, validate=printable)
+    pusher = fields.String(load_default=None, validate=printable)
+    since = Time(load_default=None)
+    until = Time(load_default=None)
 
 
 class CallbackSchema(Schema):
@@ -119,7 +216,7 @@ class CallbackSchema(Schema):
     state = fields.String(required=True, validate=OneOf(["success", "failure", "error"]))
     description = fields.String(load_default="", validate=Length(max=255))
     context = fields.String(load_default="", validate=Length(max=100))
-    target_url = fields.String(load_default="", validate=[Length(max=URL_LIMIT), http_url])
+    target_url = fields.String(load_default="", validate=[Length(max=TARGET_URL_LIMIT), http_url])
 
     @post_load
     def _as_callback(self, data: dict[str, Any], **_: Any) -> Callback:

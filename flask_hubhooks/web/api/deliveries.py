@@ -1,0 +1,103 @@
+"""The history of a webhook, and what sends again."""
+
+from __future__ import annotations
+
+import uuid
+
+from flask import Response
+from sqlalchemy import select
+from sqlalchemy.orm import Session, joinedload, selectinload
+
+from ... import redelivery
+from ...database import lock_repository, utcnow
+from ...models import Delivery
+from ...outbox import record_test, wake
+from ...redelivery import NotNow
+from .. import documents, history
+from ..pipeline import Call, api_url, json_response, read_json, read_query
+from ..problems import Problem, not_found
+from ..schemas import HistorySchema, RecoverSchema, SendTestSchema
+from .webhooks import find
+
+
+def list_all(call: Call, webhook_id: int) -> Response:
+    query = read_query(HistorySchema())
+    with call.state.reading() as session:
+        page = history.page(session, find(session, call, webhook_id), query)
+        chains = history.chains(session, page.deliveries)
+    return json_response(
+        {
+            "next": api_url(call, webhook_id, "history", query=page.older) if page.older else None,
+            "previous": api_url(call, webhook_id, "history", query=page.newer) if page.newer else None,
+            "results": [documents.delivery(row, chains[row.push_id]) for row in page.deliveries],
+        }
+    )
+
+
+def read(call: Call, webhook_id: int, delivery_id: uuid.UUID) -> Response:
+    with call.state.reading() as session:
+        row = _find(session, call, webhook_id, delivery_id)
+        chain = history.chains(session, [row])[row.push_id]
+        return json_response(documents.delivery_with_attempts(row, chain, call.state.config))
+
+
+def redeliver(call: Call, webhook_id: int, delivery_id: uuid.UUID) -> Response:
+    """Send a delivery again, and after it the rest of its chain. Answer 202 with the delivery, or 409."""
+    with call.state.writing() as session:
+        lock_repository(session, call.repository)
+        row = _find(session, call, webhook_id, delivery_id)
+        try:
+            redelivery.redeliver(session, row)
+        except NotNow as refusal:
+            raise _nothing_sent(refusal) from None
+    wake(call.state)
+    return _accepted(call, webhook_id, delivery_id)
+
+
+def recover(call: Call, webhook_id: int) -> Response:
+    """Send again a batch of what could not be delivered; `remaining` says whether to ask for more."""
+    wanted = read_json(RecoverSchema())
+    with call.state.writing() as session:
+        lock_repository(session, call.repository)
+        row = find(session, call, webhook_id)
+        try:
+            recovered, remaining = redelivery.recover(session, row, wanted["since"], wanted["until"] or utcnow())
+        except NotNow as refusal:
+            raise _nothing_sent(refusal) from None
+    if recovered:
+        wake(call.state)
+    return json_response({"recovered": recovered, "remaining": remaining})
+
+
+def send_test(call: Call, webhook_id: int) -> Response:
+    """Push to this webhook alone. Answer 202 with the delivery, or 409 where there is no hook to call."""
+    wanted = read_json(SendTestSchema(), optional=True)
+    with call.state.writing() as session:
+        row = find(session, call, webhook_id)
+        delivery_id = record_test(session, row, call.user, call.details, wanted["chain"])
+    if delivery_id is None:
+        raise Problem(409, "Nothing was sent: the webhook has no hooks yet.")
+    wake(call.state)
+    return _accepted(call, webhook_id, delivery_id)
+
+
+def _accepted(call: Call, webhook_id: int, delivery_id: uuid.UUID) -> Response:
+    with call.state.reading() as session:
+        row = _find(session, call, webhook_id, delivery_id)
+        content = documents.delivery(row, history.chains(session, [row])[row.push_id])
+    return json_response(content, 202, {"Location": api_url(call, webhook_id, "history", delivery_id)})
+
+
+def _nothing_sent(refusal: NotNow) -> Problem:
+    return Problem(409, f"Nothing was sent: {refusal}.")
+
+
+def _find(session: Session, call: Call, webhook_id: int, delivery_id: uuid.UUID) -> Delivery:
+    row = session.scalar(
+        select(Delivery)
+        .where(Delivery.webhook_id == find(session, call, webhook_id).id, Delivery.id == delivery_id)
+        .options(joinedload(Delivery.push), joinedload(Delivery.hook), selectinload(Delivery.attempts))
+    )
+    if row is None:
+        raise not_found()
+    return row

@@ -1,0 +1,165 @@
+"""Webhooks and their hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from flask import Response, request
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, selectinload
+
+from ... import webhooks
+from ...database import lock_repository
+from ...delivery.signing import new_secret
+from ...models import ID_LIMIT, Hook, Webhook
+from ...outbox import recent_tags
+from ...tag_filter import TagFilter
+from ...webhooks import HookWanted, Owner, live
+from .. import documents
+from ..etag import require_match, tagged
+from ..pipeline import Call, api_url, json_response, read_json, read_query
+from ..problems import not_found
+from ..schemas import HookSchema, TagFilterSchema, WebhookListSchema, WebhookSchema
+
+
+def list_all(call: Call) -> Response:
+    query = read_query(WebhookListSchema())
+    wanted = select(Webhook).where(live(call.repository))
+    if query["active"] is not None:
+        wanted = wanted.where(Webhook.active.is_(query["active"]))
+    if query["name"]:
+        wanted = wanted.where(Webhook.name.icontains(query["name"], autoescape=True))
+    page, size = query["page"], query["page_size"]
+    with call.state.reading() as session:
+        count = session.scalar(select(func.count()).select_from(wanted.subquery())) or 0
+        rows = session.scalars(
+            wanted.options(selectinload(Webhook.hooks)).order_by(Webhook.id).limit(size).offset((page - 1) * size)
+        ).all()
+    return json_response(
+        {
+            "count": count,
+            "next": _page_url(call, page + 1) if page * size < count else None,
+            "previous": _page_url(call, page - 1) if page > 1 else None,
+            "results": [documents.webhook(row) for row in rows],
+        }
+    )
+
+
+def _page_url(call: Call, page: int) -> str:
+    return api_url(call, query=request.args.to_dict() | {"page": page})
+
+
+def create(call: Call) -> Response:
+    """Answer 201 with the webhook, and with its secret, which is shown this once."""
+    wanted = read_json(WebhookSchema())
+    secret = new_secret()
+    with call.state.writing() as session:
+        row = webhooks.create(session, _owner(call), wanted, call.state.secrets.encrypt(secret))
+        content = documents.webhook(row)
+    response = tagged(content, 201, more={"secret": secret})
+    response.headers["Location"] = api_url(call, content["id"])
+    return response
+
+
+def read(call: Call, webhook_id: int) -> Response:
+    with call.state.reading() as session:
+        return tagged(documents.webhook(find(session, call, webhook_id)))
+
+
+def edit(call: Call, webhook_id: int) -> Response:
+    """Change what the body names, unless `If-Match` says that it was changed in between."""
+    wanted = read_json(WebhookSchema(partial=True, exclude=["hook_url"]))
+    with _editing(call, webhook_id) as (session, row):
+        require_match(documents.webhook(row))
+        webhooks.edit(session, _owner(call), row, wanted)
+        return tagged(documents.webhook(row))
+
+
+def delete(call: Call, webhook_id: int) -> Response:
+    with _editing(call, webhook_id) as (session, row):
+        require_match(documents.webhook(row))
+        webhooks.delete(session, _owner(call), row)
+    return Response(status=204)
+
+
+def list_hooks(call: Call, webhook_id: int) -> Response:
+    with call.state.reading() as session:
+        row = find(session, call, webhook_id)
+        return json_response({"results": [documents.hook(each, row.active) for each in row.hooks]})
+
+
+def add_hook(call: Call, webhook_id: int) -> Response:
+    """Answer 201 with the hook, which stands behind the others."""
+    wanted = read_json(HookSchema(exclude=["id"]))
+    with _editing(call, webhook_id) as (session, row):
+        hooks = [*(HookWanted(id=each.id) for each in row.hooks), wanted]
+        webhooks.edit(session, _owner(call), row, {"hooks": hooks})
+        content = documents.hook(row.hooks[-1], row.active)
+    response = tagged(content, 201)
+    response.headers["Location"] = api_url(call, webhook_id, "hooks", content["id"])
+    return response
+
+
+def read_hook(call: Call, webhook_id: int, hook_id: int) -> Response:
+    with call.state.reading() as session:
+        row = find(session, call, webhook_id)
+        return tagged(documents.hook(_hook(row, hook_id), row.active))
+
+
+def edit_hook(call: Call, webhook_id: int, hook_id: int) -> Response:
+    """Give a hook another URL; what it has not sent yet goes there."""
+    wanted: HookWanted = read_json(HookSchema(exclude=["id"]))
+    with _editing(call, webhook_id) as (session, row):
+        hook = _hook(row, hook_id)
+        require_match(documents.hook(hook, row.active))
+        hooks = [HookWanted(wanted.hook_url if each is hook else None, each.id) for each in row.hooks]
+        webhooks.edit(session, _owner(call), row, {"hooks": hooks})
+        return tagged(documents.hook(hook, row.active))
+
+
+def remove_hook(call: Call, webhook_id: int, hook_id: int) -> Response:
+    with _editing(call, webhook_id) as (session, row):
+        hook = _hook(row, hook_id)
+        require_match(documents.hook(hook, row.active))
+        hooks = [HookWanted(id=each.id) for each in row.hooks if each is not hook]
+        webhooks.edit(session, _owner(call), row, {"hooks": hooks})
+    return Response(status=204)
+
+
+def matching_tags(call: Call) -> Response:
+    """Which of the repository's recent tags a filter would let through; it need not be any webhook's yet."""
+    tag_filter = TagFilter(read_query(TagFilterSchema())["tag_filter"])
+    with call.state.reading() as session:
+        tags = recent_tags(session, call.repository)
+    matching = [tag for tag in tags if tag_filter.matches(tag)]
+    return json_response({"matching": matching, "other": [tag for tag in tags if tag not in set(matching)]})
+
+
+def find(session: Session, call: Call, webhook_id: int) -> Webhook:
+    """A webhook of the repository; raises 404."""
+    row = None
+    if webhook_id <= ID_LIMIT:
+        wanted = select(Webhook).where(Webhook.id == webhook_id, live(call.repository))
+        row = session.scalar(wanted.options(selectinload(Webhook.hooks)))
+    if row is None:
+        raise not_found()
+    return row
+
+
+def _hook(webhook: Webhook, hook_id: int) -> Hook:
+    found = next((each for each in webhook.hooks if each.id == hook_id), None)
+    if found is None:
+        raise not_found()
+    return found
+
+
+@contextmanager
+def _editing(call: Call, webhook_id: int) -> Iterator[tuple[Session, Webhook]]:
+    with call.state.writing() as session:
+        lock_repository(session, call.repository)
+        yield session, find(session, call, webhook_id)
+
+
+def _owner(call: Call) -> Owner:
+    return Owner(call.user, call.repository, call.state.config)

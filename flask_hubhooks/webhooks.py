@@ -1,0 +1,208 @@
+"""What owners do with webhooks and their hooks: create, edit, pause, delete; and how we switch one off ourselves."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy.orm import Session
+
+from .chains import cancel_hook, cancel_webhook, lock_unsent
+from .config import Config
+from .database import lock_repository, utcnow
+from .hook_url import destination
+from .models import Hook, Status, Webhook, deliveries, unsucceeded, webhooks
+
+SLUG_LIMIT = 200
+_OTHER_THAN_LETTERS = re.compile(r"-+")
+
+
+class Refused(Exception):
+    """What was asked for breaks a rule: messages by field, as for other bad input."""
+
+    def __init__(self, errors: Mapping[str, Any]) -> None:
+        super().__init__(str(errors))
+        self.errors = errors
+
+
+@dataclass(frozen=True)
+class HookWanted:
+    """A hook as it is to be: one of the webhook by its `id`, with a new URL or not, or a new one by its URL."""
+
+    hook_url: str | None = None
+    id: int | None = None
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who changes webhooks of which repository, within which limits."""
+
+    name: str
+    repository: str
+    config: Config
+
+
+def live(repository: str) -> ColumnElement[bool]:
+    """The webhooks that a repository has."""
+    return (Webhook.repository == repository) & (Webhook.deleted_id == 0)
+
+
+def create(session: Session, owner: Owner, wanted: Mapping[str, Any], encrypted_secret: bytes) -> Webhook:
+    """Make a webhook of `name` and what else is given of the fields that `edit` takes.
+
+    Raises `Refused` for a name that is taken and beyond the limits.
+    """
+    lock_repository(session, owner.repository)
+    count = session.scalar(select(func.count()).select_from(Webhook).where(live(owner.repository))) or 0
+    if count >= owner.config.max_webhooks:
+        raise Refused({"name": [f"This repository has {count} webhooks, and may have no more: delete one first."]})
+    webhook = Webhook(
+        repository=owner.repository,
+        active=True,
+        disabled_reason="",
+        encrypted_secret=encrypted_secret,
+        creator=owner.name,
+        last_updater=owner.name,
+        hooks=[],
+    )
+    _change(session, owner, webhook, wanted)
+    session.add(webhook)
+    session.flush()
+    return webhook
+
+
+def edit(session: Session, owner: Owner, webhook: Webhook, wanted: Mapping[str, Any]) -> None:
+    """Change what is given of `name`, `active`, `expect_final_callback`, `tag_filter` and `hooks`.
+
+    The transaction has locked the repository. `hooks` are all that it is to have, in order: the others are removed.
+    Pausing cancels what is not sent yet; making it active again forgets for how long hooks have been failing. Raises
+    `Refused` as `create` does.
+    """
+    if wanted.keys() & {"active", "hooks"}:
+        lock_unsent(session, webhook.id)
+    with session.no_autoflush:  # deliveries are locked before their webhook, as workers do
+        _change(session, owner, webhook, wanted)
+        _signed(session, owner, webhook)
+    session.flush()
+    session.refresh(webhook, ["hooks"])
+
+
+def delete(session: Session, owner: Owner, webhook: Webhook) -> None:
+    """Delete at once: the name is free, the history unreadable, nothing more is sent."""
+    cancel_webhook(session, webhook.id, "the webhook was deleted", tests=True)
+    webhook.deleted_id = webhook.id
+    webhook.last_updater = owner.name
+
+
+def disable(session: Session, webhook_id: int, reason: str) -> bool:
+    """Switch a webhook off and cancel what it has not sent; False where it was off already."""
+    off = update(webhooks).where(webhooks.c.id == webhook_id, webhooks.c.active, webhooks.c.deleted_id == 0)
+    switched = session.execute(off.values(active=False, disabled_reason=reason).returning(webhooks.c.id)).all()
+    if switched:
+        cancel_webhook(session, webhook_id, f"the webhook was disabled: {reason}")
+    return bool(switched)
+
+
+def _change(session: Session, owner: Owner, webhook: Webhook, wanted: Mapping[str, Any]) -> None:
+    if "hooks" in wanted:
+        _set_hooks(session, owner, webhook, wanted["hooks"])
+    if "active" in wanted and wanted["active"] != webhook.active:
+        _switch(session, webhook, wanted["active"])
+    if "name" in wanted and wanted["name"] != webhook.name:
+        _rename(session, webhook, wanted["name"])
+    if "tag_filter" in wanted:
+        webhook.tag_filter = " ".join(wanted["tag_filter"])
+    if "expect_final_callback" in wanted:
+        webhook.expect_final_callback = wanted["expect_final_callback"]
+
+
+def _signed(session: Session, owner: Owner, webhook: Webhook) -> None:
+    """Note who changed something, where something was changed."""
+    changed = {*session.new, *(each for each in session.dirty if session.is_modified(each))}
+    for each in changed | {webhook} if changed else ():
+        if isinstance(each, Webhook | Hook):
+            each.last_updater = owner.name
+            each.last_updated = utcnow()
+
+
+def _switch(session: Session, webhook: Webhook, active: bool) -> None:
+    webhook.active = active
+    if active:
+        webhook.disabled_reason = ""
+        for hook in webhook.hooks:
+            hook.failing_since = None
+    else:
+        cancel_webhook(session, webhook.id, "the webhook was paused")
+
+
+def _rename(session: Session, webhook: Webhook, name: str) -> None:
+    others = session.execute(
+        select(Webhook.name, Webhook.slug).where(live(webhook.repository), Webhook.id != webhook.id)
+    ).all()
+    if any(each.name == name for each in others):
+        raise Refused({"name": ["This repository has a webhook of this name."]})
+    webhook.name = name
+    webhook.slug = _slug(name, {each.slug for each in others})
+
+
+def _slug(name: str, taken: Collection[str]) -> str:
+    """The name for a URL: letters, digits and marks of any script, and hyphens; a number follows where it is taken."""
+    kept = (letter if unicodedata.category(letter)[0] in "LMN" else "-" for letter in _folded(name))
+    base = _OTHER_THAN_LETTERS.sub("-", "".join(kept)).strip("-")[:SLUG_LIMIT] or "webhook"
+    numbered = (f"{base}-{number}" for number in range(2, len(taken) + 3))
+    return next(slug for slug in (base, *numbered) if slug not in taken)
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).lower()
+
+
+def _set_hooks(session: Session, owner: Owner, webhook: Webhook, wanted: Sequence[HookWanted]) -> None:
+    if len(wanted) > owner.config.max_hooks:
+        raise Refused({"hooks": [f"A webhook may have at most {owner.config.max_hooks} hooks."]})
+    kept = _kept(webhook.hooks, wanted)
+    for hook in [each for each in webhook.hooks if each not in kept]:
+        cancel_hook(session, hook, "the hook was removed from the webhook")
+        hook.removed_at = utcnow()
+    for position, (known, each) in enumerate(zip(kept, wanted, strict=True)):
+        hook = known or _new_hook(owner, webhook, str(each.hook_url))
+        if each.hook_url not in (None, hook.hook_url):
+            _set_url(session, hook, str(each.hook_url))
+        hook.position = position
+
+
+def _kept(hooks: Sequence[Hook], wanted: Sequence[HookWanted]) -> list[Hook | None]:
+    """For each hook that is wanted the one it was before, by its id or else its URL; None for a new one."""
+    left = {hook.id: hook for hook in hooks}
+    kept: list[Hook | None] = [left.pop(each.id, None) if each.id is not None else None for each in wanted]
+    unknown = {
+        index: {"id": ["This webhook has no such hook, or it is named twice."]}
+        for index, each in enumerate(wanted)
+        if each.id is not None and kept[index] is None
+    }
+    if unknown:
+        raise Refused({"hooks": unknown})
+    for index, each in enumerate(wanted):
+        if each.id is None:
+            same = next((hook for hook in left.values() if hook.hook_url == each.hook_url), None)
+            kept[index] = left.pop(same.id) if same else None
+    return kept
+
+
+def _new_hook(owner: Owner, webhook: Webhook, url: str) -> Hook:
+    by = {"creator": owner.name, "last_updater": owner.name}
+    hook = Hook(hook_url=url, destination=destination(url), **by)
+    webhook.hooks.append(hook)
+    return hook
+
+
+def _set_url(session: Session, hook: Hook, url: str) -> None:
+    """Give a hook another URL: what it has not sent yet goes there, and it is not failing any more."""
+    unsent = deliveries.c.status.in_([Status.PENDING, Status.WAITING])
+    moved = update(deliveries).where(deliveries.c.webhook_id == hook.webhook_id, deliveries.c.hook_id == hook.id)
+    session.execute(moved.where(unsucceeded, unsent).values(destination=destination(url)))
+    hook.hook_url, hook.destination, hook.failing_since = url, destination(url), None
