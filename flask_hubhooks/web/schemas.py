@@ -91,7 +91,7 @@ class Stripped(fields.String):
 class WholeNumber(fields.Integer):
     """Digits, and not all that Python takes for a number."""
 
-    def _deserialize(self, value: Any, *arguments: Any, **kwargs: Any) -> int | None:
+    def _deserialize(self, value: Any, *arguments: Any, **kwargs: Any) -> int:
         if not (isinstance(value, str) and value.isascii() and value.isdigit()):
             raise self.make_error("invalid")
         return super()._deserialize(value, *arguments, **kwargs)
