@@ -34,9 +34,10 @@ class Host:
     join_session: bool = False
     url_prefix: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
+    session_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.db = SQLAlchemy()
+        self.db = SQLAlchemy(session_options=self.session_options)
         self.hubhooks = HubHooks(self.db, self.push_signal, join_session=self.join_session)
         self.hubhooks.authorizer(authorize)
         self.hubhooks.repository_loader(load)

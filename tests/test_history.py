@@ -252,6 +252,22 @@ def test_callback_token_is_nowhere(host: Host) -> None:
     assert all(token(url).rpartition(".")[2] not in text for url in urls for text in shown)
 
 
+def test_secret_is_nowhere(host: Host) -> None:
+    """No answer of the API shows a webhook's secret, also where the receiver tells it back."""
+    secrets: list[str] = []
+
+    def echo(request: Request, connection: Connection) -> bytes:
+        return http(500, f"{secrets[0]} and {secrets[0].removeprefix('whsec_')}".encode(), f"X-Secret: {secrets[0]}")
+
+    with Receiver(echo) as receiver:
+        webhook = host.create(receiver.url)
+        secrets.append(webhook["secret"])
+        host.push()
+        host.deliver()
+        shown = only(host, webhook)["attempts"][0]["response"]
+    assert shown["body"] == "whsec_*** and ***" and ["X-Secret", "whsec_***"] in shown["headers"]
+
+
 def token(callback_url: str) -> str:
     return callback_url.split("/")[-2]
 

@@ -185,7 +185,7 @@ class Dispatcher:
             "User-Agent": USER_AGENT,
             **signature_headers(secret, str(claim.id), int(time.time()), body),
         }
-        outcome = payload.masked(self._transport.post(claim.hook_url, body, headers))
+        outcome = payload.masked(self._transport.post(claim.hook_url, body, headers), secret)
         judgement = judge_test(outcome) if claim.is_test else judge(outcome, claim.retry_step)
         return Result(claim, headers, outcome, judgement)
 

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
+from .signing import SECRET_PREFIX
 from .transport import Outcome
 
 MASKED_TOKEN = "***"  # noqa: S105 - what stands where a token was
@@ -18,7 +20,7 @@ _TOKEN_BYTES = re.compile(_TOKEN.pattern.encode())
 
 
 def callback_url(external_url: str, repository: str, token: str) -> str:
-    return f"{external_url}/u/{repository}/hook/{token}/"
+    return f"{external_url}/u/{quote(repository)}/hook/{token}/"
 
 
 def payload(
@@ -54,7 +56,7 @@ def payload(
             "namespace": namespace,
             "owner": details["owner"] or namespace,
             "repo_name": repository,
-            "repo_url": details["repo_url"] or f"{external_url}/r/{repository}/",
+            "repo_url": details["repo_url"] or f"{external_url}/r/{quote(repository)}/",
             "star_count": details["star_count"],
             "status": details["status"],
         },
@@ -66,10 +68,17 @@ def body(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def masked(outcome: Outcome) -> Outcome:
-    """The outcome without callback tokens, where the receiver has echoed them: the history must not show them."""
-    headers = tuple((name, _TOKEN.sub(MASKED_TOKEN, value)) for name, value in outcome.response_headers)
-    return replace(outcome, response_headers=headers, response_body=without_tokens(outcome.response_body))
+def masked(outcome: Outcome, secret: str) -> Outcome:
+    """The outcome without callback tokens and the webhook's secret, where the receiver has echoed them.
+
+    The history must not show them.
+    """
+    key = secret.removeprefix(SECRET_PREFIX)
+    headers = tuple(
+        (name, _TOKEN.sub(MASKED_TOKEN, value).replace(key, MASKED_TOKEN)) for name, value in outcome.response_headers
+    )
+    body = without_tokens(outcome.response_body).replace(key.encode(), MASKED_TOKEN.encode())
+    return replace(outcome, response_headers=headers, response_body=body)
 
 
 def without_tokens(content: bytes) -> bytes:
