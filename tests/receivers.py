@@ -17,7 +17,6 @@ import struct
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
 from time import monotonic, time
 from typing import BinaryIO, TypeAlias, cast
 
@@ -182,11 +181,10 @@ def trickles(data: bytes, at_once: bytes = b"", every_s: float = 0.1) -> Answer:
     return answer
 
 
-def tls_context(authority: trustme.CA, name: str = "localhost", *, expired: bool = False) -> ssl.SSLContext:
+def tls_context(authority: trustme.CA, name: str = "localhost") -> ssl.SSLContext:
     """Return what a receiver serves TLS with: a certificate for `name` from that authority."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ended = datetime.now(timezone.utc) - timedelta(days=1) if expired else None
-    authority.issue_cert(name, not_after=ended).configure_cert(context)
+    authority.issue_cert(name).configure_cert(context)
     return context
 
 

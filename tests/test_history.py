@@ -173,7 +173,7 @@ def test_an_attempt(host: Host) -> None:
     (attempt,) = delivery["attempts"]
     received = receiver.requests[0]
     request, response = attempt["request"], attempt["response"]
-    assert (attempt["number"], attempt["round"], attempt["trigger"], attempt["error"]) == (1, 1, "push", "")
+    assert (attempt["number"], attempt["round"], attempt["trigger"], attempt["cause"]) == (1, 1, "push", "")
     assert 0 <= attempt["connect_ms"] <= attempt["duration_ms"] and 0 <= attempt["wait_ms"] <= attempt["duration_ms"]
     assert attempt["started_at"].endswith("Z")
     assert request["url"] == receiver.url
@@ -200,7 +200,7 @@ def test_attempts_without_an_answer(host: Host) -> None:
         host.deliver()
         attempts = only(host, webhook)["attempts"]
     assert attempts[0]["response"] is None
-    assert attempts[0]["error"] == "connection closed before an answer"
+    assert attempts[0]["cause"].startswith("connection closed before an answer: ")
     assert [(each["number"], each["round"], each["trigger"]) for each in attempts] == [
         (1, 1, "push"),
         (2, 1, "retry"),

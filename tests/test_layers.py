@@ -11,8 +11,9 @@ import flask_hubhooks
 
 LAYERS = [
     "config hook_url registry signals tag_filter database",
-    "delivery delivery.addresses delivery.pool delivery.signing delivery.tokens",
+    "delivery delivery.addresses delivery.certificates delivery.pool delivery.signing delivery.tokens",
     "delivery.connections",
+    "delivery.causes",
     "delivery.transport",
     "delivery.payload delivery.retry",
     "models state",

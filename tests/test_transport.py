@@ -135,7 +135,7 @@ def test_urls_that_are_none(guarded: Transport, url: str) -> None:
     """A URL that cannot be sent to is a failed outcome, not an exception."""
     outcome = post(guarded, url)
     assert (outcome.status_code, outcome.blocked) == (None, False)
-    assert outcome.error == "the request cannot be formed: the URL or a header is not valid"
+    assert outcome.error == "the request cannot be formed: the hook URL or a header is not valid"
 
 
 @pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "\u20ac"])
@@ -187,7 +187,7 @@ def test_connection_closed_while_sending(guarded: Transport, ending: Answer) -> 
         outcome = post(guarded, receiver.url)
         assert len(receiver.requests) == 2
     assert outcome.status_code is None
-    assert outcome.error == "connection closed before an answer (it was kept alive from an earlier POST)"
+    assert outcome.error == f"{CLOSED} (it was kept alive from an earlier POST): {LOG}"
 
 
 def test_connection_long_idle(guarded: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,18 +262,24 @@ def test_interim_answers(guarded: Transport, interim: int) -> None:
         assert receiver.connections == 1
 
 
-MALFORMED = "the answer's headers are malformed, too long or too many"
+CLOSED, LOG = "connection closed before an answer", "see the receiver's log"
+MALFORMED = "the answer's headers are malformed, too long or too many: check the receiver, or the proxy before it"
+NOT_HTTP = "the answer is not HTTP/1.1: check the port of the hook URL"
 
 
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
-        (close, "connection closed before an answer"),
-        (reset, "connection closed before an answer"),
-        (sends(b"220 mail.example.com ESMTP\r\n"), "the answer is not HTTP"),
-        (sends(b"HTTP/2.0 200 OK\r\n\r\n"), "the answer is not HTTP"),
-        (sends(b"HTTP/1.1 abc OK\r\n\r\n"), "the answer is not HTTP"),
-        (sends(b"\x00\xff" * 100 + b"\r\n"), "the answer is not HTTP"),
+        (close, f"{CLOSED}: {LOG}"),
+        (reset, f"{CLOSED}: {LOG}"),
+        (sends(b"220 mail.example.com ESMTP\r\n"), NOT_HTTP),
+        (sends(b"HTTP/2.0 200 OK\r\n\r\n"), NOT_HTTP),
+        (sends(b"HTTP/1.1 abc OK\r\n\r\n"), NOT_HTTP),
+        (sends(b"\x00\xff" * 100 + b"\r\n"), NOT_HTTP),
+        (
+            sends(b"\x15\x03\x03\x00\x02\x02\x0a"),
+            "the answer is TLS, not HTTP: should the hook URL begin with https://?",
+        ),
         (sends(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000), MALFORMED),
         (sends(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n"), MALFORMED),
         (sends(b"HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\nx"), MALFORMED),
@@ -300,7 +306,7 @@ def test_body_breaks_off(rest: bytes) -> None:
     """A status that arrived stands though its body breaks off; what came of the body is kept."""
     outcome = post_once(sends(b"HTTP/1.1 200 OK\r\n" + rest))
     assert (outcome.status_code, outcome.response_body) == (200, b"part")
-    assert outcome.error == "the answer's body broke off"
+    assert outcome.error == f"the answer's body broke off: {LOG}"
 
 
 def test_malformed_headers_keep_the_url_out_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
@@ -316,4 +322,4 @@ def test_words_are_of_this_fault_alone(guarded: Transport) -> None:
         try:
             raise TimeoutError("the caller's own")
         except TimeoutError:
-            assert post(guarded, receiver.url).error == "connection closed before an answer"
+            assert post(guarded, receiver.url).error == f"{CLOSED}: {LOG}"

@@ -93,7 +93,9 @@ class AddressPolicy:
         """
         address = ip_address(address)
         if isinstance(address, IPv6Address) and address.scope_id is not None:
-            raise ForbiddenAddress(f"hook address {address} is refused: it has a zone, a link of one machine")
+            raise ForbiddenAddress(
+                f"hook address {address} is refused: it has a zone, a link of one machine; use one without"
+            )
         inner = _reached(address)
         reason = _refusal(inner)
         if reason and not any(inner in network for network in self.allowed_networks):

@@ -13,15 +13,23 @@ import ssl
 import threading
 from ipaddress import ip_address
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
+from . import certificates
 from .addresses import AddressPolicy, ForbiddenAddress
 
 INTERIM_LIMIT = 16  # 1xx answers that are passed over before the real one
 IDLE_S = 60.0  # NAT gateways and firewalls forget idle connections silently, many after a few minutes
+
+_ADVICE = {
+    ConnectionRefusedError: "is the receiver running, does it listen on that port?",
+    TimeoutError: "is the receiver up, does a firewall drop what is sent to it?",
+    OSError: "check the worker and its network",
+}
+"""By what went wrong with an address; where a host has several, the first one here that happened counts."""
 
 
 class Unreachable(Exception):
@@ -34,16 +42,27 @@ class Rules(NamedTuple):
     deadline_s: float
 
 
+class Address(NamedTuple):
+    """One of a host's addresses, as `socket.getaddrinfo` gives it."""
+
+    family: int
+    kind: int
+    protocol: int
+    canonical_name: str
+    sockaddr: Any
+
+
 class Call:
     """The POST that a thread is making: its rules, its deadline, and the times it took."""
 
-    __slots__ = ("connect_ms", "connecting", "deadline", "rules", "started", "wait_ms")
+    __slots__ = ("address", "connect_ms", "connecting", "deadline", "rules", "started", "wait_ms")
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
         self.started = monotonic()
         self.deadline = self.started + rules.deadline_s
         self.connecting = False
+        self.address: Address | None = None
         self.connect_ms: int | None = None
         self.wait_ms: int | None = None
 
@@ -169,7 +188,14 @@ class _Guarded(HTTPConnection):
 
 
 class _GuardedTLS(_Guarded, HTTPSConnection):
-    pass
+    def connect(self) -> None:
+        """Connect; raises `Unreachable`, with what is wrong with it, where the certificate is refused."""
+        try:
+            super().connect()
+        except ssl.SSLCertVerificationError as fault:
+            host = self.host.strip("[]")
+            words = certificates.refusal(fault, host, _look_again(host, _thread.call))
+            raise Unreachable(f"TLS: {words}") from None
 
 
 class Pool(urllib3.HTTPConnectionPool):
@@ -186,26 +212,33 @@ def _connect(host: str, port: int, call: Call) -> socket.socket:
     Raises `ForbiddenAddress` where any of its addresses is forbidden, `Unreachable` where none answers.
     """
     found = _look_up(host, port, call)
-    for *_, sockaddr in found:
-        call.rules.policy.check(_address(sockaddr))
+    for address in found:
+        call.rules.policy.check(_address(address.sockaddr))
     until = min(monotonic() + call.rules.connect_timeout_s, call.deadline)
-    faults = []
-    for index, (family, kind, protocol, _, sockaddr) in enumerate(found):
+    faults: list[OSError] = []
+    words: dict[str, None] = {}  # in order, each once
+    for index, address in enumerate(found):
+        call.address = address
         seconds = (until - monotonic()) / (len(found) - index)  # a silent address leaves time for the others
         try:
-            return _connect_to(sockaddr, _Socket(family, kind, protocol), seconds)
+            return _connect_to(address, seconds)
         except OSError as fault:
-            faults.append(_words(fault, sockaddr, call))
-    raise Unreachable("; ".join(dict.fromkeys(faults[:3])))
+            faults.append(fault)
+            words[_words(fault, address.sockaddr, call)] = None
+    raise Unreachable(f"{'; '.join([*words][:3])}: {_advice(faults)}")
 
 
-def _connect_to(sockaddr: Any, plain: _Socket, seconds: float) -> socket.socket:
-    """Return the socket, connected to that address; closes it and raises `OSError` where it cannot be."""
+def _connect_to(address: Address, seconds: float) -> socket.socket:
+    """Return a socket connected to that address; raises `OSError` where none can be."""
+    family, kind, protocol, _, sockaddr = address
+    plain = _Socket(family, kind, protocol)
     try:
         socket.socket.settimeout(plain, max(seconds, 0.001))  # the one timeout that is not the deadline's
         plain.connect(sockaddr)
         if ip_address(plain.getpeername()[0]) != ip_address(sockaddr[0]):
-            raise ForbiddenAddress("the connection did not lead to the address that was checked")
+            raise ForbiddenAddress(
+                "the connection led to another address than was checked: is it redirected at the worker?"
+            )
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         plain.settimeout(None)
     except BaseException:
@@ -214,7 +247,18 @@ def _connect_to(sockaddr: Any, plain: _Socket, seconds: float) -> socket.socket:
     return plain
 
 
-def _look_up(host: str, port: int, call: Call) -> list[Any]:
+def _look_again(host: str, call: Call) -> certificates.Certificate | None:
+    """Return the certificate of the address just connected to, or None where the time left does not do."""
+    until = min(monotonic() + certificates.LOOK_S, call.deadline)
+    try:
+        call.left_s()
+        plain = _connect_to(cast(Address, call.address), until - monotonic())
+    except Exception:  # the words do without it
+        return None
+    return certificates.look(plain, host, until)
+
+
+def _look_up(host: str, port: int, call: Call) -> list[Address]:
     """Return what `socket.getaddrinfo` finds, within the deadline: by itself it knows none.
 
     A look-up that hangs is left to a daemon thread, which does not keep the process from ending.
@@ -234,11 +278,15 @@ def _look_up(host: str, port: int, call: Call) -> list[Any]:
     try:
         answer = answers.get(timeout=call.left_s())
     except queue.Empty:
-        raise Unreachable(f"name look-up failed: {host}: no answer within {call.rules.deadline_s:g} s") from None
+        raise _unknown(host, f"no answer within {call.rules.deadline_s:g} s") from None
     if isinstance(answer, Exception):
-        why = answer.strerror if isinstance(answer, socket.gaierror) else "not a valid name"
-        raise Unreachable(f"name look-up failed: {host}: {why}")
-    return list(answer)
+        raise _unknown(host, str(answer.strerror) if isinstance(answer, socket.gaierror) else "not a valid name")
+    return [Address(*each) for each in answer]
+
+
+def _unknown(host: str, why: str) -> Unreachable:
+    advice = "check the host of the hook URL, and the DNS that the worker asks"
+    return Unreachable(f"name look-up of {host} failed ({why.lower()}): {advice}")
 
 
 def _is_address(host: str) -> bool:
@@ -265,4 +313,9 @@ def _words(fault: OSError, sockaddr: Any, call: Call) -> str:
             return f"no connection within {min(call.rules.connect_timeout_s, call.rules.deadline_s):g} s"
         case ConnectionRefusedError():
             return f"connection refused by {where}"
-    return f"no connection to {where}: {fault.strerror or type(fault).__name__}"
+    return f"no connection to {where} ({(fault.strerror or type(fault).__name__).lower()})"
+
+
+def _advice(faults: list[OSError]) -> str:
+    """Return what to do about an address of a host where none could be connected to."""
+    return next((each for kind, each in _ADVICE.items() if any(isinstance(one, kind) for one in faults)), "")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 
+from .causes import cause, received
 from .transport import Outcome
 
 MINUTE_S, HOUR_S = 60, 3600
@@ -62,12 +63,12 @@ def judge(outcome: Outcome, retry_step: int) -> Judgement:
     code = outcome.status_code
     if outcome.blocked:
         return Judgement(Verdict.FAILED, reason=outcome.error)
-    if code is not None and (200 <= code < 300 or code in (302, 303)):
+    if code is not None and received(code):
         return Judgement(Verdict.RECEIVED)
     if code in (301, 307, 308):
         return Judgement(Verdict.FAILED, reason=f"redirected ({code}) {_whereto(outcome)}")
     if code == 410:
-        return Judgement(Verdict.GONE, reason="the receiver answered 410 Gone: it wants no more deliveries")
+        return Judgement(Verdict.GONE, reason=cause(code, ""))
     if retry_step >= len(SCHEDULE_S):
         return Judgement(Verdict.FAILED, reason=f"all {len(SCHEDULE_S) + 1} attempts failed")
     honoured = _retry_after_s(outcome) if code in (429, 502, 503, 504) else None

@@ -13,7 +13,6 @@ replaced before use.
 from __future__ import annotations
 
 import functools
-import http.client
 import os.path
 import re
 import ssl
@@ -29,7 +28,8 @@ from requests.adapters import DEFAULT_CA_BUNDLE_PATH, HTTPAdapter
 from urllib3.util.ssl_ import create_urllib3_context
 
 from .addresses import AddressPolicy, ForbiddenAddress, Network
-from .connections import Call, Pool, Rules, TLSPool, TLSSocket, Unreachable, begin
+from .causes import no_answer, no_end
+from .connections import Call, Pool, Rules, TLSPool, TLSSocket, begin
 
 BODY_LIMIT = 16 * 1024  # bytes of an answer's body that are read and kept
 HEADERS_LIMIT = 16 * 1024  # characters of an answer's headers that are kept
@@ -92,7 +92,7 @@ class Transport:
         except ForbiddenAddress as forbidden:
             return Outcome(started_at, call.elapsed_ms(), error=str(forbidden), blocked=True)
         except Exception as fault:  # whatever a receiver sends must not break the caller
-            error = _words(fault, call)
+            error = no_answer(fault, call)
             return Outcome(started_at, call.elapsed_ms(), error=error, connect_ms=call.connect_ms)
         response_body, truncated, error = _read_body(answer, call)
         return Outcome(
@@ -120,9 +120,7 @@ def _read_body(answer: urllib3.HTTPResponse, call: Call) -> tuple[bytes, bool, s
         while not answer.closed and len(body) <= BODY_LIMIT:
             body += answer.read1(BODY_LIMIT + 1 - len(body), decode_content=False)
     except Exception as fault:
-        late = isinstance(_root(fault), TimeoutError)
-        error = f"did not end within {call.rules.deadline_s:g} s" if late else "broke off"
-        error = f"the answer's body {error}"
+        error = no_end(fault, call)
     if not answer.closed:
         answer.close()
     return bytes(body[:BODY_LIMIT]), len(body) > BODY_LIMIT, error
@@ -221,51 +219,3 @@ def _tls_context(ca_bundle: str | None) -> ssl.SSLContext:
     folder = os.path.isdir(bundle)
     context.load_verify_locations(cafile=None if folder else bundle, capath=bundle if folder else None)
     return context
-
-
-# Words for what went wrong. The texts of requests' and urllib3's exceptions are not used: they hold the URL.
-
-
-def _root(fault: BaseException) -> BaseException:
-    """Return the exception that requests and urllib3 wrapped.
-
-    `__context__` is left out: it leads on to whatever the caller was handling.
-    """
-    wrapped = (getattr(fault, "reason", None), *fault.args, fault.__cause__)
-    inner = next((one for one in wrapped if isinstance(one, BaseException)), None)
-    return fault if inner is None else _root(inner)
-
-
-def _words(fault: BaseException, call: Call) -> str:
-    """Return what went wrong before there was an answer."""
-    root = _root(fault)
-    limit = f"within {call.rules.deadline_s:g} s"
-    match root:
-        case Unreachable():
-            return str(root)
-        case ssl.SSLError():
-            return f"TLS: {_tls_words(root)}"
-        case TimeoutError():
-            return f"TLS: no handshake {limit}" if call.connecting else f"no answer {limit}"
-        case ConnectionError() if call.connecting:
-            return "TLS: connection closed during the handshake"
-        case ConnectionError():
-            kept = " (it was kept alive from an earlier POST)" if call.connect_ms is None else ""
-            return f"connection closed before an answer{kept}"
-        case http.client.BadStatusLine() | http.client.UnknownProtocol():
-            return "the answer is not HTTP"
-        case http.client.HTTPException() | urllib3.exceptions.HTTPError():
-            return "the answer's headers are malformed, too long or too many"
-        case ValueError():
-            return "the request cannot be formed: the URL or a header is not valid"
-        case OSError(strerror=str(strerror)):
-            return strerror.lower()
-    return f"unexpected fault ({type(root).__name__})"
-
-
-def _tls_words(fault: ssl.SSLError) -> str:
-    if isinstance(fault, ssl.SSLCertVerificationError):
-        return f"certificate refused: {fault.verify_message}"
-    reason = (fault.reason or "failed").replace("_", " ").lower()
-    plain = fault.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
-    return f"{reason} (does the port speak TLS?)" if plain else reason

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..config import Config
 from ..delivery import payload
+from ..delivery.causes import cause
 from ..hook_url import hosts
 from ..models import Attempt, Delivery, Hook, Push, Webhook
 
@@ -125,7 +126,7 @@ def _attempt(row: Attempt, sent_body: str) -> dict[str, Any]:
         "duration_ms": row.duration_ms,
         "connect_ms": row.connect_ms,
         "wait_ms": row.wait_ms,
-        "error": row.error,
+        "cause": cause(row.status_code, row.error),
         "request": {"url": row.hook_url, "headers": row.request_headers, "body": sent_body},
         "response": _response(row) if answered else None,
     }
