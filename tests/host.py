@@ -20,6 +20,7 @@ from flask_hubhooks.database import now_plus
 from flask_hubhooks.delivery.jobs import deliver_due, dispatchers
 from flask_hubhooks.models import Base, Delivery
 from flask_hubhooks.state import State
+from flask_hubhooks.testing import Deliveries
 
 OWNERS = {"alice": "acme/", "bob": "bob/"}
 
@@ -43,6 +44,7 @@ class Host:
         self.hubhooks.repository_loader(load)
         self.app = self.make_app()
         self.client = self.app.test_client()
+        self.deliveries = Deliveries(self.app)
 
     def make_app(self) -> Flask:
         app = Flask("host")
@@ -82,7 +84,12 @@ class Host:
             self.hubhooks.push(ImagePush(repository, tag, **details))
 
     def deliver(self) -> None:
-        """Run the job that workers run: it ends when nothing is due."""
+        """Deliver what is due in this thread, without Redis."""
+        with self.deliveries:
+            self.deliveries.deliver_now()
+
+    def run_job(self) -> None:
+        """Run the job that workers run, on its threads and with Redis: it ends when nothing is due."""
         with self.app.app_context():
             deliver_due()
 

@@ -90,8 +90,9 @@ def test_all_in_one_run(served: Host) -> None:
         return requests.post(url, json={"state": "success"}, timeout=10).status_code
 
     with Receiver(call_back) as one, Receiver(call_back) as two, Receiver(call_back) as three:
-        webhook = chain(served, [one, two, three])
-        served.deliver()
+        webhook = served.create(one.url, two.url, three.url)
+        served.push()
+        served.run_job()
         assert counts([one, two, three]) == [1, 1, 1]
     assert states(served, webhook) == ["succeeded"] * 3
 
@@ -107,12 +108,14 @@ def test_the_same_but_for_the_callback(host: Host, receivers: list[Receiver]) ->
 
 def test_a_callback_wakes_a_worker(host: Host, receivers: list[Receiver]) -> None:
     """A callback that frees the next hook has a worker called, and one that frees none does not."""
-    chain(host, receivers[:2])
+    host.create(receivers[0].url, receivers[1].url)
+    host.push()
+    host.run_job()
     queue = Queue("hubhooks", connection=host.state.redis, serializer=JSONSerializer)
     queue.empty()
     host.call_back(receivers[0].requests[0].body)
     assert queue.count == 1
-    host.deliver()
+    host.run_job()
     queue.empty()
     host.call_back(receivers[1].requests[0].body)
     assert queue.count == 0
@@ -301,7 +304,9 @@ def test_redeliver_while_inactive(host: Host, receivers: list[Receiver]) -> None
 
 def test_redeliver_wakes_a_worker(host: Host, receivers: list[Receiver]) -> None:
     """A redelivery has a worker called."""
-    webhook = chain(host, receivers)
+    webhook = host.create(receivers[0].url)
+    host.push()
+    host.run_job()
     queue = Queue("hubhooks", connection=host.state.redis, serializer=JSONSerializer)
     queue.empty()
     redeliver(host, webhook, 0)
@@ -370,12 +375,12 @@ def test_two_workers_carry_on(served: Host, receivers: list[Receiver]) -> None:
         webhook = served.create(one.url, two.url)
         for number in range(12):
             served.push(tag=f"v{number}")
-        workers = [threading.Thread(target=served.deliver), threading.Thread(target=deliver_as_another, args=[served])]
+        workers = [threading.Thread(target=served.run_job), threading.Thread(target=deliver_as_another, args=[served])]
         for worker in workers:
             worker.start()
         for worker in workers:
             worker.join()
-        served.deliver()
+        served.run_job()
         assert counts([one, two]) == [12, 12]
     assert states(served, webhook) == ["succeeded"] * 24
 
@@ -383,5 +388,5 @@ def test_two_workers_carry_on(served: Host, receivers: list[Receiver]) -> None:
 def deliver_as_another(host: Host) -> None:
     """Deliver as another process would, on the same database."""
     other = Host(host.database_uri, host.redis_url, config=host.config)
-    other.deliver()
+    other.run_job()
     other.close()

@@ -141,9 +141,9 @@ def test_keep_alive(make_host: MakeHost) -> None:
         host.create(receiver.url)
         for number in range(5):
             host.push(tag=f"v{number}")
-        host.deliver()
+        host.run_job()
         host.push()
-        host.deliver()
+        host.run_job()
         assert len(receiver.requests) == 6
         assert receiver.connections == 1
 
@@ -505,7 +505,9 @@ def test_database_away_while_on_the_wire(host: Host, database_uri: str) -> None:
         return 200
 
     with Receiver(cut_off) as receiver:
-        webhook = push_to(host, receiver)
+        webhook = host.create(receiver.url)
+        host.push()
+        host.run_job()
     assert (only(host, webhook)["state"], len(receiver.requests)) == ("succeeded", 1)
 
 
@@ -513,7 +515,9 @@ def test_redis_away(make_host: MakeHost, caplog: pytest.LogCaptureFixture) -> No
     """Without Redis a push is recorded, soon and with a line in the log, and can be delivered."""
     host = make_host(redis_url="redis://127.0.0.1:1/0")
     with Receiver() as receiver:
-        webhook = push_to(host, receiver)
+        webhook = host.create(receiver.url)
+        host.push()
+        host.run_job()
     assert only(host, webhook)["state"] == "succeeded"
     assert "no worker was woken, Redis cannot be reached" in caplog.text
 
@@ -595,14 +599,14 @@ def test_the_lease_ends_while_on_the_wire(make_host: MakeHost, second: int, stat
 
     def outlive_the_lease(request: Request, _: Connection) -> int:
         host.make_due()
-        other.deliver()
+        other.run_job()
         poll(lambda: only(host, webhook)["attempts"])  # the first worker may have claimed it again
         return 410
 
     with Receiver(outlive_the_lease, second) as receiver:
         webhook |= host.create(receiver.url)
         host.push()
-        host.deliver()
+        host.run_job()
     delivery = only(host, webhook)
     assert (delivery["state"], codes(delivery)) == (state, [second, 410])
     assert [each["number"] for each in delivery["attempts"]] == [1, 2]
@@ -623,7 +627,7 @@ def test_redelivered_while_on_the_wire(host: Host) -> None:
     with Receiver(redeliver, 200) as receiver:
         webhook |= host.create(receiver.url)
         host.push()
-        host.deliver()
+        host.run_job()
     delivery = only(host, webhook)
     assert (delivery["state"], delivery["round"]) == ("succeeded", 2)
     assert sorted((each["round"], each["response"]["status_code"]) for each in delivery["attempts"]) == [
@@ -683,7 +687,7 @@ def test_workers_at_the_same_time(make_host: MakeHost) -> None:
         webhook = hosts[0].create(receiver.url)
         for number in range(60):
             hosts[0].push(tag=f"v{number}")
-        workers = [threading.Thread(target=host.deliver) for host in hosts]
+        workers = [threading.Thread(target=host.run_job) for host in hosts]
         for worker in workers:
             worker.start()
         for worker in workers:

@@ -54,7 +54,7 @@ def test_a_database_that_is_away_costs_nothing_on_the_wire(host: Host, monkeypat
         webhook = host.create(receiver.url)
         host.push()
         monkeypatch.setattr(host.state, "writing", flaky)
-        host.deliver()
+        host.run_job()
         poll(lambda: not away.is_set())
         assert [(each["state"], each["attempt_count"]) for each in host.history(webhook)] == [("succeeded", 1)]
         assert len(receiver.requests) == 1

@@ -30,7 +30,7 @@ LAYERS = [
     "web.api.deliveries",
     "web.api",
     "cli web",
-    "extension",
+    "extension testing",
     "flask_hubhooks",
 ]
 """The package's modules, from those that know nobody to the package itself."""
@@ -52,6 +52,14 @@ def test_imports_point_down() -> None:
         if module.startswith("flask_hubhooks.delivery") and layer_of[module] < FIRST_WITH_A_DATABASE:
             foreign = {each.split(".")[0] for each in imported} & FRAMEWORKS
             assert not foreign, f"{module} imports {foreign}"
+
+
+def test_pytest_is_no_dependency() -> None:
+    """Only the module for hosts' tests imports pytest, and no other module imports that one."""
+    paths = {_module(path): path for path in _root().rglob("*.py")}
+    imports = {module: set(_imports(module, path, set(paths))) for module, path in paths.items()}
+    assert [module for module, imported in imports.items() if "pytest" in imported] == ["flask_hubhooks.testing"]
+    assert not [module for module, imported in imports.items() if "flask_hubhooks.testing" in imported]
 
 
 def _root() -> Path:

@@ -367,7 +367,7 @@ def test_one_job_until_a_worker_looks(host: Host) -> None:
     queue(host).empty()
     host.push()
     assert jobs(host) == 0
-    host.deliver()
+    host.run_job()
     host.push()
     assert jobs(host) == 1
 
@@ -410,7 +410,7 @@ def test_without_redis(
         assert monotonic() - began < 2
         assert "no worker was woken, Redis cannot be reached" in caplog.text
         assert [each["state"] for each in host.history(webhook)] == ["pending"]
-        with_redis.deliver()
+        with_redis.run_job()
         assert len(receiver.requests) == 1
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flask_hubhooks.delivery import pool
-from flask_hubhooks.delivery.pool import FIRST_THREADS, ElasticPool
+from flask_hubhooks.delivery.pool import FIRST_THREADS, ElasticPool, InlinePool
 
 from .receivers import poll
 
@@ -131,3 +131,16 @@ def test_interrupt() -> None:
     assert tasks.unfinished == 1
     work.gate.set()
     assert collect_all(tasks) == [1]
+
+
+def test_inline() -> None:
+    """The pool without threads does one task each time it is asked, in order, in the thread that asks."""
+    tasks: InlinePool[int, tuple[int, threading.Thread]]
+    tasks = InlinePool(lambda task: (task, threading.current_thread()), limit=2)
+    for task in (1, 2):
+        tasks.submit(task)
+    tasks.interrupt()
+    assert (tasks.queued, tasks.unfinished) == (2, 2)
+    for task in (1, 2):
+        assert tasks.collect(10) == [(task, threading.current_thread())]
+    assert (tasks.collect(10), tasks.queued, tasks.unfinished) == ([], 0, 0)

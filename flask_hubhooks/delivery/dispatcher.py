@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 from math import inf
 from time import monotonic
+from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..announce import announce
 from ..chains import Changes
+from ..config import Config
 from ..database import DATABASE_AWAY
 from ..state import State
 from . import claims, payload
@@ -22,7 +24,7 @@ from .listener import Listener
 from .pool import ElasticPool
 from .retry import judge, judge_test
 from .signing import SecretUnreadable, signature_headers
-from .transport import Transport
+from .transport import Outcome, Transport
 
 logger = logging.getLogger(__name__)
 
@@ -53,29 +55,45 @@ class Unsent:
     delay_s: float
 
 
+Post = Callable[[str, bytes, Mapping[str, str]], Outcome]
+"""`Transport.post`: sends a body with headers to a URL and returns what came of it."""
+
+
+def guarded_transport(config: Config) -> Transport:
+    """The transport that deliveries go through, with the app's settings."""
+    return Transport(
+        allowed_networks=config.allowed_networks,
+        ca_bundle=config.ca_bundle,
+        connect_timeout_s=CONNECT_TIMEOUT_S,
+        deadline_s=DEADLINE_S,
+    )
+
+
 class Dispatcher:
     """One for each app and process; its threads and connections outlive a `run`.
 
     `run` belongs to one thread. `slice_s` is how long it goes on claiming: a plain RQ worker needs its job to
     end now and then. `linger_s` is how long it listens for more before it ends, which spares a push the way
-    through a queue.
+    through a queue. Tests give `post` and `pool`, to deliver without network and threads.
     """
 
     def __init__(
-        self, state: State, concurrency: int | None = None, *, slice_s: float = 60.0, linger_s: float = 0.0
+        self,
+        state: State,
+        concurrency: int | None = None,
+        *,
+        slice_s: float = 60.0,
+        linger_s: float = 0.0,
+        post: Post | None = None,
+        pool: type[ElasticPool[Any, Any]] = ElasticPool,
     ) -> None:
         self._state = state
         self._slice_s = slice_s
         self._linger_s = linger_s
         self._listener = Listener(state)
-        self._transport = Transport(
-            allowed_networks=state.config.allowed_networks,
-            ca_bundle=state.config.ca_bundle,
-            connect_timeout_s=CONNECT_TIMEOUT_S,
-            deadline_s=DEADLINE_S,
-        )
+        self._post = post or guarded_transport(state.config).post
         limit = concurrency or state.config.concurrency
-        self._pool: ElasticPool[tuple[Claim, float], Result | Unsent] = ElasticPool(self._deliver, limit)
+        self._pool: ElasticPool[tuple[Claim, float], Result | Unsent] = pool(self._deliver, limit)
         self._completed = 0
         self._claim_not_before = self._sweep_not_before = 0.0
         self.stopping = False
@@ -185,7 +203,7 @@ class Dispatcher:
             "User-Agent": USER_AGENT,
             **signature_headers(secret, str(claim.id), int(time.time()), body),
         }
-        outcome = payload.masked(self._transport.post(claim.hook_url, body, headers), secret)
+        outcome = payload.masked(self._post(claim.hook_url, body, headers), secret)
         judgement = judge_test(outcome) if claim.is_test else judge(outcome, claim.retry_step)
         return Result(claim, headers, outcome, judgement)
 

@@ -102,3 +102,18 @@ class ElasticPool(Generic[Task, Done]):
                         return
             else:
                 self._done.put(self._work(task))
+
+
+class InlinePool(ElasticPool[Task, Done]):
+    """Starts no thread: each task is done when it is collected, by the thread that collects."""
+
+    def submit(self, task: Task) -> None:
+        self.unfinished += 1
+        self._todo.put(task)
+
+    def collect(self, wait_s: float) -> list[Done]:
+        """Do the first task that is queued; there is nothing to wait for."""
+        if not self.queued:
+            return []
+        self.unfinished -= 1  # first, so that what breaks off in the middle leaves no task behind
+        return [self._work(self._todo.get_nowait())]
