@@ -7,6 +7,7 @@ from flask import Blueprint, current_app
 from flask.cli import with_appcontext
 from redis.exceptions import RedisError
 
+from .credentials import encrypt_anew
 from .delivery.worker import work
 from .state import current_state
 
@@ -14,6 +15,7 @@ from .state import current_state
 def add_commands(blueprint: Blueprint) -> None:
     blueprint.cli.short_help = "Docker Hub style webhooks."
     blueprint.cli.add_command(worker)
+    blueprint.cli.add_command(rotate_keys)
 
 
 @click.command()
@@ -36,3 +38,21 @@ def worker(concurrency: int | None, burst: bool) -> None:
     except RedisError as error:
         raise click.ClickException(f"Redis cannot be reached: {error}") from None
     click.echo("hubhooks: stopped", err=True)
+
+
+@click.command()
+@with_appcontext
+def rotate_keys() -> None:
+    """Encrypt all secrets and headers anew, with the newest key.
+
+    Run it after a new key was put before the others in HUBHOOKS_ENCRYPTION_KEYS, or a new SECRET_KEY was set with
+    the old one in SECRET_KEY_FALLBACKS. Then the old one can go. It may run while everything else does.
+    """
+    rotated, unreadable = encrypt_anew(current_state())
+    click.echo(f"hubhooks: secrets and headers of {rotated} webhooks are encrypted with the newest key")
+    if unreadable:
+        names = ", ".join(unreadable[:10])
+        raise click.ClickException(
+            f"{len(unreadable)} webhooks could not be decrypted with any key ({names}): put the old key behind the "
+            "new one and run this again, or give them new secrets"
+        )

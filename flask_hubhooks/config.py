@@ -6,12 +6,13 @@ import os
 import re
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
+from cryptography.fernet import Fernet
 from redis import ConnectionPool
 
 PREFIX = "HUBHOOKS_"
@@ -27,7 +28,7 @@ class Config:
 
     external_url: str
     """Where the blueprint is reached from outside, without a final slash."""
-    redis_url: str = "redis://localhost:6379/0"
+    redis_url: str = field(default="redis://localhost:6379/0", repr=False)
     queue: str = "hubhooks"
     """The RQ queue, and the prefix of our other Redis keys."""
     concurrency: int = 64
@@ -36,6 +37,10 @@ class Config:
     """Networks that hooks may reach although they are not public."""
     ca_bundle: str | None = None
     """A PEM file of the authorities that receivers' certificates are checked against."""
+    encryption_keys: tuple[str, ...] = field(default=(), repr=False)
+    """Fernet keys that secrets are encrypted with in the database, the newest first."""
+    former_secret_ttl: timedelta = timedelta(hours=24)
+    """How long requests are also signed with a secret that was replaced."""
     callback_ttl: timedelta = timedelta(days=7)
     """How long a delivery waits for its callback."""
     max_webhooks: int = 50
@@ -52,6 +57,8 @@ class Config:
     """Objects and lists within each other in a request to us."""
     max_page_size: int = 100
     """Entries of a page."""
+    max_sends_per_minute: int = 60
+    """Tests, redeliveries and recoveries that a repository may ask for."""
 
     @classmethod
     def from_app(cls, settings: Mapping[str, Any]) -> Config:
@@ -77,15 +84,16 @@ class Config:
 
 
 def _checked(key: str, value: Any) -> Any:
-    field = key.removeprefix(PREFIX).lower()
-    if field not in _ACCEPTED or key != key.upper():
+    name = key.removeprefix(PREFIX).lower()
+    if name not in _ACCEPTED or key != key.upper():
         known = ", ".join(f"{PREFIX}{each.name.upper()}" for each in fields(Config))
         raise ConfigError(f"{key} is not a known key; the keys are {known}")
-    parse, accepted = _ACCEPTED[field]
+    parse, accepted = _ACCEPTED[name]
     try:
         return parse(value)
     except (TypeError, ValueError, OverflowError, OSError):
-        given = "" if field.endswith("_url") else f", not {value!r}"  # a URL may hold a password
+        secret = name.endswith(("_url", "_keys"))  # a URL may hold a password
+        given = "" if secret else f", not {value!r}"
         raise ConfigError(f"{key} must be {accepted}{given}") from None
 
 
@@ -138,6 +146,14 @@ def _positive_duration(value: timedelta | float) -> timedelta:
     return duration
 
 
+def _fernet_keys(value: list[str]) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple):
+        raise TypeError
+    for key in value:
+        Fernet(key)
+    return tuple(key if isinstance(key, str) else key.decode() for key in value)
+
+
 def _from_1_to(most: int) -> tuple[Callable[[Any], int], str]:
     def parse(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
@@ -154,6 +170,8 @@ _ACCEPTED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "concurrency": _from_1_to(1024),
     "allowed_networks": (_networks, "a list of networks without host bits, such as ['10.0.0.0/8', 'fd00::/8']"),
     "ca_bundle": (_certificates, "the path of a readable PEM file"),
+    "encryption_keys": (_fernet_keys, "a list of Fernet keys, the newest first"),
+    "former_secret_ttl": (_positive_duration, "a timedelta or a number of seconds, more than 0"),
     "callback_ttl": (_positive_duration, "a timedelta or a number of seconds, more than 0"),
     "max_webhooks": _from_1_to(10_000),
     "max_hooks": _from_1_to(100),
@@ -162,4 +180,5 @@ _ACCEPTED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "max_body_bytes": _from_1_to(16 * 1024 * 1024),
     "max_json_depth": _from_1_to(100),
     "max_page_size": _from_1_to(1_000),
+    "max_sends_per_minute": _from_1_to(1_000_000),
 }

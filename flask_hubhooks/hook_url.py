@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from functools import lru_cache
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote_plus, urlsplit
 
 import idna
 from requests import PreparedRequest, RequestException
+
+MASK = "***"
+_CREDENTIAL = re.compile(r"key|token|secret|passw|pwd|auth|sig|credential|code|jwt|session", re.IGNORECASE)
+"""Names of parameters that hold what only a webhook's owner is to know."""
 
 ABSOLUTE = "Must be an absolute URL such as https://ci.example.com/hook."
 
@@ -55,6 +59,24 @@ def destination(url: str) -> str:
     parts = _as_sent(url)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     return f"{parts.scheme}://{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+
+
+def masked(url: str) -> str:
+    """The URL without the credentials that its query holds: whoever may read a webhook may not use its receiver."""
+    before, mark, query = url.partition("?")
+    return before + mark + "&".join(map(_masked_parameter, query.split("&")))
+
+
+def credentials(url: str) -> list[str]:
+    """The values that `masked` hides, as they stand in the URL and as they are meant."""
+    query = url.partition("?")[2]
+    hidden = [each.partition("=")[2] for each in query.split("&") if _masked_parameter(each) != each]
+    return [*hidden, *map(unquote_plus, hidden)]
+
+
+def _masked_parameter(parameter: str) -> str:
+    name, _, value = parameter.partition("=")
+    return f"{name}={MASK}" if value and _CREDENTIAL.search(unquote_plus(name)) else parameter
 
 
 def hosts(url: str) -> tuple[str, str]:

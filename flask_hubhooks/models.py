@@ -92,6 +92,10 @@ class Webhook(Base):
     tag_filter: Mapped[str] = mapped_column(default="", server_default="")
     """The patterns of `tag_filter.TagFilter`, with spaces between them."""
     encrypted_secret: Mapped[bytes]
+    encrypted_former_secret: Mapped[bytes | None]
+    former_secret_until: Mapped[datetime | None]
+    """Until then requests are signed with the secret that was replaced, too."""
+    encrypted_headers: Mapped[bytes | None]
     creator: Mapped[str]
     last_updater: Mapped[str]
     created: Mapped[datetime] = mapped_column(default=utcnow)

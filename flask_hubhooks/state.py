@@ -62,9 +62,12 @@ class State:
         self.handlers = handlers
         self.config = config
         self.join_session = join_session
-        keys: list[str | bytes] = [*(app.config.get("SECRET_KEY_FALLBACKS") or ()), app.config["SECRET_KEY"]]
-        self.tokens = CallbackTokens(keys)
-        self.secrets = SecretBox(keys)
+        passwords: list[str | bytes] = [
+            app.config["SECRET_KEY"],
+            *reversed(app.config.get("SECRET_KEY_FALLBACKS") or ()),
+        ]
+        self.tokens = CallbackTokens(passwords[::-1])
+        self.secrets = SecretBox(config.encryption_keys, passwords)
 
     @cached_property
     def redis(self) -> Redis:

@@ -159,7 +159,7 @@ class Request:
         age_s = time.time() - int(timestamp)
         if abs(age_s) > tolerance_s:
             raise AssertionError(f"the request to {self.url} was signed {age_s:.0f} s ago, not within {tolerance_s:g}")
-        expected = signature_headers(secret, message_id, int(timestamp), self.body)["webhook-signature"].encode()
+        expected = signature_headers([secret], message_id, int(timestamp), self.body)["webhook-signature"].encode()
         if not any(hmac.compare_digest(each.encode(), expected) for each in signatures.split()):
             raise AssertionError(f"the request to {self.url} was signed with another secret, or changed since")
 
@@ -229,7 +229,19 @@ def _outcome(answer: Answer, started_at: datetime, began: float) -> Outcome:
 
 
 class _AlwaysListening:
-    """Stands in for the Redis client: a wake-up is heard, so none is queued."""
+    """Stands in for the Redis client: a wake-up is heard, so none is queued, and nothing is counted."""
 
     def publish(self, channel: str, message: str) -> int:
         return 1
+
+    def pipeline(self) -> _AlwaysListening:
+        return self
+
+    def incr(self, key: str) -> _AlwaysListening:
+        return self
+
+    def expire(self, key: str, seconds: int) -> _AlwaysListening:
+        return self
+
+    def execute(self) -> list[int]:
+        return [1, 1]

@@ -11,9 +11,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
+from . import request_headers
 from .chains import cancel_hook, cancel_webhook, lock_unsent
 from .config import Config
+from .credentials import headers_of
 from .database import lock_repository, utcnow
+from .delivery.signing import SecretBox, new_secret
 from .hook_url import destination
 from .models import Hook, Status, Webhook, deliveries, unsucceeded, webhooks
 
@@ -44,6 +47,7 @@ class Owner:
     name: str
     repository: str
     config: Config
+    secrets: SecretBox
 
 
 def live(repository: str) -> ColumnElement[bool]:
@@ -51,20 +55,22 @@ def live(repository: str) -> ColumnElement[bool]:
     return (Webhook.repository == repository) & (Webhook.deleted_id == 0)
 
 
-def create(session: Session, owner: Owner, wanted: Mapping[str, Any], encrypted_secret: bytes) -> Webhook:
-    """Make a webhook of `name` and what else is given of the fields that `edit` takes.
+def create(session: Session, owner: Owner, wanted: Mapping[str, Any]) -> tuple[Webhook, str]:
+    """Make a webhook of `name` and what else is given of the fields that `edit` takes, and of `secret`.
 
-    Raises `Refused` for a name that is taken and beyond the limits.
+    Returns it with its secret, which cannot be read again. Raises `Refused` for a name that is taken and beyond the
+    limits.
     """
     lock_repository(session, owner.repository)
     count = session.scalar(select(func.count()).select_from(Webhook).where(live(owner.repository))) or 0
     if count >= owner.config.max_webhooks:
         raise Refused({"name": [f"This repository has {count} webhooks, and may have no more: delete one first."]})
+    secret = wanted.get("secret") or new_secret()
     webhook = Webhook(
         repository=owner.repository,
         active=True,
         disabled_reason="",
-        encrypted_secret=encrypted_secret,
+        encrypted_secret=owner.secrets.encrypt(secret),
         creator=owner.name,
         last_updater=owner.name,
         hooks=[],
@@ -72,11 +78,11 @@ def create(session: Session, owner: Owner, wanted: Mapping[str, Any], encrypted_
     _change(session, owner, webhook, wanted)
     session.add(webhook)
     session.flush()
-    return webhook
+    return webhook, secret
 
 
 def edit(session: Session, owner: Owner, webhook: Webhook, wanted: Mapping[str, Any]) -> None:
-    """Change what is given of `name`, `active`, `expect_final_callback`, `tag_filter` and `hooks`.
+    """Change what is given of `name`, `active`, `expect_final_callback`, `tag_filter`, `headers` and `hooks`.
 
     The transaction has locked the repository. `hooks` are all that it is to have, in order: the others are removed.
     Pausing cancels what is not sent yet; making it active again forgets for how long hooks have been failing. Raises
@@ -118,6 +124,8 @@ def _change(session: Session, owner: Owner, webhook: Webhook, wanted: Mapping[st
         webhook.tag_filter = " ".join(wanted["tag_filter"])
     if "expect_final_callback" in wanted:
         webhook.expect_final_callback = wanted["expect_final_callback"]
+    if "headers" in wanted:
+        _set_headers(owner, webhook, wanted["headers"])
 
 
 def _signed(session: Session, owner: Owner, webhook: Webhook) -> None:
@@ -137,6 +145,17 @@ def _switch(session: Session, webhook: Webhook, active: bool) -> None:
             hook.failing_since = None
     else:
         cancel_webhook(session, webhook.id, "the webhook was paused")
+
+
+def _set_headers(owner: Owner, webhook: Webhook, wanted: Mapping[str, str | None]) -> None:
+    """Set all request headers; a value of None stays what it is, since nobody can read it to send it again."""
+    known = {name.lower(): value for name, value in (headers_of(owner.secrets, webhook) or {}).items()}
+    given = {name: known.get(name.lower(), "") if value is None else value for name, value in wanted.items()}
+    headers = {name: value for name, value in given.items() if value}
+    if missing := given.keys() - headers.keys():
+        raise Refused({"headers": {name: ["Has no value yet."] for name in missing}})
+    if headers != headers_of(owner.secrets, webhook):
+        webhook.encrypted_headers = owner.secrets.encrypt(request_headers.as_text(headers)) if headers else None
 
 
 def _rename(session: Session, webhook: Webhook, name: str) -> None:

@@ -50,7 +50,17 @@ def test_defaults() -> None:
         concurrency=64,
         allowed_networks=(),
         ca_bundle=None,
+        encryption_keys=(),
+        former_secret_ttl=timedelta(hours=24),
         callback_ttl=timedelta(days=7),
+        max_webhooks=50,
+        max_hooks=10,
+        max_name_length=255,
+        max_url_length=2048,
+        max_body_bytes=65536,
+        max_json_depth=16,
+        max_page_size=100,
+        max_sends_per_minute=60,
     )
 
 
@@ -190,13 +200,13 @@ def test_from_the_environment(monkeypatch: pytest.MonkeyPatch, pem: Path) -> Non
     app = Flask("host")
     app.config.from_prefixed_env()
     assert registered({"SECRET_KEY": "s"} | dict(app.config.get_namespace("HUBHOOKS_", False, False))) == Config(
-        "https://registry.example.com",
-        "redis://cache:6379/1",
-        "hooks",
-        8,
-        (ip_network("10.0.0.0/8"),),
-        str(pem),
-        timedelta(hours=1),
+        external_url="https://registry.example.com",
+        redis_url="redis://cache:6379/1",
+        queue="hooks",
+        concurrency=8,
+        allowed_networks=(ip_network("10.0.0.0/8"),),
+        ca_bundle=str(pem),
+        callback_ttl=timedelta(hours=1),
     )
 
 

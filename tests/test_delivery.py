@@ -469,7 +469,7 @@ def test_secret_unreadable(make_host: MakeHost, caplog: pytest.LogCaptureFixture
         delivery = only(host, webhook)
         assert (delivery["state"], delivery["attempts"]) == ("pending", [])
         assert 50 < in_seconds(delivery["next_attempt_at"]) <= 60
-        assert f"the secret of webhook {webhook['id']} cannot be decrypted" in caplog.text
+        assert f"the secret or the headers of webhook {webhook['id']} cannot be decrypted" in caplog.text
         assert failing_since(host, webhook) is None
         host.make_due()
         host.deliver()

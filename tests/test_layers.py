@@ -10,14 +10,14 @@ from pathlib import Path
 import flask_hubhooks
 
 LAYERS = [
-    "config hook_url registry signals tag_filter database",
+    "config hook_url registry request_headers signals tag_filter database",
     "delivery delivery.addresses delivery.certificates delivery.pool delivery.signing delivery.tokens",
     "delivery.connections",
     "delivery.causes",
     "delivery.transport",
     "delivery.payload delivery.retry",
     "models state",
-    "chains",
+    "chains credentials",
     "announce outbox redelivery webhooks",
     "delivery.claims delivery.listener",
     "delivery.dispatcher",
@@ -25,7 +25,7 @@ LAYERS = [
     "delivery.worker",
     "web.documents web.problems web.schemas",
     "web.history web.pipeline",
-    "web.etag",
+    "web.etag web.rate",
     "web.api.webhooks web.callbacks",
     "web.api.deliveries",
     "web.api",

@@ -20,7 +20,7 @@ SECRET = new_secret()
 
 
 def sign(body: bytes) -> dict[str, str]:
-    return signature_headers(SECRET, "018f-id", int(time.time()), body)
+    return signature_headers([SECRET], "018f-id", int(time.time()), body)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
@@ -63,7 +63,7 @@ def test_secrets() -> None:
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_round_trip(secret: str) -> None:
     """What was encrypted can be decrypted, and cannot be read from what is stored."""
-    box = SecretBox(["key"])
+    box = SecretBox([], ["key"])
     encrypted = box.encrypt(secret)
     assert box.decrypt(encrypted) == secret
     assert len(secret) < 4 or secret.encode() not in encrypted
@@ -71,16 +71,16 @@ def test_round_trip(secret: str) -> None:
 
 def test_rotated_keys() -> None:
     """After the key was changed the old one still decrypts, and the newest encrypts."""
-    old, new, both = SecretBox(["old"]), SecretBox([b"new"]), SecretBox(["old", "new"])
+    old, new, both = SecretBox([], ["old"]), SecretBox([], [b"new"]), SecretBox([], ["new", "old"])
     assert both.decrypt(old.encrypt(SECRET)) == SECRET
     assert new.decrypt(both.encrypt(SECRET)) == SECRET
 
 
-@pytest.mark.parametrize("stored", [SecretBox(["another"]).encrypt("secret"), b"", b"\xff" * 100])
+@pytest.mark.parametrize("stored", [SecretBox([], ["another"]).encrypt("secret"), b"", b"\xff" * 100])
 def test_unreadable(stored: bytes) -> None:
     """What another key encrypted, or what is no such thing at all, is unreadable and nothing else."""
     with pytest.raises(SecretUnreadable):
-        SecretBox(["key"]).decrypt(stored)
+        SecretBox([], ["key"]).decrypt(stored)
 
 
 def test_on_the_wire(host: Host) -> None:

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Integer,
     and_,
     bindparam,
+    case,
     exists,
     func,
     literal,
@@ -78,6 +79,8 @@ class Claim:
     hook_id: int
     hook_url: str
     encrypted_secret: bytes
+    encrypted_former_secret: bytes | None
+    encrypted_headers: bytes | None
     kind: Kind
     repository: str
     tag: str
@@ -157,6 +160,8 @@ _READ_TAKEN = (
         deliveries.c.hook_id,
         Hook.hook_url,
         Webhook.encrypted_secret,
+        case((Webhook.former_secret_until > _now, Webhook.encrypted_former_secret)),
+        Webhook.encrypted_headers,
         Push.kind,
         Push.repository,
         Push.tag,

@@ -13,10 +13,12 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from .. import request_headers
 from ..announce import announce
 from ..chains import Changes
 from ..config import Config
 from ..database import DATABASE_AWAY
+from ..hook_url import MASK, credentials
 from ..state import State
 from . import claims, payload
 from .claims import Claim, Result
@@ -176,8 +178,8 @@ class Dispatcher:
             return self._send(claim)
         except SecretUnreadable:
             logger.error(
-                "delivery %s is held: the secret of webhook %d cannot be decrypted. If SECRET_KEY was changed, "
-                "put the old one into SECRET_KEY_FALLBACKS",
+                "delivery %s is held: the secret or the headers of webhook %d cannot be decrypted. If SECRET_KEY or "
+                "HUBHOOKS_ENCRYPTION_KEYS was changed, put the old one behind the new one (SECRET_KEY_FALLBACKS)",
                 claim.id,
                 claim.webhook_id,
             )
@@ -197,15 +199,20 @@ class Dispatcher:
             details=claim.snapshot,
         )
         body = payload.body(content)
-        secret = self._state.secrets.decrypt(claim.encrypted_secret)
+        keys = [self._decrypted(each) for each in (claim.encrypted_secret, claim.encrypted_former_secret) if each]
+        own = request_headers.of_text(self._decrypted(claim.encrypted_headers)) if claim.encrypted_headers else {}
         headers = {
             "Content-Type": "application/json",
             "User-Agent": USER_AGENT,
-            **signature_headers(secret, str(claim.id), int(time.time()), body),
+            **signature_headers(keys, str(claim.id), int(time.time()), body),
         }
-        outcome = payload.masked(self._post(claim.hook_url, body, headers), secret)
+        outcome = self._post(claim.hook_url, body, own | headers)
+        outcome = payload.masked(outcome, [*keys, *own.values(), *credentials(claim.hook_url)])
         judgement = judge_test(outcome) if claim.is_test else judge(outcome, claim.retry_step)
-        return Result(claim, headers, outcome, judgement)
+        return Result(claim, headers | dict.fromkeys(own, MASK), outcome, judgement)
+
+    def _decrypted(self, encrypted: bytes) -> str:
+        return self._state.secrets.decrypt(encrypted)
 
     def _record(self, done: Sequence[Result | Unsent]) -> None:
         """Write a batch, trying again for as long as the database is away: what was answered must not be lost.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -14,6 +14,8 @@ from .signing import SECRET_PREFIX
 from .transport import Outcome
 
 MASKED_TOKEN = "***"  # noqa: S105 - what stands where a token was
+
+SECRET_LEAST = 8
 
 _TOKEN = re.compile(r"[0-9a-f]{32}\.[0-9]+\.[A-Za-z0-9_-]{1,43}")  # also one that the body's limit has cut off
 _TOKEN_BYTES = re.compile(_TOKEN.pattern.encode())
@@ -68,17 +70,24 @@ def body(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def masked(outcome: Outcome, secret: str) -> Outcome:
-    """The outcome without callback tokens and the webhook's secret, where the receiver has echoed them.
+def masked(outcome: Outcome, secrets: Iterable[str] = ()) -> Outcome:
+    """The outcome without callback tokens and secrets, where the receiver has echoed them.
 
-    The history must not show them.
+    The history must not show them. Secrets of less than 8 characters stay: they would take ordinary words along.
     """
-    key = secret.removeprefix(SECRET_PREFIX)
-    headers = tuple(
-        (name, _TOKEN.sub(MASKED_TOKEN, value).replace(key, MASKED_TOKEN)) for name, value in outcome.response_headers
-    )
-    body = without_tokens(outcome.response_body).replace(key.encode(), MASKED_TOKEN.encode())
+    hidden = [secret.removeprefix(SECRET_PREFIX) for secret in secrets if len(secret) >= SECRET_LEAST]
+    headers = tuple((name, _without(value, hidden)) for name, value in outcome.response_headers)
+    body = without_tokens(outcome.response_body)
+    for secret in hidden:
+        body = body.replace(secret.encode(), MASKED_TOKEN.encode())
     return replace(outcome, response_headers=headers, response_body=body)
+
+
+def _without(text: str, hidden: Iterable[str]) -> str:
+    text = _TOKEN.sub(MASKED_TOKEN, text)
+    for secret in hidden:
+        text = text.replace(secret, MASKED_TOKEN)
+    return text
 
 
 def without_tokens(content: bytes) -> bytes:

@@ -94,7 +94,7 @@ def _header(outcome: Outcome, name: str) -> str:
 def _whereto(outcome: Outcome) -> str:
     target = _header(outcome, "location")
     advice = "redirects are not followed, set the hook URL to where it leads"
-    return f"to {target[:500]}: {advice}" if target else f"without saying where: {advice}"
+    return f"to {target.partition('?')[0][:500]}: {advice}" if target else f"without saying where: {advice}"
 
 
 def _retry_after_s(outcome: Outcome) -> float | None:

@@ -14,41 +14,81 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - the standard's prefix, not a secret
+LEAST_BYTES, MOST_BYTES = 24, 64
+"""Of a secret, by Standard Webhooks 1.0."""
 
 
 class SecretUnreadable(Exception):
     """A stored secret cannot be decrypted with any of the keys we have."""
 
 
+class BadSecret(ValueError):
+    """Text that is no secret of Standard Webhooks."""
+
+
 def new_secret() -> str:
-    """A secret of 32 random bytes; Standard Webhooks 1.0 asks for 24 to 64."""
+    """A secret of 32 random bytes."""
     return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
-def signature_headers(secret: str, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """The three headers of Standard Webhooks 1.0: HMAC-SHA256 over `id.timestamp.body`.
+def check_secret(secret: str) -> None:
+    """Pass `whsec_` and the base64 of 24 to 64 bytes; raises `BadSecret` for all else."""
+    try:
+        key = base64.b64decode(secret.removeprefix(SECRET_PREFIX).encode("ascii"), validate=True)
+    except ValueError:
+        key = b""
+    if not (secret.startswith(SECRET_PREFIX) and LEAST_BYTES <= len(key) <= MOST_BYTES):
+        raise BadSecret(f"Must be {SECRET_PREFIX} and the base64 of {LEAST_BYTES} to {MOST_BYTES} bytes.")
 
-    `timestamp` is in epoch seconds, `body` the very bytes that are sent.
+
+def signature_headers(keys: Sequence[str], message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
+    """The headers that prove who sent a body: those of Standard Webhooks 1.0, and GitHub's X-Hub-Signature-256.
+
+    `keys` are the webhook's secrets, the present one first: while one is replaced there is a signature of each.
+    The first three are HMAC-SHA256 over `id.timestamp.body`, keyed with the bytes that a secret stands for. The
+    last is HMAC-SHA256 over the body, keyed with the present secret as text, `whsec_` and all. `timestamp` is in
+    epoch seconds, `body` the very bytes that are sent.
     """
-    key = base64.b64decode(secret.removeprefix(SECRET_PREFIX))
     signed = b"%s.%d.%s" % (message_id.encode(), timestamp, body)
-    digest = base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
     return {
         "webhook-id": message_id,
         "webhook-timestamp": str(timestamp),
-        "webhook-signature": f"v1,{digest}",
+        "webhook-signature": " ".join(f"v1,{_signature(key, signed)}" for key in keys),
+        "X-Hub-Signature-256": f"sha256={hmac.digest(keys[0].encode(), body, hashlib.sha256).hex()}",
     }
 
 
-class SecretBox:
-    """Encrypts and decrypts secrets with keys derived from the app's; `keys` run from oldest to newest."""
+def _signature(secret: str, signed: bytes) -> str:
+    key = base64.b64decode(secret.removeprefix(SECRET_PREFIX))
+    return base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
 
-    def __init__(self, keys: Sequence[str | bytes]) -> None:
-        self._fernet = MultiFernet([_fernet(key) for key in reversed(keys)])
+
+class SecretBox:
+    """Encrypts what is secret, and decrypts it.
+
+    `keys` are Fernet keys, the newest first: it encrypts. Behind them stand those derived from `passwords`, the
+    app's secret keys, the newest first as well: they are all there is until the operator sets keys.
+    """
+
+    def __init__(self, keys: Sequence[str], passwords: Sequence[str | bytes]) -> None:
+        self._fernet = MultiFernet([*map(Fernet, keys), *map(_derived, passwords)])
         self.decrypt = lru_cache(maxsize=4096)(self._decrypt)
 
     def encrypt(self, secret: str) -> bytes:
         return self._fernet.encrypt(secret.encode())
+
+    def encrypted_anew(self, encrypted: bytes) -> bytes:
+        """The same under the newest key; raises `SecretUnreadable`."""
+        try:
+            return self._fernet.rotate(encrypted)
+        except InvalidToken:
+            raise SecretUnreadable from None
+
+    def can_decrypt(self, encrypted: bytes) -> bool:
+        try:
+            return bool(self.decrypt(encrypted))
+        except SecretUnreadable:
+            return False
 
     def _decrypt(self, encrypted: bytes) -> str:
         try:
@@ -57,7 +97,7 @@ class SecretBox:
             raise SecretUnreadable from None
 
 
-def _fernet(key: str | bytes) -> Fernet:
-    material = key.encode() if isinstance(key, str) else key
+def _derived(password: str | bytes) -> Fernet:
+    material = password.encode() if isinstance(password, str) else password
     derived = HKDF(SHA256(), length=32, salt=None, info=b"flask_hubhooks secrets").derive(material)
     return Fernet(base64.urlsafe_b64encode(derived))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from ..config import Config
+from ..credentials import headers_of
 from ..delivery import payload
 from ..delivery.causes import cause
-from ..hook_url import hosts
+from ..hook_url import hosts, masked
 from ..models import Attempt, Delivery, Hook, Push, Webhook
+from ..state import State
 
 
 def time(value: datetime | None) -> str | None:
@@ -18,7 +21,20 @@ def time(value: datetime | None) -> str | None:
     return value.isoformat().replace("+00:00", "Z") if value else None
 
 
-def webhook(row: Webhook) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Viewer:
+    """Who looks: credentials in hook URLs are for those who may change them."""
+
+    state: State
+    may_write: bool
+
+    def url(self, url: str) -> str:
+        return url if self.may_write else masked(url)
+
+
+def webhook(row: Webhook, viewer: Viewer) -> dict[str, Any]:
+    """A webhook; of its secret nothing is told, of its request headers the names."""
+    headers = headers_of(viewer.state.secrets, row)
     return {
         "id": row.id,
         "slug": row.slug,
@@ -27,20 +43,22 @@ def webhook(row: Webhook) -> dict[str, Any]:
         "disabled_reason": row.disabled_reason,
         "expect_final_callback": row.expects_final_callback,
         "tag_filter": row.tag_filter.split(),
+        "headers": None if headers is None else dict.fromkeys(headers),
         "creator": row.creator,
         "last_updater": row.last_updater,
         "created": time(row.created),
         "last_updated": time(row.last_updated),
-        "hooks": [hook(each, row.active) for each in row.hooks],
+        "former_secret_until": time(row.former_secret_until),
+        "hooks": [hook(each, row.active, viewer) for each in row.hooks],
     }
 
 
-def hook(row: Hook, active: bool) -> dict[str, Any]:
+def hook(row: Hook, active: bool, viewer: Viewer) -> dict[str, Any]:
     """A hook; its host stands in ASCII, as it is looked up, and as it reads, lest one be taken for another."""
     host, host_unicode = hosts(row.hook_url)
     return {
         "id": row.id,
-        "hook_url": row.hook_url,
+        "hook_url": viewer.url(row.hook_url),
         "host": host,
         "host_unicode": host_unicode,
         "active": active,
@@ -52,18 +70,18 @@ def hook(row: Hook, active: bool) -> dict[str, Any]:
     }
 
 
-def delivery(row: Delivery, chain: Sequence[Delivery]) -> dict[str, Any]:
+def delivery(row: Delivery, chain: Sequence[Delivery], viewer: Viewer) -> dict[str, Any]:
     """One line of the history. `status` is Docker Hub's word, `state` where it exactly stands."""
     return {
         "id": str(row.id),
         "status": row.docker_status,
         "state": row.status.value,
         "reason": row.reason,
-        "hook": {"id": row.hook_id, "hook_url": row.hook.hook_url},
+        "hook": {"id": row.hook_id, "hook_url": viewer.url(row.hook.hook_url)},
         "position": row.position,
         "chain_length": row.chain_length,
         "round": row.round,
-        "chain": [_step(each) for each in chain],
+        "chain": [_step(each, viewer) for each in chain],
         "attempt_count": row.attempt_count,
         "push": _push(row.push),
         "callback_expected": row.callback_expected,
@@ -75,21 +93,21 @@ def delivery(row: Delivery, chain: Sequence[Delivery]) -> dict[str, Any]:
     }
 
 
-def _step(row: Delivery) -> dict[str, Any]:
+def _step(row: Delivery, viewer: Viewer) -> dict[str, Any]:
     """How far a hook of the chain has come."""
     return {
         "id": str(row.id),
         "position": row.position,
-        "hook_url": row.hook.hook_url,
+        "hook_url": viewer.url(row.hook.hook_url),
         "state": row.status.value,
         "callback": row.callback_state or None,
     }
 
 
-def delivery_with_attempts(row: Delivery, chain: Sequence[Delivery], config: Config) -> dict[str, Any]:
+def delivery_with_attempts(row: Delivery, chain: Sequence[Delivery], viewer: Viewer) -> dict[str, Any]:
     """One delivery whole: `attempts` holds each request and what was answered."""
-    sent = _sent_body(row, config)
-    return delivery(row, chain) | {"attempts": [_attempt(each, sent) for each in row.attempts]}
+    sent = _sent_body(row, viewer.state.config)
+    return delivery(row, chain, viewer) | {"attempts": [_attempt(each, sent, viewer) for each in row.attempts]}
 
 
 def _push(row: Push) -> dict[str, Any]:
@@ -116,7 +134,7 @@ def _callback(row: Delivery) -> dict[str, Any] | None:
     }
 
 
-def _attempt(row: Attempt, sent_body: str) -> dict[str, Any]:
+def _attempt(row: Attempt, sent_body: str, viewer: Viewer) -> dict[str, Any]:
     answered = row.status_code is not None
     return {
         "number": row.number,
@@ -127,7 +145,7 @@ def _attempt(row: Attempt, sent_body: str) -> dict[str, Any]:
         "connect_ms": row.connect_ms,
         "wait_ms": row.wait_ms,
         "cause": cause(row.status_code, row.error),
-        "request": {"url": row.hook_url, "headers": row.request_headers, "body": sent_body},
+        "request": {"url": viewer.url(row.hook_url), "headers": row.request_headers, "body": sent_body},
         "response": _response(row) if answered else None,
     }
 

@@ -13,12 +13,13 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from flask import Blueprint, Response, request
 from marshmallow import Schema, ValidationError, fields
-from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from ..database import DATABASE_AWAY, is_deadlock
 from ..registry import storable
 from ..state import State, current_state
-from ..webhooks import Refused
+from ..webhooks import Owner, Refused
+from .documents import Viewer
 from .problems import Problem, invalid, not_found
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,11 @@ class Call:
     user: str
     details: dict[str, Any]
     """The `Repository.snapshot` of what the host knows."""
+    viewer: Viewer
+
+    @property
+    def owner(self) -> Owner:
+        return Owner(self.user, self.repository, self.state.config, self.state.secrets)
 
 
 def route(blueprint: Blueprint, rule: str, name: str, **handlers: Handler) -> None:
@@ -125,7 +131,15 @@ def _authorized(action: str, repository: str) -> Call:
     details = state.handlers.details_of(repository)
     if details is None:
         raise not_found()
-    return Call(state, repository, storable(user), details)
+    may_write = action == "write" or _may_write(repository, authorize)
+    return Call(state, repository, storable(user), details, Viewer(state, may_write))
+
+
+def _may_write(repository: str, authorize: Callable[[str, str], str | None]) -> bool:
+    try:
+        return authorize("write", repository) is not None
+    except HTTPException:  # it answers who may only read itself
+        return False
 
 
 def _deny(action: str, repository: str, authorize: Callable[[str, str], str | None]) -> NoReturn:

@@ -12,9 +12,11 @@ from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_lo
 from marshmallow.validate import Length, OneOf, Range
 
 from ..chains import Callback
+from ..delivery.signing import BadSecret, check_secret
 from ..hook_url import BadURL, check
 from ..models import DOCKER_WORDS, Status
 from ..registry import as_utc, storable
+from ..request_headers import HEADERS_LIMIT, BadHeader, check_name, check_value
 from ..state import current_state
 from ..tag_filter import PATTERNS_LIMIT, BadPattern, check_pattern
 from ..webhooks import HookWanted
@@ -129,6 +131,38 @@ class HookSchema(Strict):
         return HookWanted(**data)
 
 
+class HeadersField(fields.Field[dict[str, str | None]]):
+    """Request headers by name; a value of null stays as it is."""
+
+    def _deserialize(self, value: Any, *arguments: Any, **kwargs: Any) -> dict[str, str | None]:
+        if not isinstance(value, dict):
+            raise ValidationError("Must be an object of header names and values.")
+        if len(value) > HEADERS_LIMIT:
+            raise ValidationError(f"Longer than maximum length {HEADERS_LIMIT}.")
+        if bad := {name: [reason] for name, each in value.items() if (reason := _fault_of_header(name, each, value))}:
+            raise ValidationError(bad)
+        return value
+
+
+def _fault_of_header(name: str, value: Any, headers: Mapping[str, Any]) -> str:
+    try:
+        check_name(name)
+        if value is not None:
+            check_value(value if isinstance(value, str) else "")
+    except BadHeader as bad:
+        return str(bad)
+    again = [each for each in headers if each.lower() == name.lower()]
+    return "Is given more than once." if len(again) > 1 else ""
+
+
+def secret(text: str) -> None:
+    """Refuse what is no secret of Standard Webhooks."""
+    try:
+        check_secret(text)
+    except BadSecret as bad:
+        raise ValidationError(str(bad)) from None
+
+
 tag_filter = fields.List(fields.String(validate=pattern), validate=Length(max=PATTERNS_LIMIT))
 
 
@@ -145,6 +179,8 @@ class WebhookSchema(Strict):
     active = StrictBoolean()
     expect_final_callback = StrictBoolean(allow_none=True)
     tag_filter = tag_filter
+    headers = HeadersField()
+    secret = fields.String(validate=secret)
     hook_url = fields.String(validate=hook_url)
     hooks = fields.List(fields.Nested(HookSchema))
 
@@ -158,6 +194,12 @@ class WebhookSchema(Strict):
         if "hook_url" in data:
             data["hooks"] = [HookWanted(data.pop("hook_url"))]
         return data
+
+
+class SecretSchema(Strict):
+    """A secret of the owner's own; without one it is generated."""
+
+    secret = fields.String(validate=secret, load_default=None)
 
 
 class SendTestSchema(Strict):

@@ -32,6 +32,7 @@ def add_routes(blueprint: Blueprint) -> None:
         PATCH=writes(webhooks.edit_hook),
         DELETE=writes(webhooks.remove_hook),
     )
+    route(blueprint, one + "rotate-secret/", "rotate_secret", POST=writes(webhooks.rotate_secret))
     route(blueprint, one + "test/", "test", POST=writes(deliveries.send_test))
     route(blueprint, one + "recover/", "recover", POST=writes(deliveries.recover))
     route(blueprint, one + "history/", "history", GET=reads(deliveries.list_all))

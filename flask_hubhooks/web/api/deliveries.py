@@ -16,6 +16,7 @@ from ...redelivery import NotNow
 from .. import documents, history
 from ..pipeline import Call, api_url, json_response, read_json, read_query
 from ..problems import Problem, not_found
+from ..rate import count_send
 from ..schemas import HistorySchema, RecoverSchema, SendTestSchema
 from .webhooks import find
 
@@ -29,7 +30,7 @@ def list_all(call: Call, webhook_id: int) -> Response:
         {
             "next": api_url(call, webhook_id, "history", query=page.older) if page.older else None,
             "previous": api_url(call, webhook_id, "history", query=page.newer) if page.newer else None,
-            "results": [documents.delivery(row, chains[row.push_id]) for row in page.deliveries],
+            "results": [documents.delivery(row, chains[row.push_id], call.viewer) for row in page.deliveries],
         }
     )
 
@@ -38,11 +39,12 @@ def read(call: Call, webhook_id: int, delivery_id: uuid.UUID) -> Response:
     with call.state.reading() as session:
         row = _find(session, call, webhook_id, delivery_id)
         chain = history.chains(session, [row])[row.push_id]
-        return json_response(documents.delivery_with_attempts(row, chain, call.state.config))
+        return json_response(documents.delivery_with_attempts(row, chain, call.viewer))
 
 
 def redeliver(call: Call, webhook_id: int, delivery_id: uuid.UUID) -> Response:
     """Send a delivery again, and after it the rest of its chain. Answer 202 with the delivery, or 409."""
+    count_send(call)
     with call.state.writing() as session:
         lock_repository(session, call.repository)
         row = _find(session, call, webhook_id, delivery_id)
@@ -57,6 +59,7 @@ def redeliver(call: Call, webhook_id: int, delivery_id: uuid.UUID) -> Response:
 def recover(call: Call, webhook_id: int) -> Response:
     """Send again a batch of what could not be delivered; `remaining` says whether to ask for more."""
     wanted = read_json(RecoverSchema())
+    count_send(call)
     with call.state.writing() as session:
         lock_repository(session, call.repository)
         row = find(session, call, webhook_id)
@@ -72,6 +75,7 @@ def recover(call: Call, webhook_id: int) -> Response:
 def send_test(call: Call, webhook_id: int) -> Response:
     """Push to this webhook alone. Answer 202 with the delivery, or 409 where there is no hook to call."""
     wanted = read_json(SendTestSchema(), optional=True)
+    count_send(call)
     with call.state.writing() as session:
         row = find(session, call, webhook_id)
         delivery_id = record_test(session, row, call.user, call.details, wanted["chain"])
@@ -84,7 +88,7 @@ def send_test(call: Call, webhook_id: int) -> Response:
 def _accepted(call: Call, webhook_id: int, delivery_id: uuid.UUID) -> Response:
     with call.state.reading() as session:
         row = _find(session, call, webhook_id, delivery_id)
-        content = documents.delivery(row, history.chains(session, [row])[row.push_id])
+        content = documents.delivery(row, history.chains(session, [row])[row.push_id], call.viewer)
     return json_response(content, 202, {"Location": api_url(call, webhook_id, "history", delivery_id)})
 
 

@@ -9,18 +9,17 @@ from flask import Response, request
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, selectinload
 
-from ... import webhooks
-from ...database import lock_repository
-from ...delivery.signing import new_secret
+from ... import credentials, webhooks
+from ...database import lock_repository, utcnow
 from ...models import ID_LIMIT, Hook, Webhook
 from ...outbox import recent_tags
 from ...tag_filter import TagFilter
-from ...webhooks import HookWanted, Owner, live
+from ...webhooks import HookWanted, live
 from .. import documents
 from ..etag import require_match, tagged
 from ..pipeline import Call, api_url, json_response, read_json, read_query
 from ..problems import not_found
-from ..schemas import HookSchema, TagFilterSchema, WebhookListSchema, WebhookSchema
+from ..schemas import HookSchema, SecretSchema, TagFilterSchema, WebhookListSchema, WebhookSchema
 
 
 def list_all(call: Call) -> Response:
@@ -41,7 +40,7 @@ def list_all(call: Call) -> Response:
             "count": count,
             "next": _page_url(call, page + 1) if page * size < count else None,
             "previous": _page_url(call, page - 1) if page > 1 else None,
-            "results": [documents.webhook(row) for row in rows],
+            "results": [documents.webhook(row, call.viewer) for row in rows],
         }
     )
 
@@ -53,10 +52,9 @@ def _page_url(call: Call, page: int) -> str:
 def create(call: Call) -> Response:
     """Answer 201 with the webhook, and with its secret, which is shown this once."""
     wanted = read_json(WebhookSchema())
-    secret = new_secret()
     with call.state.writing() as session:
-        row = webhooks.create(session, _owner(call), wanted, call.state.secrets.encrypt(secret))
-        content = documents.webhook(row)
+        row, secret = webhooks.create(session, call.owner, wanted)
+        content = documents.webhook(row, call.viewer)
     response = tagged(content, 201, more={"secret": secret})
     response.headers["Location"] = api_url(call, content["id"])
     return response
@@ -64,29 +62,40 @@ def create(call: Call) -> Response:
 
 def read(call: Call, webhook_id: int) -> Response:
     with call.state.reading() as session:
-        return tagged(documents.webhook(find(session, call, webhook_id)))
+        return tagged(documents.webhook(find(session, call, webhook_id), call.viewer))
 
 
 def edit(call: Call, webhook_id: int) -> Response:
     """Change what the body names, unless `If-Match` says that it was changed in between."""
-    wanted = read_json(WebhookSchema(partial=True, exclude=["hook_url"]))
+    wanted = read_json(WebhookSchema(partial=True, exclude=["hook_url", "secret"]))
     with _editing(call, webhook_id) as (session, row):
-        require_match(documents.webhook(row))
-        webhooks.edit(session, _owner(call), row, wanted)
-        return tagged(documents.webhook(row))
+        require_match(documents.webhook(row, call.viewer))
+        webhooks.edit(session, call.owner, row, wanted)
+        return tagged(documents.webhook(row, call.viewer))
 
 
 def delete(call: Call, webhook_id: int) -> Response:
     with _editing(call, webhook_id) as (session, row):
-        require_match(documents.webhook(row))
-        webhooks.delete(session, _owner(call), row)
+        require_match(documents.webhook(row, call.viewer))
+        webhooks.delete(session, call.owner, row)
     return Response(status=204)
+
+
+def rotate_secret(call: Call, webhook_id: int) -> Response:
+    """Answer with a new secret, which is shown this once; the former one is used as well for a while."""
+    wanted = read_json(SecretSchema(), optional=True)
+    with _editing(call, webhook_id) as (_, row):
+        former_ttl = call.state.config.former_secret_ttl
+        secret = credentials.rotate_secret(call.state.secrets, row, wanted["secret"], former_ttl)
+        row.last_updater, row.last_updated = call.user, utcnow()
+        until = row.former_secret_until
+    return json_response({"secret": secret, "former_secret_until": documents.time(until)})
 
 
 def list_hooks(call: Call, webhook_id: int) -> Response:
     with call.state.reading() as session:
         row = find(session, call, webhook_id)
-        return json_response({"results": [documents.hook(each, row.active) for each in row.hooks]})
+        return json_response({"results": [documents.hook(each, row.active, call.viewer) for each in row.hooks]})
 
 
 def add_hook(call: Call, webhook_id: int) -> Response:
@@ -94,8 +103,8 @@ def add_hook(call: Call, webhook_id: int) -> Response:
     wanted = read_json(HookSchema(exclude=["id"]))
     with _editing(call, webhook_id) as (session, row):
         hooks = [*(HookWanted(id=each.id) for each in row.hooks), wanted]
-        webhooks.edit(session, _owner(call), row, {"hooks": hooks})
-        content = documents.hook(row.hooks[-1], row.active)
+        webhooks.edit(session, call.owner, row, {"hooks": hooks})
+        content = documents.hook(row.hooks[-1], row.active, call.viewer)
     response = tagged(content, 201)
     response.headers["Location"] = api_url(call, webhook_id, "hooks", content["id"])
     return response
@@ -104,7 +113,7 @@ def add_hook(call: Call, webhook_id: int) -> Response:
 def read_hook(call: Call, webhook_id: int, hook_id: int) -> Response:
     with call.state.reading() as session:
         row = find(session, call, webhook_id)
-        return tagged(documents.hook(_hook(row, hook_id), row.active))
+        return tagged(documents.hook(_hook(row, hook_id), row.active, call.viewer))
 
 
 def edit_hook(call: Call, webhook_id: int, hook_id: int) -> Response:
@@ -112,18 +121,18 @@ def edit_hook(call: Call, webhook_id: int, hook_id: int) -> Response:
     wanted: HookWanted = read_json(HookSchema(exclude=["id"]))
     with _editing(call, webhook_id) as (session, row):
         hook = _hook(row, hook_id)
-        require_match(documents.hook(hook, row.active))
+        require_match(documents.hook(hook, row.active, call.viewer))
         hooks = [HookWanted(wanted.hook_url if each is hook else None, each.id) for each in row.hooks]
-        webhooks.edit(session, _owner(call), row, {"hooks": hooks})
-        return tagged(documents.hook(hook, row.active))
+        webhooks.edit(session, call.owner, row, {"hooks": hooks})
+        return tagged(documents.hook(hook, row.active, call.viewer))
 
 
 def remove_hook(call: Call, webhook_id: int, hook_id: int) -> Response:
     with _editing(call, webhook_id) as (session, row):
         hook = _hook(row, hook_id)
-        require_match(documents.hook(hook, row.active))
+        require_match(documents.hook(hook, row.active, call.viewer))
         hooks = [HookWanted(id=each.id) for each in row.hooks if each is not hook]
-        webhooks.edit(session, _owner(call), row, {"hooks": hooks})
+        webhooks.edit(session, call.owner, row, {"hooks": hooks})
     return Response(status=204)
 
 
@@ -159,7 +168,3 @@ def _editing(call: Call, webhook_id: int) -> Iterator[tuple[Session, Webhook]]:
     with call.state.writing() as session:
         lock_repository(session, call.repository)
         yield session, find(session, call, webhook_id)
-
-
-def _owner(call: Call) -> Owner:
-    return Owner(call.user, call.repository, call.state.config)

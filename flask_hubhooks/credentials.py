@@ -1,0 +1,66 @@
+"""What is secret of a webhook, and encrypted in the database: the secret it signs with, and its request headers."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy import select
+
+from . import request_headers
+from .database import utcnow
+from .delivery.signing import SecretBox, SecretUnreadable, new_secret
+from .models import Webhook
+from .state import State
+
+BATCH = 500
+
+
+def rotate_secret(secrets: SecretBox, webhook: Webhook, secret: str | None, former_ttl: timedelta) -> str:
+    """Give a webhook another secret, by default a new one, and return it.
+
+    For `former_ttl` requests are signed with the former one, too, unless that cannot be decrypted any more.
+    """
+    secret = secret or new_secret()
+    webhook.encrypted_former_secret = webhook.former_secret_until = None
+    if secrets.can_decrypt(webhook.encrypted_secret):
+        webhook.encrypted_former_secret = webhook.encrypted_secret
+        webhook.former_secret_until = utcnow() + former_ttl
+    webhook.encrypted_secret = secrets.encrypt(secret)
+    return secret
+
+
+def headers_of(secrets: SecretBox, webhook: Webhook) -> dict[str, str] | None:
+    """The request headers of a webhook; None where they cannot be decrypted."""
+    try:
+        return request_headers.of_text(secrets.decrypt(webhook.encrypted_headers)) if webhook.encrypted_headers else {}
+    except SecretUnreadable:
+        return None
+
+
+def encrypt_anew(state: State) -> tuple[int, list[str]]:
+    """Encrypt what is secret of all webhooks with the newest key.
+
+    Returns how many webhooks that was, and which could not be decrypted, each as `repository: name`.
+    """
+    rotated, unreadable, last = 0, [], 0
+    while True:
+        with state.writing() as session:
+            batch = select(Webhook).where(Webhook.id > last).order_by(Webhook.id).limit(BATCH).with_for_update()
+            rows = session.scalars(batch).all()
+            for row in rows:
+                try:
+                    _encrypt_anew(state.secrets, row)
+                    rotated += 1
+                except SecretUnreadable:
+                    unreadable.append(f"{row.repository}: {row.name}")
+        if not rows:
+            return rotated, unreadable
+        last = rows[-1].id
+
+
+def _encrypt_anew(secrets: SecretBox, webhook: Webhook) -> None:
+    webhook.encrypted_secret = secrets.encrypted_anew(webhook.encrypted_secret)
+    if webhook.encrypted_former_secret:
+        webhook.encrypted_former_secret = secrets.encrypted_anew(webhook.encrypted_former_secret)
+    if webhook.encrypted_headers:
+        webhook.encrypted_headers = secrets.encrypted_anew(webhook.encrypted_headers)

@@ -1,0 +1,47 @@
+"""Headers that an owner has sent with a webhook's requests, such as Authorization."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+
+HEADERS_LIMIT = 20
+NAME_LIMIT, VALUE_LIMIT = 100, 4096
+"""Characters of a header's name and of its value."""
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
+_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")  # visible ASCII: anything else could split a line
+_OURS = frozenset({"content-type", "content-length", "content-encoding", "host", "user-agent"})
+_THE_CONNECTIONS = frozenset(  # RFC 9110 section 7.6.1, and what makes a receiver wait or answer otherwise
+    {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "expect", "accept-encoding"}
+)
+_RESERVED_STARTS = ("webhook-", "x-hub-", "proxy-")
+
+
+class BadHeader(ValueError):
+    """A header that may not be sent; the text says why."""
+
+
+def check_name(name: str) -> None:
+    """Pass a header that is not ours to set; raises `BadHeader`."""
+    lower = name.lower()
+    if len(name) > NAME_LIMIT or not _TOKEN.fullmatch(name):
+        raise BadHeader(f"Must be a header's name of at most {NAME_LIMIT} characters.")
+    if lower in _OURS | _THE_CONNECTIONS or lower.startswith(_RESERVED_STARTS):
+        raise BadHeader("This header is set by the registry itself.")
+
+
+def check_value(value: str) -> None:
+    """Pass a value of printable ASCII on one line; raises `BadHeader`."""
+    if len(value) > VALUE_LIMIT or not _VALUE.fullmatch(value):
+        raise BadHeader(f"Must be 1 to {VALUE_LIMIT} characters of printable ASCII, without spaces around them.")
+
+
+def as_text(headers: Mapping[str, str]) -> str:
+    """Headers as they are encrypted and stored."""
+    return json.dumps(headers)
+
+
+def of_text(text: str) -> dict[str, str]:
+    return dict(json.loads(text)) if text else {}
