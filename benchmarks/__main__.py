@@ -7,7 +7,6 @@ import json
 import logging
 import signal
 import sys
-from time import monotonic
 
 from . import report, rows
 from .servers import Failed, started
@@ -22,11 +21,7 @@ def main() -> int:
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended
     logging.basicConfig(level=logging.WARNING)
-    began = monotonic()
-
-    def progress(text: str) -> None:
-        print(f"{monotonic() - began:5.0f} s  {text}", file=sys.stderr, flush=True)
-
+    progress = report.clock()
     print(report.heading(), file=sys.stderr)
     try:
         with started() as bench:

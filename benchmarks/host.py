@@ -44,8 +44,8 @@ def load(name: str) -> Repository:
     return REPOSITORY
 
 
-def create_app() -> Flask:
-    """The app, configured by FLASK_SQLALCHEMY_DATABASE_URI and FLASK_HUBHOOKS_REDIS_URL."""
+def create_app(database_uri: str | None = None) -> Flask:
+    """The app, configured by FLASK_SQLALCHEMY_DATABASE_URI, unless another is given, and FLASK_HUBHOOKS_REDIS_URL."""
     app = Flask(__name__)
     app.config.update(
         SECRET_KEY=SECRET_KEY,
@@ -53,6 +53,8 @@ def create_app() -> Flask:
         HUBHOOKS_ALLOWED_NETWORKS=["127.0.0.0/8"],
     )
     app.config.from_prefixed_env()
+    if database_uri:
+        app.config["SQLALCHEMY_DATABASE_URI"] = database_uri
     db.init_app(app)
     app.register_blueprint(hubhooks)
     return app

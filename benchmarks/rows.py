@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Collection
 
+from . import history
 from .contestants import contestants
 from .latency import latencies
+from .report import ROUNDS, Figure, Progress, ratios
 from .servers import Bench
 
-ROUNDS = 3
 OURS = "hubhooks"
 RIVALS = {"throughput": "bare loop", "vs-rq-simple": "RQ SimpleWorker", "vs-rq-worker": "RQ Worker"}
 """The rows that set our deliveries/s against another's rate, with that other's name."""
 LATENCY = "idle-latency"
-NAMES = (*RIVALS, LATENCY)
+NAMES = (*RIVALS, LATENCY, history.ROW)
 CONNECTIONS = 16
-
-Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One metric of one row, a value for each round."""
-
-    row: str
-    metric: str
-    values: list[float]
 
 
 def measured(bench: Bench, wanted: Collection[str], quick: bool, progress: Progress) -> list[Figure]:
@@ -38,6 +27,8 @@ def measured(bench: Bench, wanted: Collection[str], quick: bool, progress: Progr
         figures += _races(bench, rivals, quick, progress)
     if LATENCY in wanted:
         figures += _latency(bench, 40 if quick else 150, progress)
+    if history.ROW in wanted:
+        figures += history.measured(bench, quick, progress).figures
     return figures
 
 
@@ -63,7 +54,7 @@ def _races(bench: Bench, rivals: dict[str, str], quick: bool, progress: Progress
         if row == "throughput":
             figures.append(Figure(row, "deliveries/s", rates[OURS]))
         figures.append(Figure(row, f"{rival}, /s", rates[rival]))
-        figures.append(Figure(row, f"over {rival}", _ratios(rates[OURS], rates[rival])))
+        figures.append(Figure(row, f"over {rival}", ratios(rates[OURS], rates[rival])))
     return figures
 
 
@@ -83,10 +74,6 @@ def _latency(bench: Bench, count: int, progress: Progress) -> list[Figure]:
         figures += [
             Figure(LATENCY, f"{percentile} ms", mine),
             Figure(LATENCY, f"bare job {percentile} ms", others),
-            Figure(LATENCY, f"{percentile} over bare job", _ratios(mine, others)),
+            Figure(LATENCY, f"{percentile} over bare job", ratios(mine, others)),
         ]
     return figures
-
-
-def _ratios(ours: list[float], others: list[float]) -> list[float]:
-    return [mine / other for mine, other in zip(ours, others, strict=True)]
