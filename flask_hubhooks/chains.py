@@ -71,6 +71,12 @@ def advance(session: Session, chains: Collection[Chain]) -> bool:
     return moved.rowcount > 0
 
 
+def lock_waiting(session: Session, chains: Collection[Chain]) -> None:
+    """Lock what waits in chain requests of which only deliveries that await a callback are locked: see `_locked`."""
+    of_chains = tuple_(deliveries.c.push_id, deliveries.c.webhook_id).in_(list(chains))
+    session.execute(_locked(of_chains & (deliveries.c.status == Status.WAITING)))
+
+
 def ended(status: Status, reason: str) -> dict[str, Any]:
     """The columns of a delivery that will not be sent any more."""
     return {
@@ -117,12 +123,13 @@ _CANCEL_REST = _interrupted.where(_earlier([Status.CANCELLED])).values(
 )
 
 
-_unsent = deliveries.c.status.in_([Status.PENDING, Status.WAITING])
+unsent = deliveries.c.status.in_([Status.PENDING, Status.WAITING])
+"""Of a delivery: it is cancelled where its webhook is switched off."""
 
 
 def cancel_webhook(session: Session, webhook_id: int, reason: str, *, tests: bool = False) -> None:
     """Cancel what a webhook has pending or waiting, `tests` too where these are to end as well."""
-    every = _unsent & (deliveries.c.webhook_id == webhook_id)
+    every = unsent & (deliveries.c.webhook_id == webhook_id)
     real = every & exists().where(Push.id == deliveries.c.push_id, Push.kind != Kind.TEST)
     _cancel(session, every if tests else real, reason)
 
@@ -139,12 +146,12 @@ def cancel_hook(session: Session, hook: Hook, reason: str) -> None:
     )
     of_hook = deliveries.c.hook_id == hook.id
     waits_behind = (deliveries.c.status == Status.WAITING) & behind
-    _cancel(session, (deliveries.c.webhook_id == hook.webhook_id) & (of_hook & _unsent | waits_behind), reason)
+    _cancel(session, (deliveries.c.webhook_id == hook.webhook_id) & (of_hook & unsent | waits_behind), reason)
 
 
 def lock_unsent(session: Session, webhook_id: int) -> None:
     """Lock what a webhook has pending or waiting, for more than one change to it."""
-    session.execute(_locked(_unsent & (deliveries.c.webhook_id == webhook_id)))
+    session.execute(_locked(unsent & (deliveries.c.webhook_id == webhook_id)))
 
 
 def _locked(condition: ColumnElement[bool]) -> Any:
@@ -214,9 +221,10 @@ def decide(session: Session, delivery: Delivery, round_: int, callback: Callback
             callback_at=now_plus(literal(0.0)),
         )
     )
-    if delivery.push.kind is not Kind.TEST:
+    changes = Changes()
+    if not delivery.finished_at:
+        changes = Changes([delivery.id], more_due=advance(session, {(delivery.push_id, delivery.webhook_id)}))
+    if delivery.push.kind is not Kind.TEST:  # a hook is locked after all deliveries, as everywhere
         failing = update(hooks).where(hooks.c.id == delivery.hook_id, hooks.c.failing_since.is_not(None))
         session.execute(failing.values(failing_since=None))
-    if delivery.finished_at:
-        return Changes()
-    return Changes([delivery.id], more_due=advance(session, {(delivery.push_id, delivery.webhook_id)}))
+    return changes

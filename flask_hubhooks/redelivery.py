@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, func, literal, select, update
+from sqlalchemy import ColumnElement, FromClause, and_, exists, func, literal, select, update
 from sqlalchemy.orm import Session, aliased
 
 from .chains import sendable_now
@@ -30,7 +30,7 @@ def redeliver(session: Session, delivery: Delivery) -> None:
     `NotNow` where the webhook is off, the hook gone, or the chain on the wire or not yet come this far.
     """
     chain = session.execute(
-        select(deliveries.c.position, deliveries.c.status, _on_the_wire.label("on_the_wire"))
+        select(deliveries.c.position, deliveries.c.status, _on_the_wire(deliveries).label("on_the_wire"))
         .where(deliveries.c.push_id == delivery.push_id, deliveries.c.webhook_id == delivery.webhook_id)
         .order_by(deliveries.c.id)
         .with_for_update()
@@ -46,30 +46,34 @@ def redeliver(session: Session, delivery: Delivery) -> None:
     _begin_round(session, [delivery])
 
 
-_on_the_wire = and_(deliveries.c.lease_token.is_not(None), deliveries.c.next_attempt_at > now_plus(literal(0.0)))
+def _on_the_wire(rows: FromClause) -> ColumnElement[bool]:
+    return and_(rows.c.lease_token.is_not(None), rows.c.next_attempt_at > now_plus(literal(0.0)))
 
 
 def recover(session: Session, webhook: Webhook, since: datetime, until: datetime) -> tuple[int, int]:
     """Send again what a webhook could not deliver between two times, oldest push first, a batch at a time.
 
     That is what failed without having been received, or was cancelled by pausing or disabling, each with the rest
-    of its chain. What a receiver itself called a failure is not among it. Returns how many chain requests were
-    started, and how many are left. Raises `NotNow` where the webhook is off.
+    of its chain. What a receiver itself called a failure is not among it, nor a chain that is on the wire. Returns
+    how many chain requests were started, and how many are left. Raises `NotNow` where the webhook is off.
     """
     if not webhook.active:
         raise NotNow("the webhook is not active")
     lost = _undelivered(webhook, since, until)
-    oldest = select(Delivery).where(lost).order_by(Delivery.pushed_at, Delivery.push_id).limit(RECOVER_MOST)
-    rows = session.scalars(oldest).all()
+    oldest = select(Delivery.push_id).where(lost).order_by(Delivery.pushed_at, Delivery.push_id).limit(RECOVER_MOST)
+    chosen = session.scalars(oldest).all()
+    of_webhook = (deliveries.c.webhook_id == webhook.id) & deliveries.c.push_id.in_(chosen)
+    session.execute(select(deliveries.c.id).where(of_webhook).order_by(deliveries.c.id).with_for_update())
+    rows = session.scalars(select(Delivery).where(lost, Delivery.push_id.in_(chosen))).all()  # what holds once locked
     if rows:
         _begin_round(session, rows)
-    remaining = session.scalar(select(func.count()).select_from(Delivery).where(lost)) if rows else 0
+    remaining = session.scalar(select(func.count()).select_from(Delivery).where(lost)) if chosen else 0
     return len(rows), remaining or 0
 
 
 def _undelivered(webhook: Webhook, since: datetime, until: datetime) -> ColumnElement[bool]:
-    """The first of each chain request that is lost by our side; all before it succeeded."""
-    earlier = aliased(Delivery)
+    """The first of each chain request that is lost by our side; all before it succeeded, none is on the wire."""
+    earlier, sent = aliased(Delivery), deliveries.alias()
     return and_(
         Delivery.webhook_id == webhook.id,
         unsucceeded,
@@ -83,6 +87,9 @@ def _undelivered(webhook: Webhook, since: datetime, until: datetime) -> ColumnEl
             earlier.webhook_id == Delivery.webhook_id,
             earlier.position < Delivery.position,
             earlier.status != Status.SUCCEEDED,
+        ),
+        ~exists().where(
+            sent.c.push_id == Delivery.push_id, sent.c.webhook_id == Delivery.webhook_id, _on_the_wire(sent)
         ),
     )
 

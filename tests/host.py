@@ -54,6 +54,7 @@ class Host:
             HUBHOOKS_EXTERNAL_URL="https://registry.example.com",
             HUBHOOKS_REDIS_URL=self.redis_url,
             HUBHOOKS_ALLOWED_NETWORKS=["127.0.0.0/8"],
+            HUBHOOKS_MAX_SENDS_PER_MINUTE=10_000,
         )
         app.config.update(self.config)
         self.db.init_app(app)

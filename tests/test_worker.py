@@ -146,7 +146,9 @@ def test_stopped_while_on_the_wire(host: Host, worker: Start) -> None:
         assert states(host, webhook) == {"succeeded": 2, "pending": 4}
         now = datetime.now(timezone.utc).isoformat()
         for delivery in host.history(webhook):
-            assert delivery["state"] == "succeeded" or (delivery["next_attempt_at"] < now and not delivery["attempts"])
+            assert delivery["state"] == "succeeded" or (
+                delivery["next_attempt_at"] < now and not delivery["attempt_count"]
+            )
         assert worker("--burst").ends() == 0
     assert states(host, webhook) == {"succeeded": 6}
     assert (len(ids(receiver)), set(ids(receiver).values())) == (6, {1})

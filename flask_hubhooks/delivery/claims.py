@@ -25,9 +25,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from ..chains import SWITCHED_OFF, Changes, advance, ended, switched_off
-from ..database import insert_rows, now_plus, utcnow
-from ..models import Hook, Kind, Push, Status, Webhook, attempts, deliveries, hooks
+from ..chains import SWITCHED_OFF, Changes, advance, ended, lock_waiting, switched_off, unsent
+from ..database import insert_rows, lock_repository, now_plus, utcnow
+from ..models import Hook, Kind, Push, Status, Webhook, attempts, deliveries, hooks, unsucceeded
 from ..webhooks import disable
 from .retry import GIVE_UP_AFTER, Judgement, Verdict
 from .transport import Outcome
@@ -181,7 +181,10 @@ _READ_TAKEN = (
 
 def let_go(session: Session, claims: Iterable[Claim], delay_s: float = 0.0) -> None:
     """Give claims back unsent, due again after `delay_s`; it uses up no attempt."""
-    rows = [{"claim_id": each.id, "claim_lease": each.lease_token, "delay_s": delay_s} for each in claims]
+    rows = [
+        {"claim_id": each.id, "claim_lease": each.lease_token, "delay_s": delay_s}
+        for each in sorted(claims, key=lambda claim: claim.id)  # the order in which all lock them
+    ]
     if rows:
         session.execute(_LET_GO, rows)
 
@@ -199,11 +202,13 @@ def record(session: Session, results: Sequence[Result], callback_ttl_s: float) -
     A callback, a cancellation or a redelivery in between has cleared the lease: then the attempt is history and
     the delivery stays as they left it.
     """
-    rows = _lock(session, [result.claim.id for result in results])
+    rows = _lock(session, results)
     results = [result for result in results if result.claim.id in rows]  # a row may have been deleted meanwhile
     if not results:
         return Changes()
-    insert_rows(session, attempts, _attempt_rows(results, _attempt_counts(session, rows)))
+    insert_rows(
+        session, attempts, _attempt_rows(results, _attempt_counts(session, {each.claim.id for each in results}))
+    )
     held = [result for result in results if _still_held(rows[result.claim.id], result.claim)]
     finished = [claim for move, claims in _moves(held, callback_ttl_s) for claim in _apply(session, move, claims)]
     chains = {(each.push_id, each.webhook_id) for each in finished if each.chain_length > 1}
@@ -211,21 +216,28 @@ def record(session: Session, results: Sequence[Result], callback_ttl_s: float) -
     return Changes([each.id for each in finished], _note_health(session, held), more_due)
 
 
-def _lock(session: Session, ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Any]:
-    return {row.id: row for row in session.execute(_LOCK, {"ids": list(ids)})}
+def _lock(session: Session, results: Sequence[Result]) -> dict[uuid.UUID, Any]:
+    """Lock the deliveries, and with them, in one order, what is cancelled where a webhook is to be switched off.
+
+    The repository comes first then, as for owners: else what they recover meanwhile would be locked out of order.
+    """
+    failed = [each for each in results if each.judgement.verdict is not Verdict.RECEIVED and not each.claim.is_test]
+    off = {each.claim.webhook_id for each in failed if each.judgement.verdict is Verdict.GONE}
+    if failed:
+        which = {"ids": [each.claim.hook_id for each in failed], "limit": utcnow() - GIVE_UP_AFTER}
+        off |= {row.webhook_id for row in session.execute(_FAILING_TOO_LONG, which)}
+    for repository in sorted({each.claim.repository for each in failed if each.claim.webhook_id in off}):
+        lock_repository(session, repository)
+    these = {"ids": [each.claim.id for each in results]}
+    locked = session.execute(_LOCK_MORE, these | {"webhooks": list(off)}) if off else session.execute(_LOCK, these)
+    return {row.id: row for row in locked}
 
 
-_LOCK = (
-    select(
-        deliveries.c.id,
-        deliveries.c.lease_token,
-        deliveries.c.round,
-        deliveries.c.status,
-    )
-    .where(deliveries.c.id.in_(bindparam("ids", expanding=True)))
-    .order_by(deliveries.c.id)
-    .with_for_update()
-)
+_these = deliveries.c.id.in_(bindparam("ids", expanding=True))
+_whole = and_(deliveries.c.webhook_id.in_(bindparam("webhooks", expanding=True)), unsucceeded, unsent)
+_rows = select(deliveries.c.id, deliveries.c.lease_token, deliveries.c.round, deliveries.c.status)
+_LOCK = _rows.where(_these).order_by(deliveries.c.id).with_for_update()
+_LOCK_MORE = _rows.where(or_(_these, _whole)).order_by(deliveries.c.id).with_for_update()
 
 
 def _attempt_counts(session: Session, ids: Iterable[uuid.UUID]) -> Counter[uuid.UUID]:
@@ -334,7 +346,7 @@ _HOOKS_FAIL = _these_hooks.where(hooks.c.failing_since.is_(None)).values(failing
 _HOOK_URLS = select(hooks.c.id, hooks.c.hook_url).where(
     hooks.c.id.in_(bindparam("ids", expanding=True)), hooks.c.removed_at.is_(None)
 )
-_FAILING_TOO_LONG = select(hooks.c.id, hooks.c.destination, hooks.c.failing_since).where(
+_FAILING_TOO_LONG = select(hooks.c.id, hooks.c.webhook_id, hooks.c.destination, hooks.c.failing_since).where(
     hooks.c.id.in_(bindparam("ids", expanding=True)), hooks.c.failing_since <= bindparam("limit")
 )
 
@@ -381,5 +393,7 @@ def expire_overdue(session: Session, limit: int) -> Changes:
     """End at most `limit` deliveries whose callback never came, and with them their chains."""
     expired = session.execute(_EXPIRE, {"most": limit}).all()
     if expired:
-        advance(session, {(row.push_id, row.webhook_id) for row in expired})
+        chains = {(row.push_id, row.webhook_id) for row in expired}
+        lock_waiting(session, chains)
+        advance(session, chains)
     return Changes([row.id for row in expired])

@@ -17,7 +17,7 @@ from .. import request_headers
 from ..announce import announce
 from ..chains import Changes
 from ..config import Config
-from ..database import DATABASE_AWAY
+from ..database import DATABASE_AWAY, is_deadlock
 from ..hook_url import MASK, credentials
 from ..state import State
 from . import claims, payload
@@ -224,8 +224,9 @@ class Dispatcher:
         for wait_s in chain(BACK_OFF_S, repeat(BACK_OFF_S[-1])) if done else ():
             try:
                 return self._recorded(self._write(done))
-            except DATABASE_AWAY:
-                logger.exception("cannot record %d deliveries: the database is away", len(done))
+            except DATABASE_AWAY as fault:
+                if not is_deadlock(fault):
+                    logger.exception("cannot record %d deliveries: the database is away", len(done))
                 if self.stopping and wait_s == BACK_OFF_S[-1]:
                     return
                 time.sleep(wait_s)
@@ -242,10 +243,11 @@ class Dispatcher:
 
     def _write(self, done: Sequence[Result | Unsent]) -> Changes:
         results = [each for each in done if isinstance(each, Result)]
-        with self._state.writing() as session:
-            for delay_s in {each.delay_s for each in done if isinstance(each, Unsent)}:
-                these = [each.claim for each in done if isinstance(each, Unsent) and each.delay_s == delay_s]
+        for delay_s in {each.delay_s for each in done if isinstance(each, Unsent)}:
+            these = [each.claim for each in done if isinstance(each, Unsent) and each.delay_s == delay_s]
+            with self._state.writing() as session:  # each locks its rows in order
                 claims.let_go(session, these, delay_s)
-            if not results:
-                return Changes()
+        if not results:
+            return Changes()
+        with self._state.writing() as session:
             return claims.record(session, results, self._state.config.callback_ttl.total_seconds())
