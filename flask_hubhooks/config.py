@@ -12,6 +12,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
+import idna
 from cryptography.fernet import Fernet
 from redis import ConnectionPool
 
@@ -34,13 +35,27 @@ class Config:
     concurrency: int = 64
     """Requests one worker process has on the wire at most."""
     allowed_networks: tuple[IPv4Network | IPv6Network, ...] = ()
-    """Networks that hooks may reach although they are not public."""
+    """Networks that hooks may reach although they are not public; a cloud's metadata address only as its own /32."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names that may have addresses that are not public; `*.` and a name stands for all below that name."""
+    allow_http: bool = True
+    """Whether hooks may have http URLs; otherwise https alone."""
+    allowed_ports: frozenset[int] | None = None
+    """The ports hooks may have; None: any."""
     ca_bundle: str | None = None
     """A PEM file of the authorities that receivers' certificates are checked against."""
     encryption_keys: tuple[str, ...] = field(default=(), repr=False)
     """Fernet keys that secrets are encrypted with in the database, the newest first."""
     former_secret_ttl: timedelta = timedelta(hours=24)
     """How long requests are also signed with a secret that was replaced."""
+    client_certificate: tuple[str, str] | None = None
+    """PEM files of a certificate and its key, which any receiver that asks for a client certificate is shown."""
+    proxy: str | None = field(default=None, repr=False)  # it may hold a password
+    """The URL of an http(s) proxy that requests go through.
+
+    The proxy then resolves the names in hook URLs, not we: it must refuse private addresses and those of metadata
+    services itself. Addresses, localhost names, schemes and ports in hook URLs are still judged by us.
+    """
     callback_ttl: timedelta = timedelta(days=7)
     """How long a delivery waits for its callback."""
     max_webhooks: int = 50
@@ -92,7 +107,7 @@ def _checked(key: str, value: Any) -> Any:
     try:
         return parse(value)
     except (TypeError, ValueError, OverflowError, OSError):
-        secret = name.endswith(("_url", "_keys"))  # a URL may hold a password
+        secret = name.endswith(("_url", "_keys", "proxy"))  # a URL may hold a password
         given = "" if secret else f", not {value!r}"
         raise ConfigError(f"{key} must be {accepted}{given}") from None
 
@@ -127,6 +142,66 @@ def _networks(value: list[str]) -> tuple[IPv4Network | IPv6Network, ...]:
     if not isinstance(value, list | tuple):
         raise TypeError
     return tuple(ip_network(str(each)) for each in value)  # a number is no network
+
+
+def _hosts(value: list[str]) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple):
+        raise TypeError
+    return tuple(_host_pattern(_text(each)) for each in value)
+
+
+def _host_pattern(text: str) -> str:
+    """Return a name, or `*.` and a name, in lower-case ASCII without a final dot; raises `ValueError` for others."""
+    wildcard = "*." if text.startswith("*.") else ""
+    name = text.removeprefix(wildcard)
+    if not name.isascii():
+        name = idna.encode(name.lower(), strict=True, std3_rules=True).decode()
+    name = name.lower().removesuffix(".")
+    labels = name.split(".")
+    usable = len(name) <= 253 and all(re.fullmatch(r"[a-z0-9_-]{1,63}", label) for label in labels)
+    if not usable or re.fullmatch(r"[0-9]+|0x[0-9a-f]*", labels[-1]):  # which makes an address of it
+        raise ValueError
+    return wildcard + name
+
+
+def _boolean(value: bool) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _ports(value: list[int] | None) -> frozenset[int] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple | set | frozenset) or not value:
+        raise TypeError
+    parse, _ = _from_1_to(65_535)
+    return frozenset(parse(each) for each in value)
+
+
+def _proxy(value: str | None) -> str | None:
+    if value is None:
+        return None
+    parts = urlsplit(_text(value))
+    printable = value.isascii() and value.isprintable() and not re.search(r"[\s\\]", value)
+    usable = printable and parts.scheme in ("http", "https") and re.fullmatch(r"[\w.:-]+", parts.hostname or "")
+    if not usable or parts.port == 0 or parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError
+    return value
+
+
+def _certificate_and_key(value: Any) -> tuple[str, str] | None:
+    if value is None:
+        return None
+    given = value if isinstance(value, list | tuple) else (value, value)
+    certificate, key = (_text(os.fspath(each)) for each in given)
+    ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, _no_password)
+    return certificate, key
+
+
+def _no_password() -> str:
+    """Refuse, where OpenSSL would otherwise ask for the key's password on the terminal."""
+    raise ValueError
 
 
 def _certificates(value: str | None) -> str | None:
@@ -169,6 +244,19 @@ _ACCEPTED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "queue": (_queue, "1 to 64 letters, digits, '_' or '-'"),
     "concurrency": _from_1_to(1024),
     "allowed_networks": (_networks, "a list of networks without host bits, such as ['10.0.0.0/8', 'fd00::/8']"),
+    "allowed_hosts": (
+        _hosts,
+        "a list of names such as ['ci.internal', '*.corp.example.com'], with no wildcard but '*.' at the beginning "
+        "(for addresses there is HUBHOOKS_ALLOWED_NETWORKS)",
+    ),
+    "allow_http": (_boolean, "True or False"),
+    "allowed_ports": (_ports, "None or a list of ports from 1 to 65535, such as [443, 8443]"),
+    "client_certificate": (
+        _certificate_and_key,
+        "the path of a readable PEM file with a certificate and its private key, which has no password, "
+        "or a pair of paths, of the certificate and of the key",
+    ),
+    "proxy": (_proxy, "None or the URL of a proxy such as http://user:password@proxy.example.com:3128"),
     "ca_bundle": (_certificates, "the path of a readable PEM file"),
     "encryption_keys": (_fernet_keys, "a list of Fernet keys, the newest first"),
     "former_secret_ttl": (_positive_duration, "a timedelta or a number of seconds, more than 0"),

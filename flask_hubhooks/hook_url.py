@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import socket
 from contextlib import suppress
 from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
 from urllib.parse import SplitResult, unquote_plus, urlsplit
 
 import idna
@@ -16,34 +19,100 @@ _CREDENTIAL = re.compile(r"key|token|secret|passw|pwd|auth|sig|credential|code|j
 
 ABSOLUTE = "Must be an absolute URL such as https://ci.example.com/hook."
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # as the last label it makes an address of a host, or nonsense
+_LABEL = re.compile(r"[a-z0-9_-]{1,63}")  # RFC 1123 section 2.1, and the underscore that container names have
+
 
 class BadURL(ValueError):
     """No URL that we could send to; the text says what is wrong."""
 
 
+class Target(NamedTuple):
+    """Where a URL leads, read once: what is judged is what is connected to.
+
+    An address is written in the one usual way, in `url` too, whatever the spelling was that `socket` would take for
+    it: nothing that reads it after us can take it for another.
+    """
+
+    url: str
+    path: str
+    """With the query."""
+    scheme: str
+    host: str
+    """In lower-case ASCII and without brackets; a final dot of a name stays."""
+    port: int
+    address: IPv4Address | IPv6Address | None
+    """The host's, where it is one."""
+
+
 def check(url: str) -> None:
-    """Pass an absolute http(s) URL that our HTTP client takes; raises `BadURL` for any other."""
+    """Pass an absolute http(s) URL that our HTTP client takes; raises `BadURL` for any other.
+
+    This is about the syntax alone: whether we may send there is `delivery.egress`'s to say.
+    """
+    target(url)
+
+
+@lru_cache(maxsize=4096)
+def target(url: str) -> Target:
+    """Return where a URL leads; raises `BadURL` where `check` does."""
+    _check_text(url)
+    try:
+        sent = _as_sent(url)
+        host, address = _host(sent)
+        port = sent.port or (443 if sent.scheme == "https" else 80)
+    except (RequestException, ValueError):
+        raise BadURL(ABSOLUTE) from None
+    if sent.scheme not in ("http", "https"):
+        raise BadURL(ABSOLUTE)
+    if address is not None:
+        explicit = f":{sent.port}" if sent.port else ""
+        sent = sent._replace(netloc=(f"[{host}]" if ":" in host else host) + explicit)
+    path = sent.path or "/"
+    return Target(sent.geturl(), f"{path}?{sent.query}" if sent.query else path, sent.scheme, host, port, address)
+
+
+def _check_text(url: str) -> None:
+    """Refuse what programs read in different ways: then what was judged is not where a URL leads."""
     if re.search(r"\s", url):
         raise BadURL("Must hold no spaces; write %20.")
     try:
-        given, sent = urlsplit(url), _as_sent(url)
-        usable = given.scheme in ("http", "https") and given.port != 0 and _is_host(sent.hostname or "")
-    except (RequestException, ValueError):
+        given = urlsplit(url)
+        usable = given.scheme in ("http", "https") and given.port != 0 and not _CONTROL.search(url)
+    except ValueError:
         usable = False
     if not usable:
         raise BadURL(ABSOLUTE)
     if given.username is not None or given.fragment:
         raise BadURL("Must hold neither user name nor fragment.")
+    if re.search(r"[%\\]", given.netloc):
+        raise BadURL("Must hold neither % nor \\ in its host.")  # an address's zone neither: a link of one machine
 
 
-def _is_host(host: str) -> bool:
-    """Whether a host is an address, or a name whose labels are neither empty nor too long, and mean something."""
+def _host(sent: SplitResult) -> tuple[str, IPv4Address | IPv6Address | None]:
+    """Return the host, and its address where it is one; raises `ValueError` where it is no host."""
+    host = sent.hostname or ""
     if ":" in host:
-        return "%" not in host
+        address = IPv6Address(host)
+        return str(address), address
     labels = host.removesuffix(".").split(".")
+    if _NUMBER.fullmatch(labels[-1]):
+        return _number(host.removesuffix("."))
+    if len(host) > 253 or not all(map(_LABEL.fullmatch, labels)):
+        raise ValueError("neither an address nor a name")
     if "xn--" in host:
         idna.decode(host)  # raises `UnicodeError`, a `ValueError`
-    return len(host) <= 253 and "%" not in host and all(0 < len(label) <= 63 for label in labels)
+    return host, None
+
+
+def _number(text: str) -> tuple[str, IPv4Address]:
+    """Return the address in any spelling that `socket` takes for one: 127.0.0.1, 127.1, 0x7f.1, 2130706433, 0177.1."""
+    try:
+        address = IPv4Address(socket.inet_aton(text))  # how `getaddrinfo` reads it; it asks nobody
+    except OSError:
+        raise ValueError("a number that is no address") from None
+    return str(address), address
 
 
 @lru_cache(maxsize=4096)
@@ -55,10 +124,9 @@ def _as_sent(url: str) -> SplitResult:
 
 
 def destination(url: str) -> str:
-    """Scheme, host and port of a hook URL: what one receiver is, whatever its paths."""
-    parts = _as_sent(url)
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    return f"{parts.scheme}://{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+    """Scheme, host and port of a hook URL: what one receiver is, whatever its paths. Raises `BadURL` as `check`."""
+    found = target(url)
+    return f"{found.scheme}://{f'[{found.host}]' if ':' in found.host else found.host}:{found.port}"
 
 
 def masked(url: str) -> str:

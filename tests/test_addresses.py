@@ -13,6 +13,16 @@ from flask_hubhooks.delivery.addresses import AddressPolicy, ForbiddenAddress
 PUBLIC_ONLY = AddressPolicy()
 IPV4_MAPPED = bytes(10) + b"\xff\xff"
 NAT64 = b"\x00\x64\xff\x9b" + bytes(8)
+METADATA_IPV4 = [
+    "100.100.100.200",
+    "168.63.129.16",
+    "169.254.42.42",
+    "169.254.169.254",
+    "169.254.170.2",
+    "169.254.170.23",
+    "192.0.0.192",
+]
+METADATA_IPV6 = ["fd00:42::42", "fd00:ec2::23", "fd00:ec2::254", "fd20:ce::254", "fe80::a9fe:a9fe"]
 
 # First and last address of what is not public: IANA's special-purpose registry, multicast, reserved, Azure.
 SPECIAL_IPV4 = [
@@ -91,14 +101,15 @@ def test_ipv4_inside_of_ipv6(prefix: bytes, inner: IPv4Address, length: int) -> 
     outer = IPv6Address(prefix + inner.packed)
     allowing = AddressPolicy((IPv4Network((inner, length), strict=False),))
     assert PUBLIC_ONLY.allows(outer) is PUBLIC_ONLY.allows(inner)
-    assert allowing.allows(outer)
+    assert allowing.allows(outer) is (length == 32 or str(inner) not in METADATA_IPV4)
 
 
 @given(ipv4, ipv4, st.integers(0, 32))
 def test_allowed_ipv4_network(address: IPv4Address, base: IPv4Address, length: int) -> None:
     """An allowed IPv4 network lets its members through and changes nothing for others."""
     network = IPv4Network((base, length), strict=False)
-    assert AddressPolicy((network,)).allows(address) is (address in network or PUBLIC_ONLY.allows(address))
+    inside = address in network and (length == 32 or str(address) not in METADATA_IPV4)
+    assert AddressPolicy((network,)).allows(address) is (inside or PUBLIC_ONLY.allows(address))
 
 
 @given(plain_ipv6, ipv6, st.integers(0, 128))
@@ -138,8 +149,8 @@ def test_zones(address: str) -> None:
     [
         ("127.0.0.1", "loopback"),
         ("::ffff:10.1.2.3", "private"),
-        ("169.254.169.254", "link-local"),
-        ("fd00:ec2::254", "unique local"),
+        ("169.254.1.1", "link-local"),
+        ("fd00:ec2::253", "unique local"),
         ("2001:0:1::1", "Teredo"),
         ("255.255.255.255", "broadcast"),
         ("4000::1", "not global unicast"),
@@ -152,6 +163,49 @@ def test_words(address: str, reason: str) -> None:
     remedy = "the operator can allow it with HUBHOOKS_ALLOWED_NETWORKS"
     said = f"hook address {ip_address(address)} is not public ({reason})"
     assert str(refused.value) == f"{said}; {remedy}"
+
+
+def wrapped(metadata: IPv4Address) -> list[IPv6Address]:
+    """The ways of writing an IPv4 address into an IPv6 one: mapped, NAT64, compatible, translated, local, 6to4."""
+    last = metadata.packed
+    heads = [IPV4_MAPPED, NAT64, bytes(12), bytes(8) + b"\xff\xff\0\0", b"\x00\x64\xff\x9b\x00\x01" + bytes(6)]
+    local = b"\x00\x64\xff\x9b\x00\x01"
+    spread = [
+        local + last[:2] + b"\0" + last[2:] + bytes(5),
+        local + b"\0" + last[:1] + b"\0" + last[1:] + bytes(4),
+        local + bytes(3) + last + bytes(3),
+    ]
+    return [
+        *(IPv6Address(head + last) for head in heads),
+        *map(IPv6Address, spread),
+        IPv6Address(b" \x02" + last + bytes(10)),
+    ]
+
+
+@pytest.mark.parametrize("address", [*METADATA_IPV4, *METADATA_IPV6])
+def test_metadata(address: str) -> None:
+    """A cloud's metadata is refused within a wider network and to a listed host, and allowed where it is named."""
+    metadata = ip_address(address)
+    wide = AddressPolicy((ip_network("0.0.0.0/0"), ip_network("::/0"), ip_network(f"{address}/31", strict=False)))
+    exact = AddressPolicy((ip_network(address),))
+    forms = [metadata, *(wrapped(metadata) if isinstance(metadata, IPv4Address) else ())]
+    for form in forms:
+        for listed in (False, True):
+            with pytest.raises(ForbiddenAddress, match=rf" of a cloud\); the operator can allow it with {address}/"):
+                wide.check(form, listed=listed)
+        AddressPolicy((*exact.allowed_networks, *wide.allowed_networks)).check(form)
+    exact.check(metadata)
+
+
+@given(ipv4 | ipv6)
+def test_listed(address: IPv4Address | IPv6Address) -> None:
+    """A listed host may have any address but those of metadata."""
+    inner = IPv4Address(address.packed[12:]) if address.packed[:12] in (IPV4_MAPPED, NAT64) else address
+    if str(inner) in METADATA_IPV4 + METADATA_IPV6:
+        with pytest.raises(ForbiddenAddress):
+            PUBLIC_ONLY.check(address, listed=True)
+    elif inner.version == 4:
+        PUBLIC_ONLY.check(address, listed=True)
 
 
 @pytest.mark.parametrize("text", ["localhost", "127.1", "0177.0.0.1", "2130706433", ""])

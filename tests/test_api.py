@@ -366,7 +366,7 @@ def test_good_urls(host: Host) -> None:
     urls = [
         "http://localhost",
         "HTTPS://CI.Example.com:8443/hook?a=b&c=%20",
-        "http://[2001:db8::1]:8080/",
+        "http://[2606:4700::1111]:8080/",
         "http://127.0.0.1/",
         "https://例え.jp/ウェブ?鍵=値",
         "https://ci.example.com/" + "a" * (2048 - 23),

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_hubhooks.delivery.addresses import AddressPolicy
 from flask_hubhooks.delivery.causes import cause, no_answer, received
 from flask_hubhooks.delivery.connections import Rules, begin
+from flask_hubhooks.delivery.egress import Egress
 
 LOG = "see the receiver's log"
 CREDENTIALS = "check its credentials: a token in the hook URL, or the webhook's secret"
@@ -78,12 +78,12 @@ def test_any_answer(status: int | None, error: str) -> None:
         ("UNSUPPORTED_PROTOCOL", "unsupported protocol: have the receiver offer TLS 1.2 or newer"),
         (
             "SSL/TLS_ALERT_HANDSHAKE_FAILURE",
-            "ssl/tls alert handshake failure: is the receiver set up for this host name, and without client "
-            "certificates?",
+            "ssl/tls alert handshake failure: is the receiver set up for this host name, or does it ask for a "
+            "client certificate?",
         ),
         (
             "TLSV13_ALERT_CERTIFICATE_REQUIRED",
-            "tlsv13 alert certificate required: it asks for a client certificate, which is never sent",
+            "tlsv13 alert certificate required: it asks for a client certificate: set HUBHOOKS_CLIENT_CERTIFICATE",
         ),
         ("BAD_EXTENSION", f"bad extension: {LOG}"),
         (None, f"failed: {LOG}"),
@@ -93,7 +93,7 @@ def test_tls(reason: str | None, words: str) -> None:
     """A reason of OpenSSL's is told in its words, with what to do about it."""
     fault = ssl.SSLError(1, "[SSL: X] text of Python")
     fault.reason = reason  # type: ignore[assignment]
-    assert no_answer(fault, begin(Rules(AddressPolicy(), 1, 1))) == f"TLS: {words}"
+    assert no_answer(fault, begin(Rules(Egress(), 1, 1))) == f"TLS: {words}"
 
 
 @pytest.mark.parametrize(
@@ -106,4 +106,4 @@ def test_tls(reason: str | None, words: str) -> None:
 )
 def test_other_faults(fault: Exception, words: str) -> None:
     """A fault of our own is told by its kind alone: its text may hold the URL."""
-    assert no_answer(fault, begin(Rules(AddressPolicy(), 1, 1))) == words
+    assert no_answer(fault, begin(Rules(Egress(), 1, 1))) == words

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 
@@ -80,6 +84,17 @@ def test_defaults() -> None:
         ("ALLOWED_NETWORKS", ("10.1.2.3",), (ip_network("10.1.2.3/32"),)),
         ("ALLOWED_NETWORKS", [ip_network("10.0.0.0/8")], (ip_network("10.0.0.0/8"),)),
         ("ALLOWED_NETWORKS", [], ()),
+        ("ALLOWED_HOSTS", [], ()),
+        ("ALLOWED_HOSTS", ["CI.Internal.", "*.Corp.Example.com"], ("ci.internal", "*.corp.example.com")),
+        ("ALLOWED_HOSTS", ("bücher.example", "*.例え.jp"), ("xn--bcher-kva.example", "*.xn--r8jz45g.jp")),
+        ("ALLOWED_HOSTS", ["localhost", "my_ci", "*.internal"], ("localhost", "my_ci", "*.internal")),
+        ("ALLOW_HTTP", False, False),
+        ("ALLOWED_PORTS", None, None),
+        ("ALLOWED_PORTS", [443, 8443, 1, 65535], frozenset({443, 8443, 1, 65535})),
+        ("PROXY", None, None),
+        ("PROXY", "http://proxy:3128", "http://proxy:3128"),
+        ("PROXY", "https://ann:p%40ss@[2001:db8::1]:3128/", "https://ann:p%40ss@[2001:db8::1]:3128/"),
+        ("CLIENT_CERTIFICATE", None, None),
         ("CA_BUNDLE", None, None),
         ("CALLBACK_TTL", 60, timedelta(minutes=1)),
         ("CALLBACK_TTL", 0.5, timedelta(milliseconds=500)),
@@ -97,12 +112,58 @@ def test_accepts_a_ca_bundle(form: type, pem: Path) -> None:
     assert registered(REQUIRED | {"HUBHOOKS_CA_BUNDLE": form(pem)}).ca_bundle == str(pem)
 
 
+def private_key(folder: Path, name: str, password: bytes | None = None) -> tuple[str, str, str]:
+    """Paths of a certificate, of its key, and of both in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    builder = x509.CertificateBuilder(subject, subject, key.public_key(), 1, datetime(2026, 1, 1), datetime(2126, 1, 1))
+    encryption = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+    public = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    contents = {"pem": public, "key": private, "both": public + private}
+    for ending, content in contents.items():
+        (folder / f"{name}.{ending}").write_bytes(content)
+    return str(folder / f"{name}.pem"), str(folder / f"{name}.key"), str(folder / f"{name}.both")
+
+
+def test_accepts_a_client_certificate(tmp_path: Path) -> None:
+    """HUBHOOKS_CLIENT_CERTIFICATE takes one PEM file of both, or a pair of paths."""
+    certificate, key, both = private_key(tmp_path, "own")
+    for given, expected in (
+        (both, (both, both)),
+        (Path(both), (both, both)),
+        ((certificate, key), (certificate, key)),
+        ([Path(certificate), key], (certificate, key)),
+    ):
+        assert registered(REQUIRED | {"HUBHOOKS_CLIENT_CERTIFICATE": given}).client_certificate == expected
+
+
+def test_refuses_a_client_certificate(tmp_path: Path) -> None:
+    """A certificate without its key, with that of another, or with a password is refused, and none is asked for."""
+    certificate, key, _ = private_key(tmp_path, "own")
+    _, other, _ = private_key(tmp_path, "other")
+    _, _, locked = private_key(tmp_path, "locked", b"hunter2")
+    for given in (certificate, key, (certificate, other), (key, certificate), locked):
+        message = refusal(REQUIRED | {"HUBHOOKS_CLIENT_CERTIFICATE": given})
+        assert message.startswith(f"HUBHOOKS_CLIENT_CERTIFICATE must be {ACCEPTED['CLIENT_CERTIFICATE']}")
+
+
+def test_proxy_is_not_shown() -> None:
+    """A proxy's password is not in the config's text, which a log may hold."""
+    assert "hunter2" not in repr(registered(REQUIRED | {"HUBHOOKS_PROXY": "http://ann:hunter2@proxy:3128"}))
+
+
 ACCEPTED = {
     "EXTERNAL_URL": "an absolute http(s) URL",
     "REDIS_URL": "redis://, rediss:// or unix://",
     "QUEUE": "1 to 64 letters, digits, '_' or '-'",
     "CONCURRENCY": "a whole number from 1 to 1024",
     "ALLOWED_NETWORKS": "a list of networks without host bits, such as ['10.0.0.0/8', 'fd00::/8']",
+    "ALLOWED_HOSTS": "a list of names such as ['ci.internal', '*.corp.example.com']",
+    "ALLOW_HTTP": "True or False",
+    "ALLOWED_PORTS": "None or a list of ports from 1 to 65535, such as [443, 8443]",
+    "PROXY": "None or the URL of a proxy such as http://user:password@proxy.example.com:3128",
+    "CLIENT_CERTIFICATE": "the path of a readable PEM file with a certificate and its private key",
     "CA_BUNDLE": "the path of a readable PEM file",
     "CALLBACK_TTL": "a timedelta or a number of seconds, more than 0",
 }
@@ -129,6 +190,66 @@ REFUSED: dict[str, list[object]] = {
     "QUEUE": [None, 5, "", "a b", "a:b", "é", "a" * 65, "a\n"],
     "CONCURRENCY": [None, True, 0, -1, 1025, 1.5, "64"],
     "ALLOWED_NETWORKS": [None, "10.0.0.0/8", {"10.0.0.0/8"}, [5], [True], [None], ["10.0.0.1/8"], ["example.com"]],
+    "ALLOWED_HOSTS": [
+        None,
+        "ci.internal",
+        {"ci.internal"},
+        [5],
+        [""],
+        ["*"],
+        ["*."],
+        ["c*i"],
+        ["*ci.internal"],
+        ["ci.*"],
+        ["*.*.example.com"],
+        ["a..b"],
+        [".internal"],
+        ["ci.internal:80"],
+        ["http://ci.internal"],
+        ["10.0.0.1"],
+        ["*.10"],
+        ["0x7f"],
+        ["::1"],
+        ["[::1]"],
+        ["a b"],
+        ["ci.internal\n"],
+        ["a" * 64],
+        ["①.example"],
+    ],
+    "ALLOW_HTTP": [None, 0, 1, "false"],
+    "ALLOWED_PORTS": [443, "443", [], [0], [65536], [-1], ["443"], [True], [443.0], {443: 1}],
+    "PROXY": [
+        5,
+        "",
+        "proxy:3128",
+        "socks5://proxy:1080",
+        "ftp://proxy",
+        "http://",
+        "http://:3128",
+        "http://proxy:0",
+        "http://proxy:99999",
+        "http://proxy:port",
+        "http://proxy/path",
+        "http://proxy/?a",
+        "http://proxy/#a",
+        "http://[::1",
+        "http://pro xy",
+        "http://proxy\n",
+        "http://proxy\\@other",
+        "http://próxy",
+    ],
+    "CLIENT_CERTIFICATE": [
+        5,
+        True,
+        "",
+        [],
+        ["a"],
+        ["a", "b", "c"],
+        "/nowhere/own.pem",
+        "/",
+        __file__,
+        (__file__, __file__),
+    ],
     "CA_BUNDLE": [5, True, ["a"], "", "/nowhere/ca.pem", "/", __file__],
     "CALLBACK_TTL": [None, True, "7", 0, -1, timedelta(0), float("inf"), float("nan"), 1e300],
 }
@@ -176,6 +297,8 @@ def test_secret_key_is_required(key: object) -> None:
         {"HUBHOOKS_REDIS_URL": "redis://:hunter2@cache:port"},
         {"HUBHOOKS_REDIS_URL": "redis://:hunter2@[cache"},
         {"HUBHOOKS_EXTERNAL_URL": "https://admin:hunter2@example.com"},
+        {"HUBHOOKS_PROXY": "socks5://ann:hunter2@proxy"},
+        {"HUBHOOKS_PROXY": "http://ann:hunter2@proxy:port"},
         {"SECRET_KEY": "hunter2", "HUBHOOKS_QUEUE": ""},
         {"SECRET_KEY": "hunter2", "HUBHOOKS_COLOUR": ""},
     ],
@@ -193,6 +316,10 @@ def test_from_the_environment(monkeypatch: pytest.MonkeyPatch, pem: Path) -> Non
         "QUEUE": "hooks",
         "CONCURRENCY": "8",
         "ALLOWED_NETWORKS": '["10.0.0.0/8"]',
+        "ALLOWED_HOSTS": '["ci.internal"]',
+        "ALLOW_HTTP": "false",
+        "ALLOWED_PORTS": "[443]",
+        "PROXY": "http://proxy:3128",
         "CA_BUNDLE": str(pem),
         "CALLBACK_TTL": "3600",
     }.items():
@@ -205,6 +332,10 @@ def test_from_the_environment(monkeypatch: pytest.MonkeyPatch, pem: Path) -> Non
         queue="hooks",
         concurrency=8,
         allowed_networks=(ip_network("10.0.0.0/8"),),
+        allowed_hosts=("ci.internal",),
+        allow_http=False,
+        allowed_ports=frozenset({443}),
+        proxy="http://proxy:3128",
         ca_bundle=str(pem),
         callback_ttl=timedelta(hours=1),
     )

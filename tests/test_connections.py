@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import trustme
 
+from flask_hubhooks.delivery import connections
 from flask_hubhooks.delivery.transport import BODY_LIMIT, Transport
 
 from .receivers import Answer, Receiver, hang, http, poll, tls_context, trickles
@@ -150,7 +151,7 @@ def test_forbidden_addresses(network: Network, host: str) -> None:
         outcome = post(Transport(), f"http://{host}:{receiver.port}/hook")
         assert receiver.connections == 0
     assert outcome.blocked
-    assert outcome.error.startswith("hook address ")
+    assert outcome.error.startswith("hook host localhost " if host == "localhost" else "hook address ")
     assert (outcome.status_code, outcome.connect_ms) == (None, None)
     assert not network.connected
 
@@ -197,6 +198,19 @@ def test_a_name_is_looked_up_once(network: Network) -> None:
     assert network.looked_up == ["ci.example.com", "ci.example.com"]
     assert network.connected == [sockaddr]
     assert {request.headers["host"] for request in receiver.requests} == {f"ci.example.com:{receiver.port}"}
+
+
+@pytest.mark.parametrize("elsewhere", [("127.0.0.1", 1), ("127.0.0.2", 0), ("localhost", 0)])
+def test_another_reading_of_the_url(network: Network, monkeypatch: pytest.MonkeyPatch, elsewhere: Any) -> None:
+    """Where the HTTP client would connect to another host or port than was judged, nothing is connected to."""
+    with Receiver() as receiver:
+        host, port = elsewhere[0], elsewhere[1] or receiver.port
+        made = connections.Pool(host, port)
+        sender = transport()
+        monkeypatch.setattr(sender._adapter, "_pool_of", lambda *_: made)
+        assert post(sender, receiver.url).blocked
+        made.close()
+    assert not network.looked_up + network.connected
 
 
 def test_a_connection_that_leads_elsewhere(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -287,18 +288,24 @@ def test_moved(host: Host, status: int) -> None:
     assert not target.requests
 
 
-def test_forbidden_address(make_host: MakeHost) -> None:
-    """An address that is not public and not allowed fails at once: nothing connects, the cause is named."""
+def test_forbidden_address(make_host: MakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name whose address is neither public nor allowed fails at once: nothing connects, the cause is named."""
     host = make_host(config={"HUBHOOKS_ALLOWED_NETWORKS": []})
     with Receiver() as receiver:
-        webhook = push_to(host, receiver)
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", receiver.port))]
+        real = socket.getaddrinfo
+        names = {"ci.example.com": lambda *_, **__: found}
+        monkeypatch.setattr(socket, "getaddrinfo", lambda name, *_, **__: names.get(name, real)(name, *_, **__))
+        webhook = host.create(f"http://ci.example.com:{receiver.port}/")
+        host.push()
+        host.deliver()
         host.make_due()
         host.deliver()
         assert receiver.connections == 0
     delivery = only(host, webhook)
     assert (delivery["status"], delivery["state"], codes(delivery)) == ("error", "failed", [None])
     assert delivery["reason"] == delivery["attempts"][0]["cause"]
-    assert "127.0.0.1 is not public (loopback)" in delivery["reason"]
+    assert "ci.example.com has an address that is not public" in delivery["reason"]
 
 
 def test_gave_up(host: Host) -> None:

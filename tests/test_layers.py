@@ -11,7 +11,8 @@ import flask_hubhooks
 
 LAYERS = [
     "config hook_url registry request_headers signals tag_filter database",
-    "delivery delivery.addresses delivery.certificates delivery.pool delivery.signing delivery.tokens",
+    "delivery delivery.addresses delivery.certificates delivery.lookups delivery.pool delivery.signing delivery.tokens",
+    "delivery.egress",
     "delivery.connections",
     "delivery.causes",
     "delivery.transport",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -20,8 +20,7 @@ _REFUSED_IPV4 = {
     IPv4Network("10.0.0.0/8"): "private",  # RFC 1918
     IPv4Network("100.64.0.0/10"): "shared address space",  # RFC 6598, carrier-grade NAT
     IPv4Network("127.0.0.0/8"): "loopback",  # RFC 1122 section 3.2.1.3
-    IPv4Network("168.63.129.16/32"): "the platform of an Azure virtual machine",  # Microsoft, "168.63.129.16"
-    IPv4Network("169.254.0.0/16"): "link-local",  # RFC 3927; the metadata service of most clouds
+    IPv4Network("169.254.0.0/16"): "link-local",  # RFC 3927
     IPv4Network("172.16.0.0/12"): "private",  # RFC 1918
     IPv4Network("192.0.0.0/24"): "IETF protocol assignments",  # RFC 6890 section 2.1
     IPv4Network("192.0.2.0/24"): "documentation",  # RFC 5737
@@ -66,13 +65,39 @@ _REFUSED_IPV6 = {
 _GLOBAL_UNICAST = IPv6Network("2000::/3")  # RFC 4291 section 2.4, as assigned so far
 _IPV4_MAPPED = IPv6Network("::ffff:0:0/96")  # RFC 4291 section 2.5.5.2
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052 section 2.1
+_LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")  # RFC 8215
+_6TO4 = IPv6Network("2002::/16")  # RFC 3056 section 2
+_IPV4_LAST = (IPv6Network("::/96"), IPv6Network("::ffff:0:0:0/96"))  # compatible and translated, see above
+
+# Where an IPv4 address is within an IPv6 one, by RFC 6052 section 2.2, for prefixes of 48, 56, 64 and 96 bits.
+_NAT64_BYTES = ((6, 7, 9, 10), (7, 9, 10, 11), (9, 10, 11, 12), (12, 13, 14, 15))
+
+_METADATA: dict[Address, str] = {
+    # The machine's own credentials are read there. Each address is from the documentation of the cloud that is named.
+    IPv4Address("169.254.169.254"): "instance metadata",  # AWS, Google Cloud, Azure, OpenStack, DigitalOcean, Oracle
+    IPv6Address("fd00:ec2::254"): "instance metadata",  # AWS EC2, "Use IMDS": over IPv6
+    IPv4Address("169.254.170.2"): "task metadata",  # AWS ECS, "Amazon ECS task IAM role": credentials of a task
+    IPv4Address("169.254.170.23"): "pod identity",  # AWS EKS, "How EKS Pod Identity works"
+    IPv6Address("fd00:ec2::23"): "pod identity",  # the same over IPv6
+    IPv6Address("fd20:ce::254"): "instance metadata",  # Google Cloud, "About VM metadata": IPv6-only instances
+    IPv4Address("168.63.129.16"): "the platform of a virtual machine",  # Azure, "What is IP address 168.63.129.16?"
+    IPv4Address("100.100.100.200"): "instance metadata",  # Alibaba Cloud ECS, "Instance metadata"
+    IPv4Address("192.0.0.192"): "instance metadata",  # Oracle Cloud Infrastructure Classic
+    IPv4Address("169.254.42.42"): "instance metadata",  # Scaleway
+    IPv6Address("fd00:42::42"): "instance metadata",  # Scaleway, over IPv6
+    IPv6Address("fe80::a9fe:a9fe"): "instance metadata",  # OpenStack Neutron, over IPv6
+}
 
 
-class ForbiddenAddress(Exception):
-    """A hook address that may not be connected to; its text is for users, and nothing was sent.
+class Forbidden(Exception):
+    """What the operator's rules do not let a hook do; the text is for users, and nothing was sent.
 
     It is raised before any connection, so it is the same whether anything listens there or not.
     """
+
+
+class ForbiddenAddress(Forbidden):
+    """A hook address that may not be connected to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +106,14 @@ class AddressPolicy:
 
     An IPv4-mapped address (::ffff:0:0/96) reaches the IPv4 address inside, and one of the well-known NAT64
     prefix (64:ff9b::/96) does so through a gateway: both are judged as that IPv4 address, to refuse and to
-    allow.
+    allow. A cloud's metadata address is let through only where `allowed_networks` holds exactly it (/32 or
+    /128), however it is wrapped in IPv6.
     """
 
     allowed_networks: tuple[Network, ...] = ()
 
-    def check(self, address: Address | str) -> None:
-        """Pass an address that may be connected to.
+    def check(self, address: Address | str, *, listed: bool = False) -> None:
+        """Pass an address that may be connected to; `listed` is for a host that may have any but metadata's.
 
         Raises `ForbiddenAddress` for any other, `ValueError` where the text is not an IP address.
         """
@@ -96,13 +122,22 @@ class AddressPolicy:
             raise ForbiddenAddress(
                 f"hook address {address} is refused: it has a zone, a link of one machine; use one without"
             )
+        self._check_metadata(address)
         inner = _reached(address)
-        reason = _refusal(inner)
+        reason = "" if listed else _refusal(inner)
         if reason and not any(inner in network for network in self.allowed_networks):
             raise ForbiddenAddress(
                 f"hook address {address} is not public ({reason}); "
                 "the operator can allow it with HUBHOOKS_ALLOWED_NETWORKS"
             )
+
+    def _check_metadata(self, address: Address) -> None:
+        for each in (address, *_inside(address)):
+            if each in _METADATA and ip_network(each) not in self.allowed_networks:
+                raise ForbiddenAddress(
+                    f"hook address {address} is refused ({_METADATA[each]} of a cloud); "
+                    f"the operator can allow it with {ip_network(each)} in HUBHOOKS_ALLOWED_NETWORKS"
+                )
 
     def allows(self, address: Address | str) -> bool:
         """Tell whether `check` passes this address; raises `ValueError` where it is not one."""
@@ -111,6 +146,20 @@ class AddressPolicy:
         except ForbiddenAddress:
             return False
         return True
+
+
+def _inside(address: Address) -> set[IPv4Address]:
+    """Return the IPv4 addresses that an IPv6 one may lead to, by any way of writing one into the other."""
+    if isinstance(address, IPv4Address):
+        return set()
+    packed = address.packed
+    if address in _IPV4_MAPPED or address in _NAT64 or any(address in network for network in _IPV4_LAST):
+        return {IPv4Address(packed[12:])}
+    if address in _6TO4:
+        return {IPv4Address(packed[2:6])}
+    if address in _LOCAL_NAT64:
+        return {IPv4Address(bytes(packed[index] for index in places)) for places in _NAT64_BYTES}
+    return set()
 
 
 def _reached(address: Address) -> Address:
@@ -130,3 +179,12 @@ def _refusal(address: Address) -> str:
     if isinstance(address, IPv6Address) and address not in _GLOBAL_UNICAST:
         return "not global unicast"
     return ""
+
+
+def is_address(host: str) -> bool:
+    """Tell whether a host is an IP address in its usual form."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True

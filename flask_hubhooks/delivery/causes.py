@@ -38,9 +38,10 @@ _TLS_ADVICE = {
     "RECORD_LAYER_FAILURE": "does the port speak TLS, or should the hook URL begin with http://?",
     "ALERT_PROTOCOL_VERSION": "have the receiver offer TLS 1.2 or newer",
     "UNSUPPORTED_PROTOCOL": "have the receiver offer TLS 1.2 or newer",
-    "ALERT_HANDSHAKE_FAILURE": "is the receiver set up for this host name, and without client certificates?",
+    "ALERT_HANDSHAKE_FAILURE": "is the receiver set up for this host name, or does it ask for a client certificate?",
     "UNRECOGNIZED_NAME": "is the receiver set up for this host name?",
-    "CERTIFICATE_REQUIRED": "it asks for a client certificate, which is never sent",
+    "ALERT_UNKNOWN_CA": "it does not know the authority of HUBHOOKS_CLIENT_CERTIFICATE",
+    "CERTIFICATE_REQUIRED": "it asks for a client certificate: set HUBHOOKS_CLIENT_CERTIFICATE",
 }
 """By what OpenSSL's reason ends with."""
 
@@ -73,7 +74,7 @@ def no_answer(fault: BaseException, call: Call) -> str:
     match root:
         case Unreachable():
             return str(root)
-        case ssl.SSLEOFError() if call.connecting:
+        case ssl.SSLEOFError():
             return _closed(call)
         case ssl.SSLError():
             return f"TLS: {_tls(root)}"

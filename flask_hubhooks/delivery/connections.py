@@ -1,13 +1,15 @@
 """Connections to hook addresses: names looked up once, addresses checked, every wait bounded by one deadline.
 
-One POST runs within one thread. What its sockets must know, its rules and its deadline, is the `Call` that
-the thread has begun with `begin`.
+One POST runs within one thread. What its sockets must know, where it was judged to go, its rules and its deadline, is
+the `Call` that the thread has begun with `begin`.
+
+Through a proxy the connection is to that one, which the operator has chosen: its address is not judged.
 """
 
 from __future__ import annotations
 
 import http.client
-import queue
+import re
 import socket
 import ssl
 import threading
@@ -18,8 +20,11 @@ from typing import Any, NamedTuple, cast
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
+from ..hook_url import Target
 from . import certificates
-from .addresses import AddressPolicy, ForbiddenAddress
+from .addresses import ForbiddenAddress, is_address
+from .egress import Egress
+from .lookups import Found, LookUpFailed, LookUpLate, look_ups
 
 INTERIM_LIMIT = 16  # 1xx answers that are passed over before the real one
 IDLE_S = 60.0  # NAT gateways and firewalls forget idle connections silently, many after a few minutes
@@ -31,15 +36,21 @@ _ADVICE = {
 }
 """By what went wrong with an address; where a host has several, the first one here that happened counts."""
 
+_PROXY = "is it running? The operator must check HUBHOOKS_PROXY"
+_PROXY_TLS = "the operator must check HUBHOOKS_PROXY and HUBHOOKS_CA_BUNDLE"
+_PROXY_REFUSED = "check the host of the hook URL, and the proxy's log"
+
 
 class Unreachable(Exception):
     """No connection could be made; the text is for users."""
 
 
 class Rules(NamedTuple):
-    policy: AddressPolicy
+    egress: Egress
     connect_timeout_s: float
     deadline_s: float
+    proxy: tuple[str, int] | None = None
+    """Its host, without brackets, and port."""
 
 
 class Address(NamedTuple):
@@ -53,12 +64,13 @@ class Address(NamedTuple):
 
 
 class Call:
-    """The POST that a thread is making: its rules, its deadline, and the times it took."""
+    """The POST that a thread is making: where to, its rules, its deadline, and the times it took."""
 
-    __slots__ = ("address", "connect_ms", "connecting", "deadline", "rules", "started", "wait_ms")
+    __slots__ = ("address", "connect_ms", "connecting", "deadline", "rules", "started", "target", "wait_ms")
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
+        self.target: Target | None = None  # until it is judged
         self.started = monotonic()
         self.deadline = self.started + rules.deadline_s
         self.connecting = False
@@ -112,6 +124,10 @@ class _Socket(socket.socket):
         self.settimeout(None)
         super().sendall(*args)
 
+    def recv(self, *args: Any) -> bytes:
+        self.settimeout(None)
+        return super().recv(*args)
+
     def recv_into(self, *args: Any) -> int:
         self.settimeout(None)
         return super().recv_into(*args)
@@ -154,7 +170,10 @@ class _Guarded(HTTPConnection):
         call.connecting = False
 
     def _new_conn(self) -> socket.socket:
-        return _connect(self._dns_host, self.port, _thread.call)
+        call = _thread.call
+        if call.rules.proxy:
+            return _connect_to_proxy(*call.rules.proxy, call)
+        return _connect(self._dns_host, self.port, call)
 
     def request(self, *args: Any, **options: Any) -> None:
         """Send headers and body at once, which saves a system call and a packet."""
@@ -190,12 +209,34 @@ class _Guarded(HTTPConnection):
 class _GuardedTLS(_Guarded, HTTPSConnection):
     def connect(self) -> None:
         """Connect; raises `Unreachable`, with what is wrong with it, where the certificate is refused."""
+        call = _thread.call
         try:
             super().connect()
         except ssl.SSLCertVerificationError as fault:
-            host = self.host.strip("[]")
-            words = certificates.refusal(fault, host, _look_again(host, _thread.call))
-            raise Unreachable(f"TLS: {words}") from None
+            if self.proxy and not self._has_connected_to_proxy:
+                raise Unreachable(f"TLS: the proxy's certificate is refused: {_PROXY_TLS}") from None
+            host = cast(Target, call.target).host.rstrip(".")
+            seen = None if self.proxy else _look_again(host, call)  # a proxy would have to connect once more
+            raise Unreachable(f"TLS: {certificates.refusal(fault, host, seen)}") from None
+
+    def _tunnel(self) -> None:
+        """Have the proxy connect to the receiver; raises `Unreachable` where it does not."""
+        try:
+            super()._tunnel()
+        except TimeoutError:
+            raise Unreachable(f"no answer of the proxy within {_thread.call.rules.deadline_s:g} s: {_PROXY}") from None
+        except (OSError, http.client.HTTPException) as fault:
+            refused = re.match(r"Tunnel connection failed: (\d+)", str(fault))
+            raise Unreachable(proxy_refusal(int(refused[1]) if refused else None)) from None
+
+
+def proxy_refusal(status: int | None) -> str:
+    """Return the words for a proxy's answer that is not the receiver's; None where it did not answer with a status."""
+    if status is None:
+        return f"the proxy closed the connection, or its answer is not HTTP: {_PROXY}"
+    answer = f"{status} {http.client.responses.get(status, '')}".strip()
+    advice = "the operator must check user and password in HUBHOOKS_PROXY" if status == 407 else _PROXY_REFUSED
+    return f"the proxy answered {answer}: {advice}"
 
 
 class Pool(urllib3.HTTPConnectionPool):
@@ -211,9 +252,23 @@ def _connect(host: str, port: int, call: Call) -> socket.socket:
 
     Raises `ForbiddenAddress` where any of its addresses is forbidden, `Unreachable` where none answers.
     """
+    if call.target is None or (host, port) != (call.target.host, call.target.port):
+        raise ForbiddenAddress("the connection would lead elsewhere than was judged")  # urllib3 reads hosts once more
     found = _look_up(host, port, call)
-    for address in found:
-        call.rules.policy.check(_address(address.sockaddr))
+    call.rules.egress.check_answer(host, (_address(each.sockaddr) for each in found))
+    return _connect_to_first(found, call)
+
+
+def _connect_to_proxy(host: str, port: int, call: Call) -> socket.socket:
+    """Return a socket connected to the proxy, the operator's own; raises `Unreachable`, which does not tell where."""
+    try:
+        return _connect_to_first(_look_up(host, port, call), call)
+    except Unreachable:
+        raise Unreachable(f"no connection to the proxy: {_PROXY}") from None
+
+
+def _connect_to_first(found: list[Address], call: Call) -> socket.socket:
+    """Return a socket connected to the first of these that answers; raises `Unreachable` where none does."""
     until = min(monotonic() + call.rules.connect_timeout_s, call.deadline)
     faults: list[OSError] = []
     words: dict[str, None] = {}  # in order, each once
@@ -259,42 +314,24 @@ def _look_again(host: str, call: Call) -> certificates.Certificate | None:
 
 
 def _look_up(host: str, port: int, call: Call) -> list[Address]:
-    """Return what `socket.getaddrinfo` finds, within the deadline: by itself it knows none.
-
-    A look-up that hangs is left to a daemon thread, which does not keep the process from ending.
-    """
-    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    def look_up() -> None:
-        try:
-            answers.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        except Exception as fault:
-            answers.put(fault)
-
-    if _is_address(host):
-        look_up()
-    else:
-        threading.Thread(target=look_up, daemon=True, name="hubhooks-look-up").start()
+    """Return what `socket.getaddrinfo` finds, within the deadline: by itself it knows none."""
     try:
-        answer = answers.get(timeout=call.left_s())
-    except queue.Empty:
-        raise _unknown(host, f"no answer within {call.rules.deadline_s:g} s") from None
-    if isinstance(answer, Exception):
-        raise _unknown(host, str(answer.strerror) if isinstance(answer, socket.gaierror) else "not a valid name")
-    return [Address(*each) for each in answer]
+        found = _read_address(host, port) if is_address(host) else look_ups.find(host, port, call.left_s())
+    except LookUpLate as late:
+        raise _unknown(host, f"{late} within {call.rules.deadline_s:g} s") from None
+    except LookUpFailed as failed:
+        raise _unknown(host, str(failed)) from None
+    return [Address(*each) for each in found]
+
+
+def _read_address(host: str, port: int) -> Found:
+    """Return an address as a look-up would: asks nobody, and therefore waits for nobody."""
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
 
 
 def _unknown(host: str, why: str) -> Unreachable:
     advice = "check the host of the hook URL, and the DNS that the worker asks"
-    return Unreachable(f"name look-up of {host} failed ({why.lower()}): {advice}")
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
+    return Unreachable(f"name look-up of {host} failed ({why}): {advice}")
 
 
 def _address(sockaddr: Any) -> str:

@@ -22,6 +22,7 @@ from ..hook_url import MASK, credentials
 from ..state import State
 from . import claims, payload
 from .claims import Claim, Result
+from .egress import egress_of
 from .listener import Listener
 from .pool import ElasticPool
 from .retry import judge, judge_test
@@ -64,8 +65,10 @@ Post = Callable[[str, bytes, Mapping[str, str]], Outcome]
 def guarded_transport(config: Config) -> Transport:
     """The transport that deliveries go through, with the app's settings."""
     return Transport(
-        allowed_networks=config.allowed_networks,
+        egress_of(config),
         ca_bundle=config.ca_bundle,
+        client_certificate=config.client_certificate,
+        proxy=config.proxy,
         connect_timeout_s=CONNECT_TIMEOUT_S,
         deadline_s=DEADLINE_S,
     )

@@ -1,8 +1,8 @@
 """One guarded, pooled `requests` transport: POSTs a body to a hook URL and returns an `Outcome`.
 
-Guarded means: only addresses that the `AddressPolicy` lets through are connected to; one deadline bounds the
-whole POST; redirects, proxies, netrc and cookies are ignored; at most 16 KiB of an answer's body are read,
-and nothing is ever decompressed.
+Guarded means: only what the `Egress` lets through is connected to; one deadline bounds the whole POST; redirects,
+netrc, cookies and the proxies of the environment are ignored; at most 16 KiB of an answer's body are read, and
+nothing is ever decompressed.
 
 A connection kept alive may be closed by the receiver just as a POST is sent on it. Nobody can tell whether
 that POST was carried out, so it is not sent again here (RFC 9110 section 9.2.2; `urllib3` does the same): it
@@ -16,26 +16,28 @@ import functools
 import os.path
 import re
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from typing import Any, cast
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import requests
 import urllib3
 from requests.adapters import DEFAULT_CA_BUNDLE_PATH, HTTPAdapter
 from urllib3.util.ssl_ import create_urllib3_context
 
-from .addresses import AddressPolicy, ForbiddenAddress, Network
+from ..hook_url import Target
+from .addresses import Forbidden
 from .causes import no_answer, no_end
-from .connections import Call, Pool, Rules, TLSPool, TLSSocket, begin
+from .connections import Call, Pool, Rules, TLSPool, TLSSocket, begin, proxy_refusal
+from .egress import Egress
 
 BODY_LIMIT = 16 * 1024  # bytes of an answer's body that are read and kept
 HEADERS_LIMIT = 16 * 1024  # characters of an answer's headers that are kept
 DESTINATIONS = 256  # destinations whose connections are kept: processes may often open 1,024 files only
 
-_OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection"})
+_OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "proxy-authorization"})
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
@@ -47,7 +49,7 @@ class Outcome:
     duration_ms: int
     status_code: int | None = None  # None: no HTTP answer
     error: str = ""  # why there was no answer, or how its body broke off
-    blocked: bool = False  # the address is forbidden: nothing was sent
+    blocked: bool = False  # the operator's rules are against it: nothing was sent
     connect_ms: int | None = None  # name look-up, connect and TLS; None on a connection kept alive
     wait_ms: int | None = None  # from the request sent to the answer's headers read
     response_headers: tuple[tuple[str, str], ...] = ()  # Latin-1, no control characters, at most 16 KiB
@@ -58,43 +60,54 @@ class Outcome:
 class Transport:
     """Sends POSTs over connections that are kept alive for each destination; one serves all threads.
 
-    `allowed_networks` may be connected to beside public addresses. `ca_bundle`, a file or folder of
-    certificates, takes the place of certifi's. `connect_timeout_s` bounds the TCP connect over all addresses
-    of a name together, `deadline_s` the whole POST: look-up, connect, TLS, sending, and reading the answer.
-    `pool_size` is how many connections each destination keeps. Raises `OSError` where the `ca_bundle` cannot
-    be read.
+    `egress` is where they may go. `ca_bundle`, a file or folder of certificates, takes the place of certifi's;
+    `client_certificate`, files of a certificate and its key, is what receivers that ask for one are shown.
+    `connect_timeout_s` bounds the TCP connect over all addresses of a name together, `deadline_s` the whole POST:
+    look-up, connect, TLS, sending, and reading the answer. `pool_size` is how many connections each destination
+    keeps. Raises `OSError` where a file cannot be read.
+
+    `proxy` is the URL of an http(s) proxy, with user and password where it wants them: https goes through CONNECT,
+    http with an absolute URI (RFC 9112 section 3.2.2). It looks names up itself, so it is the proxy that must refuse
+    private addresses behind them; all else of `egress` holds as before.
     """
 
     def __init__(
         self,
+        egress: Egress | None = None,
         *,
-        allowed_networks: Iterable[Network] = (),
         ca_bundle: str | None = None,
+        client_certificate: tuple[str, str] | None = None,
+        proxy: str | None = None,
         connect_timeout_s: float = 5.0,
         deadline_s: float = 15.0,
         pool_size: int = 64,
     ) -> None:
-        self._rules = Rules(AddressPolicy(tuple(allowed_networks)), connect_timeout_s, deadline_s)
-        self._adapter = _Adapter(_tls_context(ca_bundle), pool_size)
+        through = _Proxy(proxy) if proxy else None
+        address = (through.host, through.port) if through else None
+        self._rules = Rules(egress or Egress(), connect_timeout_s, deadline_s, address)
+        self._target = self._rules.egress.target
+        self._adapter = _Adapter(_TLS(ca_bundle, client_certificate), through, pool_size)
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Outcome:
         """POST a body and return what came of it: faults of network, receiver, URL and headers too.
 
         A status line that arrived decides: where the body breaks off, or is not over by the deadline,
-        `status_code` stays and `error` says so. Of `headers`, Host, Content-Length, Transfer-Encoding and
-        Connection are left out: they are the transport's own. User and password of the URL become Basic
-        authorization.
+        `status_code` stays and `error` says so. Of `headers`, Host, Content-Length, Transfer-Encoding, Connection
+        and Proxy-Authorization are left out: they are the transport's own.
         """
         started_at = datetime.now(timezone.utc)
         call = begin(self._rules)
         try:
-            answer = self._adapter.send(_Post(url, body, headers), stream=True).raw
-        except ForbiddenAddress as forbidden:
+            call.target = target = self._target(url)
+            answer = self._adapter.send(_Post(target, body, headers), stream=True).raw
+        except Forbidden as forbidden:
             return Outcome(started_at, call.elapsed_ms(), error=str(forbidden), blocked=True)
         except Exception as fault:  # whatever a receiver sends must not break the caller
             error = no_answer(fault, call)
             return Outcome(started_at, call.elapsed_ms(), error=error, connect_ms=call.connect_ms)
         response_body, truncated, error = _read_body(answer, call)
+        if answer.status == 407 and self._rules.proxy and target.scheme == "http":  # by its nature the proxy's own
+            return Outcome(started_at, call.elapsed_ms(), error=proxy_refusal(407), connect_ms=call.connect_ms)
         return Outcome(
             started_at,
             call.elapsed_ms(),
@@ -140,40 +153,39 @@ def _stored(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple(stored)
 
 
-class _Target(NamedTuple):
-    """What a hook URL says, prepared once."""
-
-    url: str
-    path: str
-    origin: tuple[str, int, str]  # host, port, scheme
-    headers: dict[str, str]
-
-
-@functools.lru_cache(maxsize=4096)
-def _target(url: str) -> _Target:
-    """Return the target; raises `ValueError` where the URL is not one of http or https with a host."""
-    prepared = requests.Request("POST", url).prepare()
-    parts = urlsplit(str(prepared.url))
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("not an http or https URL")
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    authorization = prepared.headers.get("Authorization")
-    headers = {"Authorization": str(authorization)} if authorization else {}
-    return _Target(parts.geturl(), prepared.path_url, (parts.hostname, port, parts.scheme), headers)
-
-
 class _Post(requests.PreparedRequest):
     """A request filled by hand: `prepare` would take as long as all the rest."""
 
-    def __init__(self, url: str, body: bytes, headers: Mapping[str, str]) -> None:
+    def __init__(self, target: Target, body: bytes, headers: Mapping[str, str]) -> None:
         super().__init__()
-        self.target = target = _target(url)
+        self.target = target
         self.method, self.url, self.body = "POST", target.url, body
-        given = {name.lower() for name in headers}
-        sent = {name: value for name, value in target.headers.items() if name.lower() not in given}
-        sent.update(item for item in headers.items() if item[0].lower() not in _OWN_HEADERS)
+        sent = {name: value for name, value in headers.items() if name.lower() not in _OWN_HEADERS}
         sent["Content-Length"] = str(len(body))
         self.headers = sent  # type: ignore[assignment]
+
+
+class _Proxy:
+    """A proxy's URL, taken apart: what of it is secret is in `headers` alone."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self.scheme = parts.scheme
+        self.host = parts.hostname or ""
+        self.port = parts.port or (443 if parts.scheme == "https" else 80)
+        self.headers = _proxy_authorization(parts)
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+
+def _proxy_authorization(parts: SplitResult) -> dict[str, str]:
+    if parts.username is None:
+        return {}
+    pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return dict(urllib3.make_headers(proxy_basic_auth=pair.encode().decode("latin-1")))  # UTF-8 (RFC 7617 section 2.1)
 
 
 class _Response(requests.Response):
@@ -183,33 +195,13 @@ class _Response(requests.Response):
         self.raw = raw
 
 
-class _Adapter(HTTPAdapter):
-    """Sends over guarded connections; pools and TLS settings are looked up once, not for every request."""
+class _TLS:
+    """The settings for receivers, and those for a proxy, which is not shown the client certificate."""
 
-    def __init__(self, context: ssl.SSLContext, pool_size: int) -> None:
-        self._context = context
-        super().__init__(pool_connections=DESTINATIONS, pool_maxsize=pool_size)
-
-    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:
-        super().init_poolmanager(connections, maxsize, block, ssl_context=self._context, **options)
-        self.poolmanager.pool_classes_by_scheme = {"http": Pool, "https": TLSPool}
-        self._pool_of = functools.lru_cache(connections)(self.poolmanager.connection_from_host)
-
-    def get_connection_with_tls_context(self, request: Any, *_: Any, **__: Any) -> Any:
-        return self._pool_of(*request.target.origin)
-
-    def cert_verify(self, *_: Any) -> None:
-        """The TLS context verifies, and was set up once."""
-
-    def request_url(self, request: Any, proxies: Any) -> str:
-        return str(request.target.path)
-
-    def build_response(self, req: Any, resp: Any) -> requests.Response:
-        return _Response(resp)
-
-    def close(self) -> None:
-        self._pool_of.cache_clear()
-        super().close()
+    def __init__(self, ca_bundle: str | None, client_certificate: tuple[str, str] | None) -> None:
+        self.receivers, self.proxy = _tls_context(ca_bundle), _tls_context(ca_bundle)
+        if client_certificate:
+            self.receivers.load_cert_chain(*client_certificate)
 
 
 def _tls_context(ca_bundle: str | None) -> ssl.SSLContext:
@@ -219,3 +211,51 @@ def _tls_context(ca_bundle: str | None) -> ssl.SSLContext:
     folder = os.path.isdir(bundle)
     context.load_verify_locations(cafile=None if folder else bundle, capath=bundle if folder else None)
     return context
+
+
+def _make_pool(
+    manager: urllib3.PoolManager, contexts: Mapping[str, ssl.SSLContext], host: str, port: int, scheme: str
+) -> urllib3.HTTPConnectionPool:
+    bracketed = f"[{host}]" if ":" in host else host
+    return manager.connection_from_host(bracketed, port, scheme, pool_kwargs={"ssl_context": contexts[scheme]})
+
+
+class _Adapter(HTTPAdapter):
+    """Sends over guarded connections; pools and TLS settings are looked up once, not for every request."""
+
+    def __init__(self, tls: _TLS, proxy: _Proxy | None, pool_size: int) -> None:
+        self._tls = tls
+        self._proxy = proxy
+        super().__init__(pool_connections=DESTINATIONS, pool_maxsize=pool_size)
+
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:
+        kept = {"num_pools": connections, "maxsize": maxsize, "block": block, **options}
+        self.poolmanager = self._through_proxy(kept) if self._proxy else urllib3.PoolManager(**kept)
+        self.poolmanager.pool_classes_by_scheme = {"http": Pool, "https": TLSPool}
+        # An http URL takes TLS to an https proxy, if at all. No method of ours here: in a circle, sockets end unclosed.
+        contexts = {"http": self._tls.proxy if self._proxy else self._tls.receivers, "https": self._tls.receivers}
+        self._pool_of = functools.lru_cache(connections)(functools.partial(_make_pool, self.poolmanager, contexts))
+
+    def _through_proxy(self, options: dict[str, Any]) -> urllib3.ProxyManager:
+        proxy = cast(_Proxy, self._proxy)
+        return urllib3.ProxyManager(
+            proxy.url, proxy_headers=proxy.headers, proxy_ssl_context=self._tls.proxy, **options
+        )
+
+    def get_connection_with_tls_context(self, request: Any, *_: Any, **__: Any) -> Any:
+        target: Target = request.target
+        return self._pool_of(target.host, target.port, target.scheme)
+
+    def cert_verify(self, *_: Any) -> None:
+        """The TLS contexts verify, and were set up once."""
+
+    def request_url(self, request: Any, proxies: Any) -> str:
+        target: Target = request.target
+        return target.url if self._proxy and target.scheme == "http" else target.path
+
+    def build_response(self, req: Any, resp: Any) -> requests.Response:
+        return _Response(resp)
+
+    def close(self) -> None:
+        self._pool_of.cache_clear()
+        super().close()

@@ -12,8 +12,10 @@ from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_lo
 from marshmallow.validate import Length, OneOf, Range
 
 from ..chains import Callback
+from ..delivery.addresses import Forbidden
+from ..delivery.egress import egress_of
 from ..delivery.signing import BadSecret, check_secret
-from ..hook_url import BadURL, check
+from ..hook_url import BadURL
 from ..models import DOCKER_WORDS, Status
 from ..registry import as_utc, storable
 from ..request_headers import HEADERS_LIMIT, BadHeader, check_name, check_value
@@ -34,15 +36,15 @@ def printable(text: str) -> None:
 
 
 def hook_url(url: str) -> None:
-    """Refuse a URL that we could not send to."""
+    """Refuse a URL that we could not or may not send to; the addresses of a name are judged when it is sent to."""
     most = current_state().config.max_url_length
     if len(url) > most:
         raise ValidationError(f"Longer than maximum length {most}.")
     printable(url)
     try:
-        check(url)
-    except BadURL as bad:
-        raise ValidationError(str(bad)) from None
+        egress_of(current_state().config).target(url)
+    except (BadURL, Forbidden) as refused:
+        raise ValidationError(str(refused)) from None
 
 
 def name(text: str) -> None:
