@@ -26,6 +26,7 @@ from werkzeug.test import Client, TestResponse
 from flask_hubhooks import ImagePush
 from flask_hubhooks.models import Push
 from flask_hubhooks.state import State
+from flask_hubhooks.testing import Deliveries
 
 from .host import Host
 from .receivers import Receiver
@@ -494,7 +495,7 @@ def test_two_apps(host: Host, tmp_path: Path, shared: bool) -> None:
     if not shared:
         second.database_uri = f"sqlite:///{tmp_path / 'second.db'}"
     second.app = second.make_app()
-    second.client = second.app.test_client()
+    second.client, second.deliveries = second.app.test_client(), Deliveries(second.app)
     try:
         for each in (host, second, host):
             is_used(each)
