@@ -84,7 +84,7 @@ def _check_text(url: str) -> None:
         usable = False
     if not usable:
         raise BadURL(ABSOLUTE)
-    if given.username is not None or given.fragment:
+    if given.username is not None or "#" in url:
         raise BadURL("Must hold neither user name nor fragment.")
     if re.search(r"[%\\]", given.netloc):
         raise BadURL("Must hold neither % nor \\ in its host.")  # an address's zone neither: a link of one machine

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, FromClause, and_, exists, func, literal, select, update
+from sqlalchemy import ColumnElement, FromClause, and_, exists, func, literal, select, true, update
 from sqlalchemy.orm import Session, aliased
 
 from .chains import sendable_now
@@ -50,8 +50,8 @@ def _on_the_wire(rows: FromClause) -> ColumnElement[bool]:
     return and_(rows.c.lease_token.is_not(None), rows.c.next_attempt_at > now_plus(literal(0.0)))
 
 
-def recover(session: Session, webhook: Webhook, since: datetime, until: datetime) -> tuple[int, int]:
-    """Send again what a webhook could not deliver between two times, oldest push first, a batch at a time.
+def recover(session: Session, webhook: Webhook, since: datetime, until: datetime | None) -> tuple[int, int]:
+    """Send again what a webhook could not deliver since a time and before another, oldest push first, in batches.
 
     That is what failed without having been received, or was cancelled by pausing or disabling, each with the rest
     of its chain. What a receiver itself called a failure is not among it, nor a chain that is on the wire. Returns
@@ -71,7 +71,7 @@ def recover(session: Session, webhook: Webhook, since: datetime, until: datetime
     return len(rows), remaining or 0
 
 
-def _undelivered(webhook: Webhook, since: datetime, until: datetime) -> ColumnElement[bool]:
+def _undelivered(webhook: Webhook, since: datetime, until: datetime | None) -> ColumnElement[bool]:
     """The first of each chain request that is lost by our side; all before it succeeded, none is on the wire."""
     earlier, sent = aliased(Delivery), deliveries.alias()
     return and_(
@@ -79,7 +79,8 @@ def _undelivered(webhook: Webhook, since: datetime, until: datetime) -> ColumnEl
         unsucceeded,
         Delivery.status.in_([Status.FAILED, Status.CANCELLED]),
         Delivery.received_at.is_(None),
-        Delivery.finished_at.between(since, until),
+        Delivery.finished_at >= since,
+        Delivery.finished_at < until if until else true(),
         exists().where(Push.id == Delivery.push_id, Push.kind != Kind.TEST),
         exists().where(Hook.id == Delivery.hook_id, Hook.removed_at.is_(None)),
         ~exists().where(

@@ -55,7 +55,7 @@ def check_pattern(pattern: str) -> None:
 def _compiled(pattern: str) -> re.Pattern[str]:
     """What the pattern stands for.
 
-    `fnmatch` gives each `*` but the last an atomic group, so that a match takes at most the length of the tag
-    times the length of the pattern.
+    `fnmatch` takes `**` for `*` and gives each but the last an atomic group, so that a match takes at most the length
+    of the tag times the length of the pattern.
     """
-    return re.compile(translate(re.sub(r"\*+", "*", pattern)))
+    return re.compile(translate(pattern))

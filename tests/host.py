@@ -25,6 +25,17 @@ from flask_hubhooks.testing import Deliveries
 OWNERS = {"alice": "acme/", "bob": "bob/"}
 
 
+def problem(answer: TestResponse, status: int) -> dict[str, Any]:
+    """The content of an error of ours."""
+    assert answer.status_code == status, answer.text
+    assert answer.content_type == "application/problem+json"
+    assert answer.headers["Cache-Control"] == "no-store"
+    content = dict(answer.get_json())
+    assert content["status"] == status
+    assert content["title"] and content["detail"]
+    return content
+
+
 @dataclass
 class Host:
     """`alice` owns `acme/*` and `bob` owns `bob/*`; `reader` may read all. They sign in by naming themselves."""
@@ -131,6 +142,37 @@ class Host:
         self.state.redis.close()
         with self.app.app_context():
             self.db.engine.dispose()
+
+
+@dataclass
+class Owned:
+    """A repository of `alice`'s, in a host app that other tests use as well."""
+
+    host: Host
+    repository: str
+
+    def __call__(self, method: str, path: str = "", **options: Any) -> TestResponse:
+        """A request to what the API has of the repository's webhooks."""
+        return self.host.api(method, f"{self.repository}/webhooks/{path}", **options)
+
+    def create(self, *urls: str, name: str = "deploy", **more: Any) -> dict[str, Any]:
+        return self.host.create(*urls, repository=self.repository, name=name, **more)
+
+    def push(self, tag: str = "latest", **details: Any) -> None:
+        self.host.push(self.repository, tag, **details)
+
+    def get(self, path: str = "") -> dict[str, Any]:
+        answer = self("GET", path)
+        assert answer.status_code == 200, answer.text
+        return dict(answer.get_json())
+
+    def patch(self, path: str, content: object) -> dict[str, Any]:
+        answer = self("PATCH", path, json=content)
+        assert answer.status_code == 200, answer.text
+        return dict(answer.get_json())
+
+    def states(self, webhook: dict[str, Any]) -> list[str]:
+        return [each["state"] for each in self.host.history(webhook, self.repository)]
 
 
 def authorize(action: str, repository: str) -> str | None:

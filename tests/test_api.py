@@ -19,7 +19,7 @@ from werkzeug.test import TestResponse
 
 from flask_hubhooks.models import Delivery, Status
 
-from .host import Host
+from .host import Host, problem
 from .receivers import Receiver
 
 URL = "https://ci.example.com/hook"
@@ -36,15 +36,6 @@ def untouched(tmp_path_factory: pytest.TempPathFactory, valkey_server: ValkeySer
     host = Host(database_uri, f"redis://127.0.0.1:{valkey_server.port}/0")
     yield host
     host.close()
-
-
-def problem(answer: TestResponse, status: int) -> dict[str, Any]:
-    assert answer.status_code == status, answer.text
-    assert answer.content_type == "application/problem+json"
-    content = dict(answer.get_json())
-    assert content["status"] == status
-    assert content["title"] and content["detail"]
-    return content
 
 
 def post(host: Host, content: object, **options: Any) -> TestResponse:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timedelta, timezone
+from itertools import product
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
-from flask_hubhooks.models import Delivery
+from flask_hubhooks.database import utcnow
+from flask_hubhooks.models import Delivery, Status
 
-from .host import Host
+from .host import Host, Owned, problem
 from .receivers import Connection, Receiver, Request, close, http
 
 
@@ -338,3 +341,160 @@ def test_words_of_a_callback_that_never_came(host: Host) -> None:
         host.set_all(Delivery, give_up_at=datetime(2020, 1, 1, tzinfo=timezone.utc))
         host.deliver()
     assert standing(host, webhook) == [("success", "expired"), ("error", "skipped")]
+
+
+# Filters
+
+DAY = datetime(2026, 3, 1, tzinfo=timezone.utc)
+REACHABLE = [  # where a delivery stands, and whether it was received
+    (Status.WAITING, False),
+    (Status.PENDING, False),
+    (Status.AWAITING_CALLBACK, True),
+    (Status.SUCCEEDED, True),
+    (Status.FAILED, False),
+    (Status.FAILED, True),
+    (Status.EXPIRED, True),
+    (Status.SKIPPED, False),
+    (Status.CANCELLED, False),
+    (Status.CANCELLED, True),
+]
+
+
+def stock(owned: Owned) -> dict[str, Any]:
+    """A chain of two whose pushes stand everywhere that they can, of two tags and two pushers, two of each day."""
+    webhook, other = owned.create(URL, URL), owned.create(URL, name="other")
+    for number in range(len(REACHABLE)):
+        pusher, day = ("carol", "dave")[number // 2 % 2], DAY + timedelta(days=number // 2)
+        owned.push(f"v{number % 2}", pusher=pusher, pushed_at=day)
+    Owned(owned.host, f"{owned.repository}-2").create(URL)
+    owned.host.push(f"{owned.repository}-2", "v1", pusher="carol")
+    with owned.host.writing() as session:
+        rows = session.query(Delivery).filter(Delivery.webhook_id.in_([webhook["id"], other["id"]]))
+        for row in rows.order_by(Delivery.push_id):
+            place = (row.pushed_at - DAY).days * 2 + (row.push.tag == "v1") + row.position
+            row.status, received = REACHABLE[place % len(REACHABLE)]
+            row.received_at = utcnow() if received else None
+    return webhook
+
+
+def walk(owned: Owned, webhook: dict[str, Any], query: dict[str, str]) -> list[dict[str, Any]]:
+    """All that a query finds, page after page; going back finds the same."""
+    here = f"{webhook['id']}/history/"
+    pages = [owned.get(f"{here}?{urlencode(query)}")]
+    while url := pages[-1]["next"]:
+        pages.append(owned.get(f"{here}?{url.partition('?')[2]}"))
+    back = [pages[-1]]
+    while url := back[-1]["previous"]:
+        back.append(owned.get(f"{here}?{url.partition('?')[2]}"))
+    assert [each["results"] for each in back] == [each["results"] for each in reversed(pages)]
+    assert all(len(each["results"]) == int(query["page_size"]) for each in pages[:-1])
+    return [each for page in pages for each in page["results"]]
+
+
+def test_filters(owned: Owned) -> None:
+    """Each filter, and each with any other, finds what says so of itself, in order, over all pages both ways."""
+    webhook = stock(owned)
+    everything = walk(owned, webhook, {"page_size": "100"})
+    assert len(everything) == 2 * len(REACHABLE)
+    assert {each["status"] for each in everything} == {"pending", "success", "error"}
+    assert {each["state"] for each in everything} == {each.value for each in Status}
+    days = [None, "2026-03-02T00:00:00Z", "2026-03-03T01:00:00+01:00"]
+    words = [None, "pending", "success", "error", *(each.value for each in Status)]
+    for word, tag, pusher, since, until in product(words, [None, "v1"], [None, "carol"], days[:2], days[::2]):
+        query = {"status": word, "tag": tag, "pusher": pusher, "since": since, "until": until}
+        expected = [
+            each
+            for each in everything
+            if (word is None or each["status" if word in ("pending", "success", "error") else "state"] == word)
+            and (tag is None or each["push"]["tag"] == tag)
+            and (pusher is None or each["push"]["pusher"] == pusher)
+            and (since is None or each["push"]["pushed_at"] >= "2026-03-02")
+            and (until is None or each["push"]["pushed_at"] < "2026-03-03")
+        ]
+        given = {key: value for key, value in query.items() if value is not None}
+        assert walk(owned, webhook, given | {"page_size": "6"}) == expected, query
+
+
+def test_filters_that_find_nothing(owned: Owned) -> None:
+    """A tag or pusher that never was, in any script, and times at the ends of the calendar, find nothing or all."""
+    webhook = stock(owned)
+    for query, found in (
+        ({"tag": "V1"}, 0),
+        ({"tag": ""}, 0),
+        ({"tag": "v%"}, 0),
+        ({"tag": "デ" * 300}, 0),
+        ({"pusher": "eve"}, 0),
+        ({"pusher": "'; --"}, 0),
+        ({"since": "9999-12-31T23:59:59.999999Z"}, 0),
+        ({"until": "0001-01-01T00:00:00Z"}, 0),
+        ({"since": "0001-01-01T00:00:00Z", "until": "9999-12-31T23:59:59.999999Z"}, 20),
+        ({"since": "2026-03-02", "until": "2026-03-02"}, 0),
+        ({"colour": "red"}, 20),
+    ):
+        assert len(walk(owned, webhook, query | {"page_size": "50"})) == found, query
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("status", value) for value in ("", "PENDING", "failure", "succeeded ", "\0")),
+        *(("tag", value) for value in ("\0", "v1\0", "\n", "\u2028")),
+        *(("pusher", value) for value in ("\0", "carol\0", "\x85")),
+        *(
+            (key, value)
+            for key in ("since", "until")
+            for value in ("", "yesterday", "1772323200", "2026-13-01", "0001-01-01T00:00:00+14:00", "\0", "9" * 5000)
+        ),
+        ("until", "9999-12-31T23:59:59-14:00"),
+    ],
+)
+def test_bad_filters(owned: Owned, key: str, value: str) -> None:
+    """A filter that nothing could ever match is refused with its name."""
+    webhook = owned.create()
+    answer = owned("GET", f"{webhook['id']}/history/", query_string={key: value, "page_size": "1"})
+    assert set(problem(answer, 400)["errors"]) == {key}
+
+
+def test_chain_progress(host: Host) -> None:
+    """Each entry tells how far its whole chain has come, on whichever page and by whichever filter it is found."""
+    with Receiver(500, 200) as receiver:
+        webhook = host.create(receiver.url, URL, URL)
+        host.push()
+        host.deliver()
+        host.make_due()
+        host.deliver()
+    ids = [each["id"] for each in host.history(webhook)]
+
+    def progress(query: str) -> list[Any]:
+        found = page(host, webhook, query)["results"]
+        for each in found:
+            assert [(step["id"], step["position"], step["hook_url"]) for step in each["chain"]] == [
+                (ids[0], 0, receiver.url),
+                (ids[1], 1, URL),
+                (ids[2], 2, URL),
+            ]
+        return [[(step["state"], step["callback"]) for step in each["chain"]] for each in found]
+
+    waiting = [("awaiting_callback", None), ("waiting", None), ("waiting", None)]
+    assert progress("") == [waiting] * 3
+    assert progress("?page_size=1") == progress("?status=success") == [waiting]
+    assert [each["attempt_count"] for each in host.history(webhook)] == [2, 0, 0]
+    host.call_back(receiver.requests[1].body, state="failure")
+    failed = [("failed", "failure"), ("skipped", None), ("skipped", None)]
+    assert progress("") == [failed] * 3
+    assert progress("?status=skipped&tag=latest") == [failed] * 2
+
+
+def test_a_size_of_its_own(owned: Owned) -> None:
+    """Links keep the filters and the size of the page, and a page without either holds 25."""
+    webhook = owned.create(*[URL] * 10)
+    for number in range(3):
+        owned.push(f"v{number}", pusher="carol")
+    here = f"{webhook['id']}/history/"
+    first = owned.get(here)
+    assert len(first["results"]) == 25 and first["previous"] is None
+    assert len(owned.get(f"{here}?{first['next'].partition('?')[2]}")["results"]) == 5
+    kept = "status=error&pusher=carol&since=2020-01-01&page_size=2"
+    assert owned.get(f"{here}?{kept}") == {"next": None, "previous": None, "results": []}
+    link = owned.get(f"{here}?{kept.replace('error', 'pending')}")["next"]
+    assert "status=pending&pusher=carol&since=2020-01-01&page_size=2&cursor=older:" in link

@@ -9,18 +9,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import idna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from requests import PreparedRequest
 from urllib3.util import parse_url
 
 from flask_hubhooks.delivery.addresses import Forbidden
 from flask_hubhooks.delivery.egress import Egress
 from flask_hubhooks.delivery.transport import Transport
-from flask_hubhooks.hook_url import BadURL, Target, check, target
+from flask_hubhooks.hook_url import BadURL, Target, check, destination, hosts, target
 
 PUBLIC = "93.184.216.34"
 
@@ -171,14 +172,14 @@ PARTS = [
         "a" * 64,
     ),
 ]
-hosts = st.lists(st.sampled_from(PARTS), min_size=1, max_size=4).map("".join) | st.sampled_from(
+host_texts = st.lists(st.sampled_from(PARTS), min_size=1, max_size=4).map("".join) | st.sampled_from(
     ["ci.example.com", "CI.Example.com.", "bücher.example", "8.8.8.8", "0x8.0x8.2056", "[2606:4700::1111]", "8.8.8.8."]
 )
 urls = st.tuples(
     st.sampled_from(["http", "https", "HTTP", "httpS", "ftp", "file", "", "httpx", " http"]),
     st.sampled_from(["://", "://", "://", ":/", ":", ":///", ":\\\\", "://\\", "//"]),
     st.sampled_from(["", "", "", "", "@", "a@", "a:b@", "127.0.0.1@", "127.0.0.1:80#@", "%40@", "a\\@", "[::1]@"]),
-    hosts,
+    host_texts,
     st.sampled_from(
         ["", "", ":", ":80", ":443", ":22", ":0", ":65536", ":080", ":٣", ":8_0", ":+80", ":80:22", ":\\22"]
     ),
@@ -241,3 +242,127 @@ def test_what_is_judged_is_connected_to(url: str) -> None:
     assert (read(by_urllib3.host or ""), by_urllib3.port or default) == (found.host, found.port)
     assert (read(by_python.hostname or ""), by_python.port or default) == (found.host, found.port)
     assert urlsplit(found.url)[:2] == (found.scheme, parse_url(found.url).netloc)
+
+
+# What is told of a URL
+
+
+def allowed(url: str) -> bool:
+    try:
+        check(url)
+    except BadURL:
+        return False
+    return True
+
+
+GOOD = [
+    ("http://localhost", "http://localhost:80", "localhost"),
+    ("HTTP://LOCALHOST:80/a", "http://localhost:80", "localhost"),
+    ("https://ci.example.com", "https://ci.example.com:443", "ci.example.com"),
+    ("https://CI.Example.com:443/hook?a=b&c=%20", "https://ci.example.com:443", "ci.example.com"),
+    ("https://ci.example.com:8443/", "https://ci.example.com:8443", "ci.example.com"),
+    ("http://ci.example.com:443/", "http://ci.example.com:443", "ci.example.com"),
+    ("http://ci.example.com:/", "http://ci.example.com:80", "ci.example.com"),
+    ("http://ci.example.com?a", "http://ci.example.com:80", "ci.example.com"),
+    ("http://ci.example.com./", "http://ci.example.com.:80", "ci.example.com."),
+    ("http://a_b.example.com/", "http://a_b.example.com:80", "a_b.example.com"),
+    ("http://127.0.0.1:5000/", "http://127.0.0.1:5000", "127.0.0.1"),
+    ("http://[2001:db8::1]:8080/", "http://[2001:db8::1]:8080", "2001:db8::1"),
+    ("http://[2001:DB8::1]/", "http://[2001:db8::1]:80", "2001:db8::1"),
+    (f"http://{'a' * 63}.example.com/", f"http://{'a' * 63}.example.com:80", f"{'a' * 63}.example.com"),
+]
+
+
+@pytest.mark.parametrize(("url", "to", "host"), GOOD)
+def test_good(url: str, to: str, host: str) -> None:
+    """An absolute http(s) URL is taken, and leads to its scheme, host and port whatever the case and the path."""
+    check(url)
+    assert destination(url) == to
+    assert hosts(url) == (host, host)
+
+
+@pytest.mark.parametrize(
+    ("url", "ascii_host", "unicode_host"),
+    [
+        ("https://例え.jp/ウェブ", "xn--r8jz45g.jp", "例え.jp"),
+        ("https://xn--r8jz45g.jp/", "xn--r8jz45g.jp", "例え.jp"),
+        ("https://XN--R8JZ45G.jp/", "xn--r8jz45g.jp", "例え.jp"),
+        ("https://MÜNCHEN.example/", "xn--mnchen-3ya.example", "münchen.example"),
+        ("https://straße.example/", "xn--strae-oqa.example", "straße.example"),
+        ("https://\u0430pple.example/", "xn--pple-43d.example", "\u0430pple.example"),  # a Cyrillic letter
+        ("https://हिन्दी.भारत/", "xn--j2bd4cyah0f.xn--h2brj9c", "हिन्दी.भारत"),
+    ],
+)
+def test_internationalised(url: str, ascii_host: str, unicode_host: str) -> None:
+    """A host in any script is taken and told both ways, and counts by its ASCII name."""
+    check(url)
+    assert hosts(url) == (ascii_host, unicode_host)
+    assert destination(url) == f"https://{ascii_host}:443"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://ci..example.com/",
+        "http://./",
+        f"http://{'a' * 64}.example.com/",
+        f"http://{'.'.join(['a' * 60] * 5)}/",
+        "http://ci%252eexample.com/",
+        "http://ci.example.com%00/",
+        "http://[fe80::1%25eth0]/",
+        "http://[::1]x/",
+        "http://[::ffff:1.2.3.256]/",
+        "http://xn--/",
+        "http://xn--a/",
+        "http://\u2024/",
+        "http://a\u200db.example.com/",
+        "http://ci.example.com\uff0fevil.example.com/",
+        "http://ci.example.com\uff20evil.example.com/",
+        "http://ci.example.com:\uff18\uff10/",
+        "http://ci.example.com:80:80/",
+        "https:///ci.example.com/",
+        "https:/ci.example.com/",
+        "https:\\\\ci.example.com/",
+        "http://ci.example.com\\",
+        "http://ci.example.com\\.evil.example.com/",
+        "http://user%40ci.example.com@evil.example.com/",
+    ],
+)
+def test_bad(url: str) -> None:
+    """A host that no name server can be asked for, or that reads as another one, is refused."""
+    assert not allowed(url)
+
+
+@pytest.mark.parametrize("url", ["http://ci.example.com/#", "http://ci.example.com#", "http://ci.example.com/?a#b"])
+def test_fragments(url: str) -> None:
+    """A fragment is refused, an empty one too."""
+    with pytest.raises(BadURL, match="fragment"):
+        check(url)
+
+
+@pytest.mark.parametrize("url", ["http://u@ci.example.com/", "http://@ci.example.com/", "http://:@ci.example.com/"])
+def test_user_information(url: str) -> None:
+    """A user name or password is refused, an empty one too."""
+    with pytest.raises(BadURL, match="user name"):
+        check(url)
+
+
+pieces = st.sampled_from(["http", "https", ":", "/", "//", "@", "#", "?", "[", "]", "\\", "%", ".", "a", "xn--", "::1"])
+likely = st.lists(pieces | st.characters(), max_size=12).map("".join)
+
+
+@given(url=likely | likely.map("http://{}".format) | st.text(st.characters()))
+def test_total(url: str) -> None:
+    """Whatever the text, it is refused as a URL, or all that is told of it can be told, and it leads where it reads."""
+    if not allowed(url):
+        return
+    sent = PreparedRequest()
+    sent.prepare_url(url, None)
+    given_parts, parts = urlsplit(url), urlsplit(sent.url or "")
+    ascii_host, unicode_host = hosts(url)
+    assert ascii_host.isascii() and ascii_host == parts.hostname and unicode_host
+    assert destination(url).startswith(f"{given_parts.scheme}://")
+    assert (given_parts.port or None) == (parts.port or None)
+    if (reads := unquote(given_parts.hostname or "").lower()).isascii():
+        assert reads == ascii_host
+    assert "@" not in parts.netloc and not parts.fragment

@@ -25,7 +25,7 @@ from .problems import Problem, invalid, not_found
 logger = logging.getLogger(__name__)
 
 DEADLOCK_TRIES = 3
-ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
 Handler = Callable[..., Response]
 
@@ -190,8 +190,11 @@ def read_json(schema: Schema, *, optional: bool = False) -> Any:
 def read_query(schema: Schema) -> Any:
     """The request's query, checked by `schema`; raises 400 with the errors by parameter."""
     lists = {name for name, field in schema.fields.items() if isinstance(field, fields.List)}
-    many = {name: request.args.getlist(name) for name in lists}
-    return _loaded(schema, request.args.to_dict() | many)
+    try:
+        given = request.args
+    except UnicodeDecodeError:
+        raise Problem(400, "The query is not UTF-8.") from None
+    return _loaded(schema, given.to_dict() | {name: given.getlist(name) for name in lists})
 
 
 def parse_json(body: bytes, schema: Schema) -> Any:

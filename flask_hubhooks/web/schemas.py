@@ -225,7 +225,7 @@ class Query(Schema):
 
 
 class PageSchema(Query):
-    page_size = WholeNumber(load_default=PAGE_SIZE)
+    page_size = WholeNumber(load_default=lambda: min(PAGE_SIZE, current_state().config.max_page_size))
 
     @validates("page_size")
     def _is_no_larger_than_allowed(self, size: int, **_: Any) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
 from ... import redelivery
-from ...database import lock_repository, utcnow
+from ...database import lock_repository
 from ...models import Delivery
 from ...outbox import record_test, wake
 from ...redelivery import NotNow
@@ -64,7 +64,7 @@ def recover(call: Call, webhook_id: int) -> Response:
         lock_repository(session, call.repository)
         row = find(session, call, webhook_id)
         try:
-            recovered, remaining = redelivery.recover(session, row, wanted["since"], wanted["until"] or utcnow())
+            recovered, remaining = redelivery.recover(session, row, wanted["since"], wanted["until"])
         except NotNow as refusal:
             raise _nothing_sent(refusal) from None
     if recovered:
