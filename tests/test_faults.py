@@ -12,8 +12,9 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from flask_hubhooks.database import utcnow
-from flask_hubhooks.delivery import claims
-from flask_hubhooks.delivery.claims import Claim, Result
+from flask_hubhooks.delivery import claims, recording
+from flask_hubhooks.delivery.claims import Claim
+from flask_hubhooks.delivery.recording import Result
 from flask_hubhooks.delivery.retry import judge
 from flask_hubhooks.delivery.transport import Outcome
 from flask_hubhooks.models import Hook
@@ -73,11 +74,11 @@ def test_attempts_of_a_worker_and_its_successor_are_both_kept(host: Host) -> Non
 
     def record() -> None:
         with host.writing() as session:
-            claims.record(session, [result(held)], 60)
+            recording.record(session, [result(held)], 60)
 
     thread = threading.Thread(target=record)
     with host.writing() as session:
-        claims.record(session, [result(lost, 500)], 60)
+        recording.record(session, [result(lost, 500)], 60)
         thread.start()
         poll(lambda: waits_for_a_lock(host))
     thread.join(20)
@@ -97,7 +98,7 @@ def test_deleting_a_webhook_that_is_just_being_disabled(host: Host) -> None:
     url = f"acme/app/webhooks/{webhook['id']}/"
     thread = threading.Thread(target=lambda: answers.append(host.api("DELETE", url).status_code))
     with host.writing() as session:
-        claims.record(session, [result(claim, 410)], 60)
+        recording.record(session, [result(claim, 410)], 60)
         thread.start()
         poll(lambda: waits_for_a_lock(host))
     thread.join(20)
@@ -112,9 +113,9 @@ def test_a_success_ends_failing_whichever_was_claimed_first(host: Host) -> None:
     with host.writing() as session:
         first, second = claims.claim(session, 5)
     with host.writing() as session:
-        claims.record(session, [result(first, 301)], 60)
+        recording.record(session, [result(first, 301)], 60)
     with host.writing() as session:
-        claims.record(session, [result(second)], 60)
+        recording.record(session, [result(second)], 60)
     (hook,) = host.api("GET", f"acme/app/webhooks/{webhook['id']}/").get_json()["hooks"]
     assert hook["failing_since"] is None
 
@@ -128,7 +129,7 @@ def test_a_late_failure_does_not_disable_a_hook_that_is_well_again(host: Host) -
     with host.writing() as session:
         first, second = claims.claim(session, 5)
     with host.writing() as session:
-        claims.record(session, [result(first)], 60)
+        recording.record(session, [result(first)], 60)
     with host.writing() as session:
-        claims.record(session, [result(second, 500)], 60)
+        recording.record(session, [result(second, 500)], 60)
     assert host.api("GET", f"acme/app/webhooks/{webhook['id']}/").get_json()["active"]

