@@ -65,7 +65,7 @@ def advance(session: Session, chains: Collection[Chain]) -> bool:
     which = {"chains": list(chains)}
     session.execute(_CANCEL_SWITCHED_OFF, which)
     moved = session.execute(_MOVE_ON, which)
-    assert isinstance(moved, CursorResult)  # noqa: S101 - for the type checker
+    assert isinstance(moved, CursorResult)  # for the type checker  # noqa: S101  # nosec B101
     session.execute(_SKIP, which)
     session.execute(_CANCEL_REST, which)
     return moved.rowcount > 0

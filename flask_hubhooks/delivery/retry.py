@@ -83,7 +83,7 @@ def retry_delay(retry_step: int, retry_after_s: float | None = None) -> float:
     """
     scheduled = SCHEDULE_S[retry_step]
     if retry_after_s is None:
-        return scheduled * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - spreads load, guards nothing
+        return scheduled * random.uniform(1 - JITTER, 1 + JITTER)  # spreads load  # noqa: S311  # nosec B311
     return min(max(retry_after_s, scheduled), 2 * scheduled)
 
 
