@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 
 from sqlalchemy import select
@@ -22,8 +23,8 @@ def rotate_secret(secrets: SecretBox, webhook: Webhook, secret: str | None, form
     """
     secret = secret or new_secret()
     webhook.encrypted_former_secret = webhook.former_secret_until = None
-    if secrets.can_decrypt(webhook.encrypted_secret):
-        webhook.encrypted_former_secret = webhook.encrypted_secret
+    with suppress(SecretUnreadable):
+        webhook.encrypted_former_secret = secrets.encrypted_anew(webhook.encrypted_secret)
         webhook.former_secret_until = utcnow() + former_ttl
     webhook.encrypted_secret = secrets.encrypt(secret)
     return secret
@@ -48,19 +49,27 @@ def encrypt_anew(state: State) -> tuple[int, list[str]]:
             batch = select(Webhook).where(Webhook.id > last).order_by(Webhook.id).limit(BATCH).with_for_update()
             rows = session.scalars(batch).all()
             for row in rows:
-                try:
-                    _encrypt_anew(state.secrets, row)
+                if _encrypt_anew(state.secrets, row):
                     rotated += 1
-                except SecretUnreadable:
+                elif not row.deleted_id:  # what is deleted is not sent any more, and nobody can give it a new secret
                     unreadable.append(f"{row.repository}: {row.name}")
         if not rows:
             return rotated, unreadable
         last = rows[-1].id
 
 
-def _encrypt_anew(secrets: SecretBox, webhook: Webhook) -> None:
-    webhook.encrypted_secret = secrets.encrypted_anew(webhook.encrypted_secret)
-    if webhook.encrypted_former_secret:
-        webhook.encrypted_former_secret = secrets.encrypted_anew(webhook.encrypted_former_secret)
-    if webhook.encrypted_headers:
-        webhook.encrypted_headers = secrets.encrypted_anew(webhook.encrypted_headers)
+def _encrypt_anew(secrets: SecretBox, webhook: Webhook) -> bool:
+    """Encrypt anew what can be decrypted; False where something cannot, and stays what it is.
+
+    A former secret that is over is dropped.
+    """
+    if webhook.former_secret_until and webhook.former_secret_until <= utcnow():
+        webhook.encrypted_former_secret = webhook.former_secret_until = None
+    readable = True
+    for column in ("encrypted_secret", "encrypted_former_secret", "encrypted_headers"):
+        if (encrypted := getattr(webhook, column)) is not None:
+            try:
+                setattr(webhook, column, secrets.encrypted_anew(encrypted))
+            except SecretUnreadable:
+                readable = False
+    return readable

@@ -14,7 +14,7 @@ import idna
 from requests import PreparedRequest, RequestException
 
 MASK = "***"
-_CREDENTIAL = re.compile(r"key|token|secret|passw|pwd|auth|sig|credential|code|jwt|session", re.IGNORECASE)
+_CREDENTIAL = re.compile(r"key|token|secret|pass|pwd|\bpw\b|auth|sig|cred|code|jwt|session|bearer|hmac", re.IGNORECASE)
 """Names of parameters that hold what only a webhook's owner is to know."""
 
 ABSOLUTE = "Must be an absolute URL such as https://ci.example.com/hook."
@@ -131,20 +131,50 @@ def destination(url: str) -> str:
 
 def masked(url: str) -> str:
     """The URL without the credentials that its query holds: whoever may read a webhook may not use its receiver."""
-    before, mark, query = url.partition("?")
-    return before + mark + "&".join(map(_masked_parameter, query.split("&")))
+    start = _query_start(url)
+    return url[:start] + _PARAMETER.sub(_masked_parameter, url[start:])
 
 
 def credentials(url: str) -> list[str]:
-    """The values that `masked` hides, as they stand in the URL and as they are meant."""
-    query = url.partition("?")[2]
-    hidden = [each.partition("=")[2] for each in query.split("&") if _masked_parameter(each) != each]
+    """The values that `masked` hides, as they stand in the URL, as they are sent and as they are meant.
+
+    Their parameters follow whole: a value may be too short to be looked for by itself in what a receiver tells back.
+    """
+    written = {url: None}
+    with suppress(RequestException, ValueError):  # a later version of our HTTP client may not take it any more
+        written[_as_sent(url).geturl()] = None
+    parameters = [each for way in written for each in _PARAMETER.findall(way[_query_start(way) :])]
+    parted = [(shown, credential) for shown, credential in map(_parted, parameters) if credential]
+    hidden = [*(credential for _, credential in parted), *map("".join, parted)]
     return [*hidden, *map(unquote_plus, hidden)]
 
 
-def _masked_parameter(parameter: str) -> str:
-    name, _, value = parameter.partition("=")
-    return f"{name}={MASK}" if value and _CREDENTIAL.search(unquote_plus(name)) else parameter
+_PARAMETER = re.compile(r"[^&#]+")
+"""Of a query, or of the fragment that a redirect may lead to."""
+
+
+def _query_start(url: str) -> int:
+    return len(re.split("[?#]", url, maxsplit=1)[0]) + 1
+
+
+def _masked_parameter(parameter: re.Match[str]) -> str:
+    shown, credential = _parted(parameter[0])
+    return shown + MASK if credential else shown
+
+
+def _parted(parameter: str) -> tuple[str, str]:
+    """What everybody may see of a parameter, and the credential behind it.
+
+    Some receivers part parameters at `;` as well, others do not: what follows a credential there may belong to it.
+    """
+    start = 0
+    for each in parameter.split(";"):
+        name, equals, _ = each.partition("=")
+        value_at = start + len(name) + len(equals)
+        if equals and _CREDENTIAL.search(unquote_plus(name)):
+            return parameter[:value_at], parameter[value_at:]
+        start += len(each) + 1
+    return parameter, ""
 
 
 def hosts(url: str) -> tuple[str, str]:

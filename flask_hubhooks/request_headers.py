@@ -6,6 +6,8 @@ import json
 import re
 from collections.abc import Mapping
 
+from urllib3.util import SKIP_HEADER  # a value that urllib3 takes for an order to send no such header
+
 HEADERS_LIMIT = 20
 NAME_LIMIT, VALUE_LIMIT = 100, 4096
 """Characters of a header's name and of its value."""
@@ -25,7 +27,7 @@ class BadHeader(ValueError):
 
 def check_name(name: str) -> None:
     """Pass a header that is not ours to set; raises `BadHeader`."""
-    lower = name.lower()
+    lower = name.lower().replace("_", "-")  # CGI and WSGI take one for the other
     if len(name) > NAME_LIMIT or not _TOKEN.fullmatch(name):
         raise BadHeader(f"Must be a header's name of at most {NAME_LIMIT} characters.")
     if lower in _OURS | _THE_CONNECTIONS or lower.startswith(_RESERVED_STARTS):
@@ -34,13 +36,18 @@ def check_name(name: str) -> None:
 
 def check_value(value: str) -> None:
     """Pass a value of printable ASCII on one line; raises `BadHeader`."""
-    if len(value) > VALUE_LIMIT or not _VALUE.fullmatch(value):
+    if len(value) > VALUE_LIMIT or not _VALUE.fullmatch(value) or value == SKIP_HEADER:
         raise BadHeader(f"Must be 1 to {VALUE_LIMIT} characters of printable ASCII, without spaces around them.")
 
 
 def as_text(headers: Mapping[str, str]) -> str:
     """Headers as they are encrypted and stored."""
     return json.dumps(headers)
+
+
+def secrets(headers: Mapping[str, str]) -> list[str]:
+    """What a receiver may tell back: the values, and the credentials behind a scheme such as Bearer."""
+    return [*headers.values(), *(value.partition(" ")[2] for value in headers.values())]
 
 
 def of_text(text: str) -> dict[str, str]:

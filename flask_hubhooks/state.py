@@ -64,7 +64,7 @@ class State:
         self.join_session = join_session
         passwords: list[str | bytes] = [
             app.config["SECRET_KEY"],
-            *reversed(app.config.get("SECRET_KEY_FALLBACKS") or ()),
+            *(key for key in reversed(app.config.get("SECRET_KEY_FALLBACKS") or ()) if key),  # everybody knows ""
         ]
         self.tokens = CallbackTokens(passwords[::-1])
         self.secrets = SecretBox(config.encryption_keys, passwords)

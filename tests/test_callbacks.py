@@ -20,7 +20,7 @@ from flask_hubhooks.delivery.tokens import CallbackTokens
 from flask_hubhooks.models import Delivery, Status
 
 from .host import Host
-from .receivers import Connection, Receiver, Request
+from .receivers import Connection, Receiver, Request, http
 
 MakeHost = Callable[..., Host]
 on_sqlite = pytest.mark.parametrize("database_uri", ["sqlite"], indirect=True)
@@ -497,3 +497,95 @@ def test_any_body(decided: tuple[Host, dict[str, Any], bytes], body: bytes) -> N
     host, webhook, payload = decided
     assert host.client.post(callback_path(payload), data=body).status_code == 400
     assert only(host, webhook)["state"] == "succeeded"
+
+
+# What a token is worth
+
+
+@on_sqlite
+def test_of_one_delivery_of_a_chain(host: Host) -> None:
+    """The token of one hook of a chain, or of the same hook and another push, decides its own delivery alone."""
+    with Receiver() as first, Receiver() as second:
+        webhook = host.create(first.url, second.url)
+        for tag in ("a", "b"):
+            host.push(tag=tag)
+            host.deliver()
+        assert host.call_back(first.requests[0].body).status_code == 200
+        host.deliver()
+        for _ in range(2):
+            host.call_back(first.requests[0].body)
+            host.deliver()
+    assert (len(first.requests), len(second.requests)) == (2, 1)
+    states = {(each["push"]["tag"], each["position"]): each["state"] for each in host.history(webhook)}
+    assert states == {
+        ("a", 0): "succeeded",
+        ("a", 1): "awaiting_callback",
+        ("b", 0): "awaiting_callback",
+        ("b", 1): "waiting",
+    }
+
+
+def test_nothing_after_the_decision(host: Host) -> None:
+    """Once decided nothing of a delivery changes any more, whatever is posted, until it is redelivered."""
+    webhook, payload = sent(host)
+    assert host.call_back(payload, state="failure", description="first").status_code == 200
+    decided = host.details(webhook, only(host, webhook))
+    for state, status in (("failure", 200), ("success", 409), ("error", 409), ("failure", 200), ("nonsense", 400)):
+        assert host.call_back(payload, state=state, description="later", context="x").status_code == status
+        host.deliver()
+    assert host.details(webhook, only(host, webhook)) == decided
+    assert redeliver(host, webhook, decided).status_code == 202
+    again = only(host, webhook)
+    assert host.call_back(payload, state="success").status_code == 409
+    assert (only(host, webhook), again["callback"], again["round"]) == (again, None, 2)
+
+
+def test_secret_key_replaced(make_host: MakeHost) -> None:
+    """With the old SECRET_KEY in the fallbacks old callback URLs work, and new ones are signed with the new key."""
+    old = make_host()
+    rotated = make_host(config={"SECRET_KEY": "new", "SECRET_KEY_FALLBACKS": ["oldest", "a test's secret key"]})
+    after = make_host(config={"SECRET_KEY": "new"})
+    with Receiver() as receiver:
+        webhook = old.create(receiver.url, expect_final_callback=True)
+        for host in (old, old, rotated):
+            host.push()
+            host.deliver()
+    bodies = [each.body for each in receiver.requests]
+    assert [after.call_back(each, state="failure").status_code for each in bodies[:2]] == [404, 404]
+    assert old.call_back(bodies[2]).status_code == 404
+    assert [rotated.call_back(each).status_code for each in bodies[:2]] == [200, 200]
+    assert after.call_back(bodies[2]).status_code == 200
+    assert {each["state"] for each in old.history(webhook)} == {"succeeded"}
+
+
+@on_sqlite
+def test_an_empty_fallback(make_host: MakeHost) -> None:
+    """An empty key among SECRET_KEY_FALLBACKS, such as one that is not set, lets nobody forge callbacks."""
+    host = make_host(config={"SECRET_KEY_FALLBACKS": ["", b""]})
+    webhook, _ = sent(host)
+    before = only(host, webhook)
+    token = CallbackTokens([""]).make(uuid.UUID(before["id"]), 1)
+    assert host.client.post(f"/u/acme/app/hook/{token}/", json={"state": "success"}).status_code == 404
+    assert only(host, webhook) == before
+
+
+def test_masked_for_readers(host: Host) -> None:
+    """A token that a receiver says in its callback, escaped or not, or answers with, is shown to nobody."""
+
+    def echo(request: Request, _: Connection) -> bytes:
+        url = json.loads(request.body)["callback_url"]
+        return http(200, json.dumps({"url": url}).replace("/", "\\/").encode(), f"X-{url.split('/')[-2]}: {url}")
+
+    webhook, payload = sent(host, echo)
+    path = callback_path(payload)
+    token = path.split("/")[-2]
+    escaped = "".join(f"\\u{ord(each):04x}" for each in token)
+    said = f'{{"state": "success", "description": "{escaped}", "context": "", "target_url": "https://a.example/{escaped}"}}'
+    assert host.client.post(path, data=said).status_code == 200
+    below = f"acme/app/webhooks/{webhook['id']}/history/"
+    for user in ("reader", "alice"):
+        for each in (below, f"{below}{only(host, webhook)['id']}/"):
+            text = host.api("GET", each, user=user).text
+            assert token.rpartition(".")[2] not in text
+    assert only(host, webhook)["callback"]["description"] == "***"
+    assert only(host, webhook)["callback"]["target_url"] == "https://a.example/***"

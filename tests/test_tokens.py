@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from itsdangerous import Signer, TimestampSigner
 
 from flask_hubhooks.delivery.tokens import BadToken, CallbackTokens
 
@@ -82,3 +84,26 @@ def test_rotated_keys() -> None:
     assert CallbackTokens(["newer"]).read(both.make(delivery, 4)) == (delivery, 4)
     with pytest.raises(BadToken):
         TOKENS.read(both.make(delivery, 4))
+
+
+def test_signed_for_something_else() -> None:
+    """What the app has signed with the same key for another purpose is no token, whatever it says."""
+    said = f"{uuid.uuid4().hex}.1"
+    others = [
+        Signer("key").sign(said),
+        Signer("key", salt="cookie-session", key_derivation="hmac").sign(said),
+        Signer("key", salt="flask_hubhooks.callback", key_derivation="hmac").sign(said),
+        TimestampSigner("key", salt="flask_hubhooks.callback", digest_method=hashlib.sha256).sign(said),
+        Signer("", salt="flask_hubhooks.callback", key_derivation="hmac", digest_method=hashlib.sha256).sign(said),
+    ]
+    for each in others:
+        with pytest.raises(BadToken):
+            TOKENS.read(each.decode())
+
+
+@pytest.mark.parametrize("said", ["", ".", "1", "1.1", "{id}", "{id}.", "{id}.x", "{id}.1.1", ".1", "{id}.1e3"])
+def test_signed_but_no_token(said: str) -> None:
+    """Even with our key only a delivery's id and a round make a token."""
+    signed = TOKENS._signer.sign(said.format(id=uuid.uuid4().hex)).decode()
+    with pytest.raises(BadToken):
+        TOKENS.read(signed)

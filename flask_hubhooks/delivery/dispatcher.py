@@ -203,7 +203,8 @@ class Dispatcher:
             details=claim.snapshot,
         )
         body = payload.body(content)
-        keys = [self._decrypted(each) for each in (claim.encrypted_secret, claim.encrypted_former_secret) if each]
+        former = claim.encrypted_former_secret
+        keys = [self._decrypted(each) for each in (claim.encrypted_secret, *([former] if former else []))]
         own = request_headers.of_text(self._decrypted(claim.encrypted_headers)) if claim.encrypted_headers else {}
         headers = {
             "Content-Type": "application/json",
@@ -211,7 +212,7 @@ class Dispatcher:
             **signature_headers(keys, str(claim.id), int(time.time()), body),
         }
         outcome = self._post(claim.hook_url, body, own | headers)
-        outcome = payload.masked(outcome, [*keys, *own.values(), *credentials(claim.hook_url)])
+        outcome = payload.masked(outcome, [*keys, *request_headers.secrets(own), *credentials(claim.hook_url)])
         judgement = judge_test(outcome) if claim.is_test else judge(outcome, claim.retry_step)
         return Result(claim, headers | dict.fromkeys(own, MASK), outcome, judgement)
 

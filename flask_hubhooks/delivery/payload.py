@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 from .signing import SECRET_PREFIX
 from .transport import Outcome
@@ -75,12 +77,30 @@ def masked(outcome: Outcome, secrets: Iterable[str] = ()) -> Outcome:
 
     The history must not show them. Secrets of less than 8 characters stay: they would take ordinary words along.
     """
-    hidden = [secret.removeprefix(SECRET_PREFIX) for secret in secrets if len(secret) >= SECRET_LEAST]
-    headers = tuple((name, _without(value, hidden)) for name, value in outcome.response_headers)
+    spelled = {spelling for secret in secrets if len(secret) >= SECRET_LEAST for spelling in _spellings(secret)}
+    hidden = sorted(spelled, key=len, reverse=True)  # one may be part of another
+    headers = tuple((_without(name, hidden), _without(value, hidden)) for name, value in outcome.response_headers)
     body = without_tokens(outcome.response_body)
     for secret in hidden:
         body = body.replace(secret.encode(), MASKED_TOKEN.encode())
+        if outcome.truncated:
+            body = _without_beginning(body, secret.encode())
     return replace(outcome, response_headers=headers, response_body=body)
+
+
+@lru_cache(maxsize=4096)
+def _spellings(secret: str) -> frozenset[str]:
+    """The ways in which a receiver may tell it back: as it is, in JSON, in HTML, in a URL."""
+    bare = secret.removeprefix(SECRET_PREFIX)
+    return frozenset([bare, json.dumps(bare)[1:-1], html.escape(bare), quote(bare, safe=""), quote_plus(bare)])
+
+
+def _without_beginning(body: bytes, secret: bytes) -> bytes:
+    """A body that was cut off without the beginning of the secret that it ends with."""
+    for length in range(len(secret) - 1, SECRET_LEAST - 1, -1):
+        if body.endswith(secret[:length]):
+            return body[:-length] + MASKED_TOKEN.encode()
+    return body
 
 
 def _without(text: str, hidden: Iterable[str]) -> str:

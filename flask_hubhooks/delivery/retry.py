@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import random
+import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
@@ -94,7 +95,7 @@ def _header(outcome: Outcome, name: str) -> str:
 def _whereto(outcome: Outcome) -> str:
     target = _header(outcome, "location")
     advice = "redirects are not followed, set the hook URL to where it leads"
-    return f"to {target.partition('?')[0][:500]}: {advice}" if target else f"without saying where: {advice}"
+    return f"to {re.split('[?#]', target)[0][:500]}: {advice}" if target else f"without saying where: {advice}"
 
 
 def _retry_after_s(outcome: Outcome) -> float | None:

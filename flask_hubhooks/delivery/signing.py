@@ -32,12 +32,15 @@ def new_secret() -> str:
 
 
 def check_secret(secret: str) -> None:
-    """Pass `whsec_` and the base64 of 24 to 64 bytes; raises `BadSecret` for all else."""
+    """Pass `whsec_` and the base64 of 24 to 64 bytes; raises `BadSecret` for all else.
+
+    Base64 that leaves bits over is refused as well: some of the receivers' libraries do not read it.
+    """
     try:
         key = base64.b64decode(secret.removeprefix(SECRET_PREFIX).encode("ascii"), validate=True)
     except ValueError:
         key = b""
-    if not (secret.startswith(SECRET_PREFIX) and LEAST_BYTES <= len(key) <= MOST_BYTES):
+    if not LEAST_BYTES <= len(key) <= MOST_BYTES or secret != SECRET_PREFIX + base64.b64encode(key).decode():
         raise BadSecret(f"Must be {SECRET_PREFIX} and the base64 of {LEAST_BYTES} to {MOST_BYTES} bytes.")
 
 
@@ -83,12 +86,6 @@ class SecretBox:
             return self._fernet.rotate(encrypted)
         except InvalidToken:
             raise SecretUnreadable from None
-
-    def can_decrypt(self, encrypted: bytes) -> bool:
-        try:
-            return bool(self.decrypt(encrypted))
-        except SecretUnreadable:
-            return False
 
     def _decrypt(self, encrypted: bytes) -> str:
         try:

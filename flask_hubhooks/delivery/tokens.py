@@ -29,9 +29,10 @@ class CallbackTokens:
         """The delivery's id and the round; raises `BadToken`."""
         try:
             delivery, round_ = self._signer.unsign(token.encode()).decode("ascii").split(".")
+            said = uuid.UUID(hex=delivery), int(round_)
         except (BadSignature, ValueError):  # a token may hold anything, lone surrogates too
             raise BadToken from None
         signature = token.rpartition(".")[2]
         if base64_encode(base64_decode(signature)).decode() != signature:  # base64 can be written in other ways
             raise BadToken
-        return uuid.UUID(hex=delivery), int(round_)
+        return said

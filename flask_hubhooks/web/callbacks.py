@@ -8,7 +8,6 @@ from flask import Blueprint, Response
 
 from ..announce import announce
 from ..chains import CallbackRefused, decide
-from ..delivery.payload import without_tokens
 from ..delivery.tokens import BadToken
 from ..models import Delivery
 from ..outbox import wake
@@ -29,7 +28,7 @@ def post_callback(repository: str, token: str) -> Response:
         delivery_id, round_ = state.tokens.read(token)
     except BadToken:
         raise _unknown() from None
-    callback = parse_json(without_tokens(read_body()), CallbackSchema())
+    callback = parse_json(read_body(), CallbackSchema())
     with state.writing() as session:
         delivery = session.get(Delivery, delivery_id, with_for_update=True)
         if delivery is None or delivery.push.repository != repository:

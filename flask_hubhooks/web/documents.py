@@ -15,6 +15,9 @@ from ..hook_url import hosts, masked
 from ..models import Attempt, Delivery, Hook, Push, Webhook
 from ..state import State
 
+_URLS = ("location", "content-location", "refresh", "link")
+"""Headers of an answer that hold URLs."""
+
 
 def time(value: datetime | None) -> str | None:
     """RFC 3339 in UTC."""
@@ -146,14 +149,16 @@ def _attempt(row: Attempt, sent_body: str, viewer: Viewer) -> dict[str, Any]:
         "wait_ms": row.wait_ms,
         "cause": cause(row.status_code, row.error),
         "request": {"url": viewer.url(row.hook_url), "headers": row.request_headers, "body": sent_body},
-        "response": _response(row) if answered else None,
+        "response": _response(row, viewer) if answered else None,
     }
 
 
-def _response(row: Attempt) -> dict[str, Any]:
+def _response(row: Attempt, viewer: Viewer) -> dict[str, Any]:
+    """The answer. Where it leads on to another URL, this may hold credentials as a hook URL may."""
+    headers = [[name, viewer.url(value) if name.lower() in _URLS else value] for name, value in row.response_headers]
     return {
         "status_code": row.status_code,
-        "headers": row.response_headers,
+        "headers": headers,
         "body": row.response_body.decode("utf-8", "replace"),
         "truncated": row.response_truncated,
     }

@@ -149,10 +149,16 @@ def _deny(action: str, repository: str, authorize: Callable[[str, str], str | No
 
 
 def _refuse_foreign_origin(state: State) -> None:
-    """Refuse what another site had a browser send: the host may authorize by cookie."""
+    """Refuse what another site had a browser send: the host may authorize by cookie.
+
+    Where the request names the registry's own host its scheme counts as well: behind a proxy that ends TLS every
+    request looks like plain HTTP.
+    """
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-    own = {_origin(state.config.external_url), _origin(request.host_url)}
-    if site in ("cross-site", "same-site") or (origin and origin.lower() not in own):
+    external, here = _origin(state.config.external_url), _origin(request.host_url)
+    same_host = external.partition("://")[2] == here.partition("://")[2]
+    own = {external} if same_host else {external, here}
+    if site not in (None, "same-origin", "none") or (origin and origin.lower() not in own):
         raise Problem(403, "Requests that change something must come from the registry's own pages.")
 
 

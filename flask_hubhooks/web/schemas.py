@@ -14,6 +14,7 @@ from marshmallow.validate import Length, OneOf, Range
 from ..chains import Callback
 from ..delivery.addresses import Forbidden
 from ..delivery.egress import egress_of
+from ..delivery.payload import without_tokens
 from ..delivery.signing import BadSecret, check_secret
 from ..hook_url import BadURL
 from ..models import DOCKER_WORDS, Status
@@ -264,4 +265,4 @@ class CallbackSchema(Schema):
 
     @post_load
     def _as_callback(self, data: dict[str, Any], **_: Any) -> Callback:
-        return Callback(**{name: storable(text) for name, text in data.items()})
+        return Callback(**{name: without_tokens(storable(text).encode()).decode() for name, text in data.items()})

@@ -1,0 +1,114 @@
+"""Receivers that are not written in Python verify what we send: Debian's `webhook`, in Go, and a script in Perl."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from .host import Host
+from .processes import free_port
+from .receivers import Receiver, Request, poll
+
+SCRIPT = Path(__file__).parent / "data" / "verify.pl"
+on_sqlite = pytest.mark.parametrize("database_uri", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+def request_of(host: Host) -> Iterator[tuple[Request, list[str]]]:
+    """A real delivery's request while a secret is being replaced, and the former and the present secret."""
+    with Receiver() as receiver:
+        webhook = host.create(receiver.url, repository="acme/app")
+        path = f"acme/app/webhooks/{webhook['id']}/rotate-secret/"
+        secret = host.api("POST", path).get_json()["secret"]
+        host.push(tag="latest", pusher="Jürgen 容器 \U0001f433")
+        host.deliver()
+    yield receiver.requests[0], [webhook["secret"], secret]
+
+
+@pytest.mark.skipif(not shutil.which("perl"), reason="perl is not installed")
+@on_sqlite
+def test_perl(request_of: tuple[Request, list[str]]) -> None:
+    """A short script in Perl verifies a delivery with either secret, and refuses a changed body, id or time."""
+    request, secrets = request_of
+    names = ("webhook-id", "webhook-timestamp", "webhook-signature")
+    signed = [request.headers[name] for name in names]
+
+    def verdict(secret: str, signed: list[str], body: bytes) -> tuple[int, bytes]:
+        done = subprocess.run(["perl", SCRIPT, secret, *signed], input=body, capture_output=True, timeout=30)
+        return done.returncode, done.stdout
+
+    assert [verdict(secret, signed, request.body) for secret in secrets] == [(0, b"valid\n")] * 2
+    changed = request.body.replace(b"latest", b"lastet")
+    assert changed != request.body
+    assert verdict(secrets[0], signed, changed) == (1, b"not valid\n")
+    assert verdict("whsec_" + "A" * 44, signed, request.body) == (1, b"not valid\n")
+    for place in (0, 1):
+        other = [each if number != place else f"{each}1" for number, each in enumerate(signed)]
+        assert verdict(secrets[0], other, request.body) == (1, b"not valid\n")
+
+
+@contextmanager
+def webhook_program(folder: Path, secret: str) -> Iterator[tuple[str, Path]]:
+    """adnanh/webhook with a hook that wants X-Hub-Signature-256; yields its URL, and the file that it writes."""
+    written, command = folder / "written", folder / "command.sh"
+    command.write_text(f'#!/bin/sh\nprintf "%s" "$1" > {written}\n')
+    command.chmod(0o755)
+    rule = {"type": "payload-hmac-sha256", "secret": secret}
+    hook: dict[str, Any] = {
+        "id": "deploy",
+        "execute-command": str(command),
+        "include-command-output-in-response": True,
+        "pass-arguments-to-command": [{"source": "payload", "name": "repository.repo_name"}],
+        "trigger-rule": {"match": rule | {"parameter": {"source": "header", "name": "X-Hub-Signature-256"}}},
+    }
+    hook["trigger-rule-mismatch-http-response-code"] = 403
+    hooks, port = folder / "hooks.json", free_port()
+    hooks.write_text(json.dumps([hook]))
+    with (folder / "log").open("wb") as log:
+        program = subprocess.Popen(
+            ["webhook", "-hooks", hooks, "-ip", "127.0.0.1", "-port", str(port), "-verbose"], stdout=log, stderr=log
+        )
+    try:
+        poll(lambda: b"serving hooks on" in (folder / "log").read_bytes())
+        yield f"http://127.0.0.1:{port}/hooks/deploy", written
+    finally:
+        program.kill()
+        program.wait()
+
+
+@pytest.mark.skipif(not shutil.which("webhook"), reason="Debian's webhook is not installed")
+@on_sqlite
+def test_go(host: Host, tmp_path: Path) -> None:
+    """Debian's `webhook` runs its command for a real delivery, and refuses the same with a changed body or secret."""
+    secret = "whsec_" + "Zm9v" * 10
+    with webhook_program(tmp_path, secret) as (url, written), Receiver() as recorder:
+        webhook = host.create(url, secret=secret)
+        host.create(recorder.url, name="the same", secret=secret)
+        host.push(pusher="Jürgen 容器")
+        host.deliver()
+        [delivery] = host.history(webhook)
+        assert (delivery["state"], written.read_text()) == ("succeeded", "acme/app")
+        written.unlink()
+        [request] = recorder.requests
+        kept = {name: request.headers[name] for name in ("content-type", "x-hub-signature-256")}
+        changed = request.body.replace(b"acme/app", b"acme/apq")
+        answers = [requests.post(url, body, headers=kept, timeout=10).status_code for body in (request.body, changed)]
+        assert answers == [200, 500]  # it calls a wrong signature an error
+        written.unlink()
+        del kept["x-hub-signature-256"]
+        assert requests.post(url, request.body, headers=kept, timeout=10).status_code == 403
+        assert not written.exists()
+        host.api("POST", f"acme/app/webhooks/{webhook['id']}/rotate-secret/")
+        host.push(tag="another")
+        host.deliver()
+        attempt = host.details(webhook, host.history(webhook)[0])["attempts"][0]
+        assert attempt["response"]["status_code"] == 500
+        assert not written.exists()
