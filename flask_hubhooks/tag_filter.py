@@ -11,7 +11,7 @@ PATTERNS_LIMIT = 20
 PATTERN_LIMIT = 128
 """Characters of a pattern; a tag has at most as many (OCI Distribution 1.1, "Pulling manifests")."""
 
-_PATTERN = re.compile(r"!?[A-Za-z0-9_*?\[][A-Za-z0-9_.*?\[\]!-]*")
+PATTERN = re.compile(r"!?[A-Za-z0-9_*?\[][A-Za-z0-9_.*?\[\]!-]*")
 
 
 class BadPattern(ValueError):
@@ -44,7 +44,7 @@ def check_pattern(pattern: str) -> None:
     """Pass a pattern that a tag may match; raises `BadPattern` for any other."""
     if len(pattern) > PATTERN_LIMIT:
         raise BadPattern(f"Longer than maximum length {PATTERN_LIMIT}.")
-    if not _PATTERN.fullmatch(pattern):
+    if not PATTERN.fullmatch(pattern):
         raise BadPattern("Must be letters, digits, '_', '.', '-' and the wildcards '*', '?', '[…]', after '!' or not.")
     try:
         _compiled(pattern.removeprefix("!"))

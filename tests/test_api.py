@@ -541,6 +541,7 @@ def paths(host: Host) -> dict[str, set[str]]:
         delivery: {"GET", "HEAD", "OPTIONS"},
         f"{delivery}redeliver/": {"POST", "OPTIONS"},
         "/u/acme/app/hook/token/": {"POST", "OPTIONS"},
+        "/hubhooks/openapi.json": {"GET", "HEAD", "OPTIONS"},
     }
 
 

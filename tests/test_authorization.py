@@ -38,7 +38,8 @@ BODIES: dict[str, dict[str, Any]] = {
     ONE + "history/<uuid:delivery_id>/redeliver/": {"POST": None},
 }
 """The methods of every route that an authorizer guards, and what each is sent."""
-CALLBACK = "/u/<path:repository>/hook/<token>/"
+CALLBACK, DOCUMENT = "/u/<path:repository>/hook/<token>/", "/hubhooks/openapi.json"
+"""What needs no authorizer."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 UNSAFE = [(rule, method) for rule, methods in BODIES.items() for method in methods if method != "GET"]
 
@@ -139,7 +140,7 @@ def no_marks(answer: TestResponse, marks: list[str]) -> None:
 def test_every_route_is_walked(host: Host) -> None:
     """A route of ours that these tests do not know fails them, and each takes every method."""
     ours = {each.rule: each.methods for each in host.app.url_map.iter_rules() if each.endpoint.startswith("hubhooks.")}
-    assert set(ours) == {*BODIES, CALLBACK}
+    assert set(ours) == {*BODIES, CALLBACK, DOCUMENT}
     assert all(methods == set(METHODS) for methods in ours.values())
 
 

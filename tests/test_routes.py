@@ -63,9 +63,12 @@ CASES = [
     case("history", "GET", 200, 400, 200, below="{webhook}/history/", bad_query="cursor=x"),
     case("delivery", "GET", 200, None, 200, below="{webhook}/history/{delivery}/"),
     case("redeliver", "POST", 202, None, 403, below="{webhook}/history/{delivery}/redeliver/"),
+    # Everybody may read what there is.
+    Case("openapi", "GET", (200, None, 200, 200, None, 405)),
     # The token is the authority: who calls back is nobody's reader and no stranger.
     Case("callback", "POST", (200, 400, None, None, 404, 405), {"state": "success"}, bad_content=BAD),
 ]
+WITH_A_DATABASE = [each for each in CASES if each.endpoint != "openapi"]
 
 
 class Filled:
@@ -93,6 +96,8 @@ class Filled:
         method = "PUT" if column == "wrong method" else case.method
         user = {"reader": "reader", "stranger": "bob"}.get(column, "alice")
         missing = column == "missing"
+        if case.endpoint == "openapi":
+            return self.host.client.open("/hubhooks/openapi.json", method=method)
         if case.endpoint == "callback":
             token = self.token(self.none["delivery"] if missing else self.delivery)
             return self.host.client.open(f"/u/{self.owned.repository}/hook/{token}/", method=method, **options)
@@ -159,7 +164,7 @@ def test_no_route_is_missing(standing: Host) -> None:
         assert {method for name, method in table if name == endpoint} == allowed - {"OPTIONS", "HEAD"}, rule
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.method}-{case.endpoint}")
+@pytest.mark.parametrize("case", WITH_A_DATABASE, ids=lambda case: f"{case.method}-{case.endpoint}")
 def test_a_database_that_is_away(
     filled: Filled, case: Case, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -188,7 +193,7 @@ def test_a_database_that_cannot_be_reached(
     engine = create_engine(uri)
     with filled.host.app.app_context():
         monkeypatch.setitem(filled.host.db.engines, None, engine)
-    for case in CASES:
+    for case in WITH_A_DATABASE:
         problem(filled.ask(case, "ok"), 503)
         assert filled.ask(case, "bad input").status_code in (400, 503)
         if case.endpoint != "callback":

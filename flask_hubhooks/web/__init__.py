@@ -6,13 +6,12 @@ from typing import Any
 
 from flask import Blueprint, current_app
 
-from . import api, callbacks
+from . import api, callbacks, openapi
 
 
 def add_routes(blueprint: Blueprint) -> None:
     """Put every route on the blueprint."""
-    api.add_routes(blueprint)
-    callbacks.add_routes(blueprint)
+    openapi.add_route(blueprint, [*api.add_routes(blueprint), *callbacks.add_routes(blueprint)])
 
     @blueprint.url_value_preprocessor
     def exempt_from_csrf(*_: Any) -> None:

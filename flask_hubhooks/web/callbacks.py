@@ -12,13 +12,16 @@ from ..delivery.tokens import BadToken
 from ..models import Delivery
 from ..outbox import wake
 from ..state import current_state
-from .pipeline import carried_out, json_response, parse_json, read_body, route
+from .pipeline import Handler, Route, carried_out, json_response, parse_json, read_body, route
 from .problems import Problem
 from .schemas import CallbackSchema
 
+_CALLBACK = CallbackSchema()
 
-def add_routes(blueprint: Blueprint) -> None:
-    route(blueprint, "/u/<path:repository>/hook/<token>/", "callback", POST=partial(carried_out, post_callback))
+
+def add_routes(blueprint: Blueprint) -> list[Route]:
+    post = Handler(partial(carried_out, post_callback), body=_CALLBACK)
+    return [route(blueprint, "/u/<path:repository>/hook/<token>/", "callback", POST=post)]
 
 
 def post_callback(repository: str, token: str) -> Response:
@@ -28,7 +31,7 @@ def post_callback(repository: str, token: str) -> Response:
         delivery_id, round_ = state.tokens.read(token)
     except BadToken:
         raise _unknown() from None
-    callback = parse_json(read_body(), CallbackSchema())
+    callback = parse_json(read_body(), _CALLBACK)
     with state.writing() as session:
         delivery = session.get(Delivery, delivery_id, with_for_update=True)
         if delivery is None or delivery.push.repository != repository:

@@ -27,7 +27,29 @@ logger = logging.getLogger(__name__)
 DEADLOCK_TRIES = 3
 ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
-Handler = Callable[..., Response]
+Function = Callable[..., Response]
+
+
+@dataclass(frozen=True)
+class Handler:
+    """What answers a method of a route; `query` and `body` are what it takes, and `access` what it asks of whom."""
+
+    answer: Function
+    query: Schema | None = None
+    body: Schema | None = None
+    optional: bool = False
+    """An empty body counts as an empty object."""
+    access: str = ""
+    """ "read" or "write", as the host's authorizer knows it; "" for a route that everybody may use."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """A URL rule of the blueprint, and its handlers by method."""
+
+    rule: str
+    name: str
+    handlers: Mapping[str, Handler]
 
 
 @dataclass(frozen=True)
@@ -46,7 +68,7 @@ class Call:
         return Owner(self.user, self.repository, self.state.config, self.state.secrets)
 
 
-def route(blueprint: Blueprint, rule: str, name: str, **handlers: Handler) -> None:
+def route(blueprint: Blueprint, rule: str, name: str, **handlers: Handler) -> Route:
     """Serve `rule` with a handler for each method, with and without its final slash, and never with a redirect.
 
     Routing errors never reach a blueprint, so the view takes every method and answers 405 itself.
@@ -69,12 +91,13 @@ def route(blueprint: Blueprint, rule: str, name: str, **handlers: Handler) -> No
         merge_slashes=False,
         provide_automatic_options=False,
     )
+    return Route(rule, name, handlers)
 
 
-def _handler(handlers: Mapping[str, Handler]) -> Handler:
+def _handler(handlers: Mapping[str, Handler]) -> Function:
     method = "GET" if request.method == "HEAD" else request.method
     if method in handlers:
-        return handlers[method]
+        return handlers[method].answer
     allowed = sorted({*handlers, "OPTIONS", *(["HEAD"] if "GET" in handlers else [])})
     headers = {"Allow": ", ".join(allowed)}
     if method == "OPTIONS":
@@ -82,29 +105,35 @@ def _handler(handlers: Mapping[str, Handler]) -> Handler:
     raise Problem(405, f"{request.method} is not possible here; {headers['Allow']} are.", headers=headers)
 
 
-def reads(handler: Callable[..., Response]) -> Handler:
-    """The handler of a request that reads: it is called with a `Call`."""
-    return lambda repository, **ids: carried_out(handler, _authorized("read", repository), **ids)
+def reads(function: Function, query: Schema | None = None) -> Handler:
+    """The handler of a request that reads: `function` is called with a `Call`, and the query where it takes one."""
+
+    def answer(repository: str, **ids: Any) -> Response:
+        call = _authorized("read", repository)
+        return carried_out(function, call, *([read_query(query)] if query else []), **ids)
+
+    return Handler(answer, query=query, access="read")
 
 
-def writes(handler: Callable[..., Response]) -> Handler:
-    """The handler of a request that changes something: it is called with a `Call`."""
+def writes(function: Function, body: Schema | None = None, *, optional: bool = False) -> Handler:
+    """The handler of a request that changes something: `function` is called with a `Call`, and the body it takes."""
 
-    def guarded(repository: str, **ids: Any) -> Response:
+    def answer(repository: str, **ids: Any) -> Response:
         _refuse_foreign_origin(current_state())
-        return carried_out(handler, _authorized("write", repository), **ids)
+        call = _authorized("write", repository)
+        return carried_out(function, call, *([read_json(body, optional=optional)] if body else []), **ids)
 
-    return guarded
+    return Handler(answer, body=body, optional=optional, access="write")
 
 
-def carried_out(handler: Callable[..., Response], *arguments: Any, **ids: Any) -> Response:
-    """What a handler answers; it is called again where it was the victim of a deadlock, and undone thereby.
+def carried_out(function: Function, *arguments: Any, **ids: Any) -> Response:
+    """What a function answers; it is called again where it was the victim of a deadlock, and undone thereby.
 
     Raises 503 where the database cannot be used.
     """
     for tries in count(1):
         try:
-            return handler(*arguments, **ids)
+            return function(*arguments, **ids)
         except Refused as refused:
             raise invalid(refused.errors) from None
         except DATABASE_AWAY as fault:

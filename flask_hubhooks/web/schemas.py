@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_load, validates, validates_schema
+from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_load, validates_schema
 from marshmallow.validate import Length, OneOf, Range
 
 from ..chains import Callback
@@ -24,6 +24,7 @@ from ..state import current_state
 from ..tag_filter import PATTERNS_LIMIT, BadPattern, check_pattern
 from ..webhooks import HookWanted
 
+CALLBACK_STATES = ("success", "failure", "error")
 TARGET_URL_LIMIT = 2048
 PAGE_SIZE = 25
 
@@ -64,6 +65,15 @@ def pattern(text: str) -> None:
         check_pattern(text)
     except BadPattern as bad:
         raise ValidationError(str(bad)) from None
+
+
+def default_page_size() -> int:
+    return min(PAGE_SIZE, current_state().config.max_page_size)
+
+
+def page_size(size: int) -> None:
+    """Refuse a page that is larger than allowed."""
+    Range(1, current_state().config.max_page_size)(size)
 
 
 def http_url(url: str) -> None:
@@ -119,7 +129,10 @@ class Strict(Schema):
 
 
 class HookSchema(Strict):
-    """A hook of a webhook, or a new one; it loads to a `HookWanted`."""
+    """A hook of a webhook, or a new one.
+
+    It loads to a `HookWanted`.
+    """
 
     id = fields.Integer(strict=True)
     hook_url = fields.String(validate=hook_url)
@@ -176,7 +189,10 @@ class TagFilterSchema(Strict):
 
 
 class WebhookSchema(Strict):
-    """A webhook to create or, `partial`, to change. `hook_url` is short for `hooks` with one of that URL."""
+    """A webhook, or of one what is to change.
+
+    `hook_url` is short for `hooks` with one of that URL.
+    """
 
     name = Stripped(required=True, validate=name)
     active = StrictBoolean()
@@ -226,11 +242,7 @@ class Query(Schema):
 
 
 class PageSchema(Query):
-    page_size = WholeNumber(load_default=lambda: min(PAGE_SIZE, current_state().config.max_page_size))
-
-    @validates("page_size")
-    def _is_no_larger_than_allowed(self, size: int, **_: Any) -> None:
-        Range(1, current_state().config.max_page_size)(size)
+    page_size = WholeNumber(load_default=default_page_size, validate=page_size)
 
 
 class WebhookListSchema(PageSchema):
@@ -253,12 +265,15 @@ class HistorySchema(PageSchema):
 
 
 class CallbackSchema(Schema):
-    """A callback as Docker Hub documented it; it loads to a `Callback`. Keys we do not know are ignored."""
+    """A callback as Docker Hub documented it; keys we do not know are ignored.
+
+    It loads to a `Callback`.
+    """
 
     class Meta:
         unknown = EXCLUDE
 
-    state = fields.String(required=True, validate=OneOf(["success", "failure", "error"]))
+    state = fields.String(required=True, validate=OneOf(CALLBACK_STATES))
     description = fields.String(load_default="", validate=Length(max=255))
     context = fields.String(load_default="", validate=Length(max=100))
     target_url = fields.String(load_default="", validate=[Length(max=TARGET_URL_LIMIT), http_url])

@@ -1,40 +1,85 @@
-"""The JSON API under `/v2/repositories/<repository>/webhooks/`: which route is answered by what."""
+"""The JSON API under `/v2/repositories/<repository>/webhooks/`: which route is answered by what, and what it takes."""
 
 from __future__ import annotations
 
 from flask import Blueprint
 
-from ..pipeline import reads, route, writes
+from ..pipeline import Route, reads, route, writes
+from ..schemas import (
+    HistorySchema,
+    HookSchema,
+    RecoverSchema,
+    SecretSchema,
+    SendTestSchema,
+    TagFilterSchema,
+    WebhookListSchema,
+    WebhookSchema,
+)
 from . import deliveries, webhooks
 
 
-def add_routes(blueprint: Blueprint) -> None:
+def add_routes(blueprint: Blueprint) -> list[Route]:
     every = "/v2/repositories/<path:repository>/webhooks/"
+    return [*_of_webhooks(blueprint, every), *_of_deliveries(blueprint, every + "<int:webhook_id>/")]
+
+
+def _of_webhooks(blueprint: Blueprint, every: str) -> list[Route]:
     one = every + "<int:webhook_id>/"
-    hook = one + "hooks/<int:hook_id>/"
+    change = WebhookSchema(partial=True, exclude=["hook_url", "secret"])
+    url = HookSchema(exclude=["id"])
+    return [
+        route(
+            blueprint,
+            every,
+            "webhooks",
+            GET=reads(webhooks.list_all, WebhookListSchema()),
+            POST=writes(webhooks.create, WebhookSchema()),
+        ),
+        route(
+            blueprint,
+            every + "matching-tags/",
+            "matching_tags",
+            GET=reads(webhooks.matching_tags, TagFilterSchema()),
+        ),
+        route(
+            blueprint,
+            one,
+            "webhook",
+            GET=reads(webhooks.read),
+            PATCH=writes(webhooks.edit, change),
+            DELETE=writes(webhooks.delete),
+        ),
+        route(
+            blueprint,
+            one + "hooks/",
+            "hooks",
+            GET=reads(webhooks.list_hooks),
+            POST=writes(webhooks.add_hook, url),
+        ),
+        route(
+            blueprint,
+            one + "hooks/<int:hook_id>/",
+            "hook",
+            GET=reads(webhooks.read_hook),
+            PATCH=writes(webhooks.edit_hook, url),
+            DELETE=writes(webhooks.remove_hook),
+        ),
+        route(
+            blueprint,
+            one + "rotate-secret/",
+            "rotate_secret",
+            POST=writes(webhooks.rotate_secret, SecretSchema(), optional=True),
+        ),
+    ]
+
+
+def _of_deliveries(blueprint: Blueprint, one: str) -> list[Route]:
     delivery = one + "history/<uuid:delivery_id>/"
-    route(blueprint, every, "webhooks", GET=reads(webhooks.list_all), POST=writes(webhooks.create))
-    route(blueprint, every + "matching-tags/", "matching_tags", GET=reads(webhooks.matching_tags))
-    route(
-        blueprint,
-        one,
-        "webhook",
-        GET=reads(webhooks.read),
-        PATCH=writes(webhooks.edit),
-        DELETE=writes(webhooks.delete),
-    )
-    route(blueprint, one + "hooks/", "hooks", GET=reads(webhooks.list_hooks), POST=writes(webhooks.add_hook))
-    route(
-        blueprint,
-        hook,
-        "hook",
-        GET=reads(webhooks.read_hook),
-        PATCH=writes(webhooks.edit_hook),
-        DELETE=writes(webhooks.remove_hook),
-    )
-    route(blueprint, one + "rotate-secret/", "rotate_secret", POST=writes(webhooks.rotate_secret))
-    route(blueprint, one + "test/", "test", POST=writes(deliveries.send_test))
-    route(blueprint, one + "recover/", "recover", POST=writes(deliveries.recover))
-    route(blueprint, one + "history/", "history", GET=reads(deliveries.list_all))
-    route(blueprint, delivery, "delivery", GET=reads(deliveries.read))
-    route(blueprint, delivery + "redeliver/", "redeliver", POST=writes(deliveries.redeliver))
+    test = writes(deliveries.send_test, SendTestSchema(), optional=True)
+    return [
+        route(blueprint, one + "test/", "test", POST=test),
+        route(blueprint, one + "recover/", "recover", POST=writes(deliveries.recover, RecoverSchema())),
+        route(blueprint, one + "history/", "history", GET=reads(deliveries.list_all, HistorySchema())),
+        route(blueprint, delivery, "delivery", GET=reads(deliveries.read)),
+        route(blueprint, delivery + "redeliver/", "redeliver", POST=writes(deliveries.redeliver)),
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 from flask import Response
 from sqlalchemy import select
@@ -14,15 +15,13 @@ from ...models import Delivery
 from ...outbox import record_test, wake
 from ...redelivery import NotNow
 from .. import documents, history
-from ..pipeline import Call, api_url, json_response, read_json, read_query
+from ..pipeline import Call, api_url, json_response
 from ..problems import Problem, not_found
 from ..rate import count_send
-from ..schemas import HistorySchema, RecoverSchema, SendTestSchema
 from .webhooks import find
 
 
-def list_all(call: Call, webhook_id: int) -> Response:
-    query = read_query(HistorySchema())
+def list_all(call: Call, query: dict[str, Any], webhook_id: int) -> Response:
     with call.state.reading() as session:
         page = history.page(session, find(session, call, webhook_id), query)
         chains = history.chains(session, page.deliveries)
@@ -56,9 +55,8 @@ def redeliver(call: Call, webhook_id: int, delivery_id: uuid.UUID) -> Response:
     return _accepted(call, webhook_id, delivery_id)
 
 
-def recover(call: Call, webhook_id: int) -> Response:
+def recover(call: Call, wanted: dict[str, Any], webhook_id: int) -> Response:
     """Send again a batch of what could not be delivered; `remaining` says whether to ask for more."""
-    wanted = read_json(RecoverSchema())
     count_send(call)
     with call.state.writing() as session:
         lock_repository(session, call.repository)
@@ -72,9 +70,8 @@ def recover(call: Call, webhook_id: int) -> Response:
     return json_response({"recovered": recovered, "remaining": remaining})
 
 
-def send_test(call: Call, webhook_id: int) -> Response:
+def send_test(call: Call, wanted: dict[str, Any], webhook_id: int) -> Response:
     """Push to this webhook alone. Answer 202 with the delivery, or 409 where there is no hook to call."""
-    wanted = read_json(SendTestSchema(), optional=True)
     count_send(call)
     with call.state.writing() as session:
         row = find(session, call, webhook_id)

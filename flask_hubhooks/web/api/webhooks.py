@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from flask import Response, request
 from sqlalchemy import func, select
@@ -17,13 +18,11 @@ from ...tag_filter import TagFilter
 from ...webhooks import HookWanted, live
 from .. import documents
 from ..etag import require_match, tagged
-from ..pipeline import Call, api_url, json_response, read_json, read_query
+from ..pipeline import Call, api_url, json_response
 from ..problems import not_found
-from ..schemas import HookSchema, SecretSchema, TagFilterSchema, WebhookListSchema, WebhookSchema
 
 
-def list_all(call: Call) -> Response:
-    query = read_query(WebhookListSchema())
+def list_all(call: Call, query: dict[str, Any]) -> Response:
     wanted = select(Webhook).where(live(call.repository))
     if query["active"] is not None:
         wanted = wanted.where(Webhook.active.is_(query["active"]))
@@ -49,9 +48,8 @@ def _page_url(call: Call, page: int) -> str:
     return api_url(call, query=request.args.to_dict() | {"page": page})
 
 
-def create(call: Call) -> Response:
+def create(call: Call, wanted: dict[str, Any]) -> Response:
     """Answer 201 with the webhook, and with its secret, which is shown this once."""
-    wanted = read_json(WebhookSchema())
     with call.state.writing() as session:
         row, secret = webhooks.create(session, call.owner, wanted)
         content = documents.webhook(row, call.viewer)
@@ -65,9 +63,8 @@ def read(call: Call, webhook_id: int) -> Response:
         return tagged(documents.webhook(find(session, call, webhook_id), call.viewer))
 
 
-def edit(call: Call, webhook_id: int) -> Response:
+def edit(call: Call, wanted: dict[str, Any], webhook_id: int) -> Response:
     """Change what the body names, unless `If-Match` says that it was changed in between."""
-    wanted = read_json(WebhookSchema(partial=True, exclude=["hook_url", "secret"]))
     with _editing(call, webhook_id) as (session, row):
         require_match(documents.webhook(row, call.viewer))
         webhooks.edit(session, call.owner, row, wanted)
@@ -81,9 +78,8 @@ def delete(call: Call, webhook_id: int) -> Response:
     return Response(status=204)
 
 
-def rotate_secret(call: Call, webhook_id: int) -> Response:
+def rotate_secret(call: Call, wanted: dict[str, Any], webhook_id: int) -> Response:
     """Answer with a new secret, which is shown this once; the former one is used as well for a while."""
-    wanted = read_json(SecretSchema(), optional=True)
     with _editing(call, webhook_id) as (_, row):
         former_ttl = call.state.config.former_secret_ttl
         secret = credentials.rotate_secret(call.state.secrets, row, wanted["secret"], former_ttl)
@@ -98,9 +94,8 @@ def list_hooks(call: Call, webhook_id: int) -> Response:
         return json_response({"results": [documents.hook(each, row.active, call.viewer) for each in row.hooks]})
 
 
-def add_hook(call: Call, webhook_id: int) -> Response:
+def add_hook(call: Call, wanted: HookWanted, webhook_id: int) -> Response:
     """Answer 201 with the hook, which stands behind the others."""
-    wanted = read_json(HookSchema(exclude=["id"]))
     with _editing(call, webhook_id) as (session, row):
         hooks = [*(HookWanted(id=each.id) for each in row.hooks), wanted]
         webhooks.edit(session, call.owner, row, {"hooks": hooks})
@@ -116,9 +111,8 @@ def read_hook(call: Call, webhook_id: int, hook_id: int) -> Response:
         return tagged(documents.hook(_hook(row, hook_id), row.active, call.viewer))
 
 
-def edit_hook(call: Call, webhook_id: int, hook_id: int) -> Response:
+def edit_hook(call: Call, wanted: HookWanted, webhook_id: int, hook_id: int) -> Response:
     """Give a hook another URL; what it has not sent yet goes there."""
-    wanted: HookWanted = read_json(HookSchema(exclude=["id"]))
     with _editing(call, webhook_id) as (session, row):
         hook = _hook(row, hook_id)
         require_match(documents.hook(hook, row.active, call.viewer))
@@ -136,9 +130,9 @@ def remove_hook(call: Call, webhook_id: int, hook_id: int) -> Response:
     return Response(status=204)
 
 
-def matching_tags(call: Call) -> Response:
+def matching_tags(call: Call, query: dict[str, Any]) -> Response:
     """Which of the repository's recent tags a filter would let through; it need not be any webhook's yet."""
-    tag_filter = TagFilter(read_query(TagFilterSchema())["tag_filter"])
+    tag_filter = TagFilter(query["tag_filter"])
     with call.state.reading() as session:
         tags = recent_tags(session, call.repository)
     matching = [tag for tag in tags if tag_filter.matches(tag)]
