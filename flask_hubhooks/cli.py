@@ -45,8 +45,9 @@ def worker(concurrency: int | None, burst: bool) -> None:
 def rotate_keys() -> None:
     """Encrypt all secrets and headers anew, with the newest key.
 
-    Run it after a new key was put before the others in HUBHOOKS_ENCRYPTION_KEYS, or a new SECRET_KEY was set with
-    the old one in SECRET_KEY_FALLBACKS. Then the old one can go. It may run while everything else does.
+    First put a new key before the others in HUBHOOKS_ENCRYPTION_KEYS, or set a new SECRET_KEY with the old one in
+    SECRET_KEY_FALLBACKS, and restart every web process and worker: one that does not have the new key goes on
+    encrypting with the old one, and cannot read what this has encrypted. Then run this; then the old key can go.
     """
     rotated, unreadable = encrypt_anew(current_state())
     click.echo(f"hubhooks: secrets and headers of {rotated} webhooks are encrypted with the newest key")

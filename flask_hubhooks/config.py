@@ -17,6 +17,8 @@ from cryptography.fernet import Fernet
 from redis import ConnectionPool
 
 PREFIX = "HUBHOOKS_"
+LONGEST = timedelta(days=3650)
+"""More than a delivery lasts, and less than what databases and calendars can count to."""
 
 
 class ConfigError(RuntimeError):
@@ -216,7 +218,7 @@ def _positive_duration(value: timedelta | float) -> timedelta:
     if isinstance(value, bool):
         raise TypeError
     duration = value if isinstance(value, timedelta) else timedelta(seconds=value)
-    if duration <= timedelta(0):
+    if not timedelta(0) < duration <= LONGEST:
         raise ValueError
     return duration
 
@@ -259,8 +261,8 @@ _ACCEPTED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "proxy": (_proxy, "None or the URL of a proxy such as http://user:password@proxy.example.com:3128"),
     "ca_bundle": (_certificates, "the path of a readable PEM file"),
     "encryption_keys": (_fernet_keys, "a list of Fernet keys, the newest first"),
-    "former_secret_ttl": (_positive_duration, "a timedelta or a number of seconds, more than 0"),
-    "callback_ttl": (_positive_duration, "a timedelta or a number of seconds, more than 0"),
+    "former_secret_ttl": (_positive_duration, "a timedelta or a number of seconds, more than 0 and at most 10 years"),
+    "callback_ttl": (_positive_duration, "a timedelta or a number of seconds, more than 0 and at most 10 years"),
     "max_webhooks": _from_1_to(10_000),
     "max_hooks": _from_1_to(100),
     "max_name_length": _from_1_to(255),

@@ -149,6 +149,8 @@ def credentials(url: str) -> list[str]:
     return [*hidden, *map(unquote_plus, hidden)]
 
 
+BARE_LEAST = 8
+"""Characters of a parameter without a name that is taken for a credential, as in `?f3a9…`."""
 _PARAMETER = re.compile(r"[^&#]+")
 """Of a query, or of the fragment that a redirect may lead to."""
 
@@ -173,14 +175,17 @@ def _parted(parameter: str) -> tuple[str, str]:
         value_at = start + len(name) + len(equals)
         if equals and _CREDENTIAL.search(unquote_plus(name)):
             return parameter[:value_at], parameter[value_at:]
+        if not equals and len(each) >= BARE_LEAST:
+            return parameter[:start], parameter[start:]
         start += len(each) + 1
     return parameter, ""
 
 
 def hosts(url: str) -> tuple[str, str]:
     """The host in ASCII, as it is looked up, and as it reads in its own script."""
-    ascii_host = _as_sent(url).hostname or ""
-    with suppress(idna.IDNAError):  # a later version of the tables may take a name back
+    ascii_host = ""
+    with suppress(RequestException, ValueError):  # later versions of what reads it may not take it any more
+        ascii_host = _as_sent(url).hostname or ""
         if "xn--" in ascii_host:
             return ascii_host, idna.decode(ascii_host)
     return ascii_host, ascii_host

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, FromClause, and_, exists, func, literal, select, true, update
+from sqlalchemy import ColumnElement, FromClause, and_, exists, func, literal, or_, select, true, update
 from sqlalchemy.orm import Session, aliased
 
 from .chains import sendable_now
 from .database import now_plus
-from .models import Delivery, Hook, Kind, Push, Status, Webhook, deliveries, unsucceeded
+from .models import Delivery, Hook, Kind, Push, Status, Webhook, deliveries, hooks, unsucceeded
 
 RECOVER_MOST = 500
 """Chain requests that one call of `recover` sends again."""
@@ -87,7 +87,8 @@ def _undelivered(webhook: Webhook, since: datetime, until: datetime | None) -> C
             earlier.push_id == Delivery.push_id,
             earlier.webhook_id == Delivery.webhook_id,
             earlier.position < Delivery.position,
-            earlier.status != Status.SUCCEEDED,
+            Hook.id == earlier.hook_id,
+            or_(earlier.status != Status.SUCCEEDED, Hook.removed_at.is_not(None)),
         ),
         ~exists().where(
             sent.c.push_id == Delivery.push_id, sent.c.webhook_id == Delivery.webhook_id, _on_the_wire(sent)
@@ -124,4 +125,5 @@ _NEW_ROUND: dict[str, Any] = {
     "callback_context": "",
     "callback_target_url": "",
     "callback_at": None,
+    "destination": select(hooks.c.destination).where(hooks.c.id == deliveries.c.hook_id).scalar_subquery(),
 }

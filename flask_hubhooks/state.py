@@ -14,6 +14,7 @@ from flask_sqlalchemy import SQLAlchemy
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from .config import Config
@@ -79,16 +80,23 @@ class State:
             retry=Retry(NoBackoff(), 0),
         )
 
+    @property
+    def engine(self) -> Engine:
+        """The host's engine, with its connections; but errors do not tell what was sent, which may be secret."""
+        engine = self.db.engine.execution_options()
+        engine.hide_parameters = True
+        return engine
+
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """A session of our own, apart from the host's."""
-        with Session(self.db.engine, expire_on_commit=False) as session:
+        with Session(self.engine, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """A short transaction of our own: it commits at the end, or rolls back on an exception."""
-        with Session(self.db.engine, expire_on_commit=False) as session, session.begin():
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
             take_write_lock(session)
             yield session
 

@@ -9,9 +9,12 @@ from functools import lru_cache
 
 PATTERNS_LIMIT = 20
 PATTERN_LIMIT = 128
-"""Characters of a pattern; a tag has at most as many (OCI Distribution 1.1, "Pulling manifests")."""
+"""Characters of a pattern; a tag has at most as many."""
 
-PATTERN = re.compile(r"!?[A-Za-z0-9_*?\[][A-Za-z0-9_.*?\[\]!-]*")
+_ONE_OF = r"\[!?(?:[A-Za-z0-9]-[A-Za-z0-9]|[A-Za-z0-9_.])+-?\]"
+PATTERN = re.compile(rf"!?(?:[A-Za-z0-9_*?]|{_ONE_OF})(?:[A-Za-z0-9_.*?-]|{_ONE_OF})*")
+"""What can match a tag (OCI Distribution 1.1, "Pulling manifests"), and means the same to every version of Python."""
+_RANGE = re.compile(r"([A-Za-z0-9])-([A-Za-z0-9])")
 
 
 class BadPattern(ValueError):
@@ -46,10 +49,9 @@ def check_pattern(pattern: str) -> None:
         raise BadPattern(f"Longer than maximum length {PATTERN_LIMIT}.")
     if not PATTERN.fullmatch(pattern):
         raise BadPattern("Must be letters, digits, '_', '.', '-' and the wildcards '*', '?', '[…]', after '!' or not.")
-    try:
-        _compiled(pattern.removeprefix("!"))
-    except re.error:
-        raise BadPattern("Holds a range in [...] that cannot be.") from None
+    for one_of in re.findall(_ONE_OF, pattern):
+        if any(first > last for first, last in _RANGE.findall(one_of)):
+            raise BadPattern(f"Holds a range that is empty: {one_of}.")
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

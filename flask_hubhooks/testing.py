@@ -112,7 +112,7 @@ class Deliveries:
 
     @cached_property
     def _network(self) -> Transport:
-        return guarded_transport(self._state.config)
+        return guarded_transport(self._state.config, concurrency=1)
 
     def _post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Outcome:
         self._sent += 1

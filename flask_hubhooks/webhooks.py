@@ -98,9 +98,10 @@ def edit(session: Session, owner: Owner, webhook: Webhook, wanted: Mapping[str, 
 
 
 def delete(session: Session, owner: Owner, webhook: Webhook) -> None:
-    """Delete at once: the name is free, the history unreadable, nothing more is sent."""
+    """Delete at once: the name is free, the history unreadable, nothing more is sent, what was secret is gone."""
     cancel_webhook(session, webhook.id, "the webhook was deleted", tests=True)
     webhook.deleted_id = webhook.id
+    webhook.encrypted_former_secret = webhook.former_secret_until = webhook.encrypted_headers = None
     webhook.last_updater = owner.name
 
 
@@ -153,7 +154,9 @@ def _set_headers(owner: Owner, webhook: Webhook, wanted: Mapping[str, str | None
     given = {name: known.get(name.lower(), "") if value is None else value for name, value in wanted.items()}
     headers = {name: value for name, value in given.items() if value}
     if missing := given.keys() - headers.keys():
-        raise Refused({"headers": {name: ["Has no value yet."] for name in missing}})
+        raise Refused(
+            {"headers": {name: ["Has no value, or one that cannot be read any more: give one."] for name in missing}}
+        )
     if headers != headers_of(owner.secrets, webhook):
         webhook.encrypted_headers = owner.secrets.encrypt(request_headers.as_text(headers)) if headers else None
 

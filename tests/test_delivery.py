@@ -713,7 +713,7 @@ def test_let_go(host: Host) -> None:
         host.push()
         with host.writing() as session:
             taken = claims.claim(session, 10)
-            claims.let_go(session, taken)
+            claims.let_go(session, taken, 0.0, "")
         host.deliver()
         assert len(receiver.requests) == 1
     assert only(host, webhook)["attempts"][0]["trigger"] == "push"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import select, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
@@ -17,7 +18,7 @@ from flask_hubhooks.delivery.claims import Claim
 from flask_hubhooks.delivery.recording import Result
 from flask_hubhooks.delivery.retry import judge
 from flask_hubhooks.delivery.transport import Outcome
-from flask_hubhooks.models import Hook
+from flask_hubhooks.models import Hook, Webhook
 
 from .host import Host
 from .receivers import Connection, Receiver, Request, poll
@@ -133,3 +134,50 @@ def test_a_late_failure_does_not_disable_a_hook_that_is_well_again(host: Host) -
     with host.writing() as session:
         recording.record(session, [result(second, 500)], 60)
     assert host.api("GET", f"acme/app/webhooks/{webhook['id']}/").get_json()["active"]
+
+
+@pytest.mark.parametrize("database_uri", ["postgresql"], indirect=True)  # SQLite calls it the same as being locked
+def test_an_attempt_that_the_database_refuses(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    """A delivery whose attempt cannot be written is not sent again for that: it moves on, and the log says so."""
+    with Receiver() as receiver:
+        webhook = host.create(f"{receiver.url}?token=not-for-the-log")
+        host.push()
+        with host.writing() as session:
+            session.execute(text("ALTER TABLE hubhooks_attempt RENAME COLUMN wait_ms TO waited"))
+        host.deliver()
+        with host.writing() as session:
+            session.execute(text("ALTER TABLE hubhooks_attempt RENAME COLUMN waited TO wait_ms"))
+        host.make_due()
+        host.deliver()
+    assert len(receiver.requests) == 1
+    assert [(each["state"], each["attempt_count"]) for each in host.history(webhook)] == [("succeeded", 0)]
+    assert "cannot record 1 deliveries" in caplog.text
+    assert "not-for-the-log" not in caplog.text
+
+
+def test_a_held_delivery_says_so(host: Host) -> None:
+    """A delivery that cannot be sent for want of a key says so in the history, and not any more once it is sent."""
+    with Receiver() as receiver:
+        webhook = host.create(receiver.url)
+        host.push()
+        with host.writing() as session:
+            kept = session.scalars(select(Webhook.encrypted_secret)).one()
+        host.set_all(Webhook, encrypted_secret=b"nonsense")
+        host.deliver()
+        assert host.history(webhook)[0]["reason"].startswith("held: its secret or its headers cannot be decrypted")
+        host.set_all(Webhook, encrypted_secret=kept)
+        host.make_due()
+        host.deliver()
+    assert [(each["state"], each["reason"]) for each in host.history(webhook)] == [("succeeded", "")]
+
+
+def test_localhost_is_allowed_by_either_loopback_network(make_host: Callable[..., Host]) -> None:
+    """A hook on localhost works where one of the loopback networks is allowed, whatever else the name resolves to."""
+    for network in ("127.0.0.0/8", "::1/128"):
+        host = make_host(config={"HUBHOOKS_ALLOWED_NETWORKS": [network]})
+        with Receiver() as receiver:
+            webhook = host.create(f"http://localhost:{receiver.port}/", name=network)
+            host.push()
+            host.deliver()
+            assert host.history(webhook)[0]["state"] == "succeeded"
+            host.api("DELETE", f"acme/app/webhooks/{webhook['id']}/")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rq import Queue
 from rq.serializers import JSONSerializer
-from sqlalchemy import update
+from sqlalchemy import select, update
 from werkzeug.test import TestResponse
 
 from flask_hubhooks import redelivery
@@ -311,3 +311,17 @@ def test_of_what_is_gone(host: Host, receivers: list[Receiver]) -> None:
     assert states(host, removed) == ["cancelled"]
     problem(api(host, "POST", deleted, "test/"), 404)
     problem(api(host, "POST", removed, "test/"), 409)
+
+
+def test_a_redelivery_goes_to_the_present_destination(host: Host) -> None:
+    """A delivery that is sent again counts for where its hook leads now."""
+    with Receiver(301) as old, Receiver() as new:
+        webhook = host.create(old.url)
+        host.push()
+        host.deliver()
+        hook = webhook["hooks"][0]["id"]
+        host.api("PATCH", f"acme/app/webhooks/{webhook['id']}/hooks/{hook}/", json={"hook_url": new.url})
+        delivery = host.history(webhook)[0]
+        host.api("POST", f"acme/app/webhooks/{webhook['id']}/history/{delivery['id']}/redeliver/")
+        with host.writing() as session:
+            assert session.scalars(select(Delivery.destination)).one() == f"http://127.0.0.1:{new.port}"

@@ -123,7 +123,7 @@ def _end_unsendable(session: Session, rows: Sequence[Any]) -> list[uuid.UUID]:
     gave_up = [row for row in rows if row.gave_up and not row.switched_off]
     for unsendable, status, reason in (
         (cancelled, Status.CANCELLED, SWITCHED_OFF),
-        (gave_up, Status.FAILED, f"destination unreachable for {GIVE_UP_AFTER.days} days"),
+        (gave_up, Status.FAILED, f"not delivered within {GIVE_UP_AFTER.days} days"),
     ):
         if unsendable:
             these = deliveries.c.id.in_([row.id for row in unsendable])
@@ -165,10 +165,10 @@ _READ_TAKEN = (
 )
 
 
-def let_go(session: Session, claims: Iterable[Claim], delay_s: float = 0.0) -> None:
-    """Give claims back unsent, due again after `delay_s`; it uses up no attempt."""
+def let_go(session: Session, claims: Iterable[Claim], delay_s: float, reason: str) -> None:
+    """Give claims back unsent, due again after `delay_s`; it uses up no attempt. The history tells the reason."""
     rows = [
-        {"claim_id": each.id, "claim_lease": each.lease_token, "delay_s": delay_s}
+        {"claim_id": each.id, "claim_lease": each.lease_token, "delay_s": delay_s, "why": reason}
         for each in sorted(claims, key=lambda claim: claim.id)  # the order in which all lock them
     ]
     if rows:
@@ -178,7 +178,7 @@ def let_go(session: Session, claims: Iterable[Claim], delay_s: float = 0.0) -> N
 _LET_GO = (
     update(deliveries)
     .where(deliveries.c.id == bindparam("claim_id"), deliveries.c.lease_token == bindparam("claim_lease"))
-    .values(lease_token=None, next_attempt_at=now_plus(bindparam("delay_s", type_=Float)))
+    .values(lease_token=None, reason=bindparam("why"), next_attempt_at=now_plus(bindparam("delay_s", type_=Float)))
 )
 
 

@@ -23,7 +23,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from ..hook_url import Target
 from . import certificates
 from .addresses import ForbiddenAddress, is_address
-from .egress import Egress
+from .egress import PUBLIC_ONLY, Egress
 from .lookups import Found, LookUpFailed, LookUpLate, look_ups
 
 INTERIM_LIMIT = 16  # 1xx answers that are passed over before the real one
@@ -342,8 +342,10 @@ def _address(sockaddr: Any) -> str:
 
 
 def _words(fault: OSError, sockaddr: Any, call: Call) -> str:
-    """Return why an address could not be connected to."""
+    """Return why an address could not be connected to; which one is told where it is public, or the URL's own."""
     host, port = sockaddr[:2]
+    if call.target and not PUBLIC_ONLY.allows(host):
+        host = call.target.host
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     match fault:
         case TimeoutError():

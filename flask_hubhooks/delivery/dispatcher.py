@@ -56,15 +56,17 @@ class Unsent:
     """A claim that is given back: nothing was sent, no attempt is used up."""
 
     claim: Claim
-    delay_s: float
+    delay_s: float = 0.0
+    reason: str = ""
+    """For the history, where it is a fault of ours."""
 
 
 Post = Callable[[str, bytes, Mapping[str, str]], Outcome]
 """`Transport.post`: sends a body with headers to a URL and returns what came of it."""
 
 
-def guarded_transport(config: Config) -> Transport:
-    """The transport that deliveries go through, with the app's settings."""
+def guarded_transport(config: Config, concurrency: int) -> Transport:
+    """The transport that deliveries go through, with the app's settings; it keeps as many connections open."""
     return Transport(
         egress_of(config),
         ca_bundle=config.ca_bundle,
@@ -72,6 +74,7 @@ def guarded_transport(config: Config) -> Transport:
         proxy=config.proxy,
         connect_timeout_s=CONNECT_TIMEOUT_S,
         deadline_s=DEADLINE_S,
+        pool_size=concurrency,
     )
 
 
@@ -97,8 +100,8 @@ class Dispatcher:
         self._slice_s = slice_s
         self._linger_s = linger_s
         self._listener = Listener(state)
-        self._post = post or guarded_transport(state.config).post
         limit = concurrency or state.config.concurrency
+        self._post = post or guarded_transport(state.config, limit).post
         self._pool: ElasticPool[tuple[Claim, float], Result | Unsent] = pool(self._deliver, limit)
         self._completed = 0
         self._claim_not_before = self._sweep_not_before = 0.0
@@ -177,7 +180,7 @@ class Dispatcher:
         """Send one claim, on a thread of the pool."""
         claim, lease_ends = task
         if self.stopping or monotonic() + DEADLINE_S + LEASE_MARGIN_S > lease_ends:
-            return Unsent(claim, 0.0)
+            return Unsent(claim)
         try:
             return self._send(claim)
         except SecretUnreadable:
@@ -187,9 +190,10 @@ class Dispatcher:
                 claim.id,
                 claim.webhook_id,
             )
+            return Unsent(claim, HELD_S, "held: its secret or its headers cannot be decrypted; tell the operator")
         except Exception:
             logger.exception("delivery %s is held: it could not be built", claim.id)
-        return Unsent(claim, HELD_S)
+            return Unsent(claim, HELD_S, "held: it could not be built; the worker's log says why")
 
     def _send(self, claim: Claim) -> Result:
         token = self._state.tokens.make(claim.id, claim.round)
@@ -237,22 +241,36 @@ class Dispatcher:
                 time.sleep(wait_s)
             except SQLAlchemyError:
                 logger.exception("cannot record %d deliveries", len(done))
-                for each in done if len(done) > 1 else ():
-                    self._record([each])
-                return
+                return self._record_one_by_one(done)
+
+    def _record_one_by_one(self, done: Sequence[Result | Unsent]) -> None:
+        """Write each of a batch that the database refuses, one that it still refuses without its attempt.
+
+        Otherwise it would be sent again and again, as often as its lease ends.
+        """
+        if len(done) > 1:
+            for each in done:
+                self._record([each])
+            return
+        try:
+            self._recorded(self._write(done, with_attempts=False))
+        except SQLAlchemyError:
+            logger.exception("cannot record what came of a delivery: it is sent again when its lease ends")
 
     def _recorded(self, changes: Changes) -> None:
         if changes.more_due:
             self._claim_not_before = -inf
         announce(self._state, changes)
 
-    def _write(self, done: Sequence[Result | Unsent]) -> Changes:
+    def _write(self, done: Sequence[Result | Unsent], *, with_attempts: bool = True) -> Changes:
         results = [each for each in done if isinstance(each, Result)]
-        for delay_s in {each.delay_s for each in done if isinstance(each, Unsent)}:
-            these = [each.claim for each in done if isinstance(each, Unsent) and each.delay_s == delay_s]
+        unsent = [each for each in done if isinstance(each, Unsent)]
+        for delay_s, reason in {(each.delay_s, each.reason) for each in unsent}:
+            these = [each.claim for each in unsent if (each.delay_s, each.reason) == (delay_s, reason)]
             with self._state.writing() as session:  # each locks its rows in order
-                claims.let_go(session, these, delay_s)
+                claims.let_go(session, these, delay_s, reason)
         if not results:
             return Changes()
+        ttl_s = self._state.config.callback_ttl.total_seconds()
         with self._state.writing() as session:
-            return recording.record(session, results, self._state.config.callback_ttl.total_seconds())
+            return recording.record(session, results, ttl_s, with_attempts=with_attempts)

@@ -69,7 +69,7 @@ class Egress:
 
         Of a name the text does not tell which address it has: names of an internal network may be looked up, too.
         """
-        listed = self.lists(host)
+        listed = self.lists(host) or (_is_local(host) and self._lets_local(host))
         for address in addresses:
             try:
                 self.addresses.check(address, listed=listed)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Float, and_, bindparam, func, or_, select, update
+from sqlalchemy import Float, and_, bindparam, func, literal, or_, select, update
 from sqlalchemy.orm import Session
 
 from ..chains import Changes, advance, unsent
@@ -30,24 +30,63 @@ class Result:
     judgement: Judgement
 
 
-def record(session: Session, results: Sequence[Result], callback_ttl_s: float) -> Changes:
+def record(
+    session: Session, results: Sequence[Result], callback_ttl_s: float, *, with_attempts: bool = True
+) -> Changes:
     """Write every attempt; move a delivery only where lease, round and pending still hold.
 
     A callback, a cancellation or a redelivery in between has cleared the lease: then the attempt is history and
-    the delivery stays as they left it.
+    the delivery stays as they left it, but for its having been received. What an earlier URL of a hook answered,
+    unless it received the delivery, is not held against the present one: that is tried at once.
     """
     rows = _lock(session, results)
     results = [result for result in results if result.claim.id in rows]  # a row may have been deleted meanwhile
     if not results:
         return Changes()
-    insert_rows(
-        session, attempts, _attempt_rows(results, _attempt_counts(session, {each.claim.id for each in results}))
-    )
+    if with_attempts:
+        counts = _attempt_counts(session, {each.claim.id for each in results})
+        insert_rows(session, attempts, _attempt_rows(results, counts))
     held = [result for result in results if _still_held(rows[result.claim.id], result.claim)]
+    _note_receipt(session, [each for each in results if _cancelled_meanwhile(rows[each.claim.id], each)])
+    stale = _of_earlier_urls(session, held)
+    held = [replace(each, judgement=_AT_ONCE) if each.claim.id in stale else each for each in held]
     finished = [claim for move, claims in _moves(held, callback_ttl_s) for claim in _apply(session, move, claims)]
     chains = {(each.push_id, each.webhook_id) for each in finished if each.chain_length > 1}
     more_due = bool(chains) and advance(session, chains)
-    return Changes([each.id for each in finished], _note_health(session, held), more_due)
+    well_or_not = [each for each in held if each.claim.id not in stale and not each.claim.is_test]
+    more_due = more_due or bool(stale)
+    return Changes([each.id for each in finished], _note_health(session, well_or_not), more_due)
+
+
+_AT_ONCE = Judgement(Verdict.RETRY, delay_s=0.0)
+
+
+def _of_earlier_urls(session: Session, held: Sequence[Result]) -> set[uuid.UUID]:
+    """The deliveries that failed at a URL which their hook does not have any more."""
+    failed = [each.claim for each in held if each.judgement.verdict is not Verdict.RECEIVED and not each.claim.is_test]
+    if not failed:
+        return set()
+    urls = {row.id: row.hook_url for row in session.execute(_HOOK_URLS, {"ids": [each.hook_id for each in failed]})}
+    return {each.id for each in failed if urls.get(each.hook_id, each.hook_url) != each.hook_url}
+
+
+def _cancelled_meanwhile(row: Any, result: Result) -> bool:
+    received = result.judgement.verdict is Verdict.RECEIVED
+    return received and row.status == Status.CANCELLED and bool(row.round == result.claim.round)
+
+
+def _note_receipt(session: Session, results: Sequence[Result]) -> None:
+    """Note that what was cancelled on the wire has arrived: the history says so, and recovering does not repeat it."""
+    if results:
+        these = {"ids": [each.claim.id for each in results]}
+        session.execute(_RECEIVED, these)
+
+
+_RECEIVED = (
+    update(deliveries)
+    .where(deliveries.c.id.in_(bindparam("ids", expanding=True)))
+    .values(received_at=now_plus(literal(0.0)))
+)
 
 
 def _lock(session: Session, results: Sequence[Result]) -> dict[uuid.UUID, Any]:
@@ -177,9 +216,7 @@ def _apply(session: Session, move: _Move, claims: list[Claim]) -> list[Claim]:
 _these_hooks = update(hooks).where(hooks.c.id.in_(bindparam("ids", expanding=True)))
 _HOOKS_ARE_WELL = _these_hooks.where(hooks.c.failing_since.is_not(None)).values(failing_since=None)
 _HOOKS_FAIL = _these_hooks.where(hooks.c.failing_since.is_(None)).values(failing_since=bindparam("since"))
-_HOOK_URLS = select(hooks.c.id, hooks.c.hook_url).where(
-    hooks.c.id.in_(bindparam("ids", expanding=True)), hooks.c.removed_at.is_(None)
-)
+_HOOK_URLS = select(hooks.c.id, hooks.c.hook_url).where(hooks.c.id.in_(bindparam("ids", expanding=True)))
 _FAILING_TOO_LONG = select(hooks.c.id, hooks.c.webhook_id, hooks.c.destination, hooks.c.failing_since).where(
     hooks.c.id.in_(bindparam("ids", expanding=True)), hooks.c.failing_since <= bindparam("limit")
 )
@@ -188,29 +225,17 @@ _FAILING_TOO_LONG = select(hooks.c.id, hooks.c.webhook_id, hooks.c.destination, 
 def _note_health(session: Session, results: Sequence[Result]) -> list[int]:
     """Note since when hooks have been failing; switch off webhooks whose receiver is gone or failed too long.
 
-    Tests do not count. Returns the ids of the webhooks that were switched off.
+    Returns the ids of the webhooks that were switched off.
     """
-    results = [each for each in results if not each.claim.is_test]
     received = {each.claim.hook_id for each in results if each.judgement.verdict is Verdict.RECEIVED}
     if received:
         session.execute(_HOOKS_ARE_WELL, {"ids": list(received)})
     failed = [each for each in results if each.judgement.verdict is not Verdict.RECEIVED]
-    reasons = _note_failing(session, failed, received) if failed else {}
+    failing = {each.claim.hook_id for each in failed} - received
+    reasons = _failing_too_long(session, failing) if failing else {}
+    reasons |= {each.claim.hook_id: each.judgement.reason for each in failed if each.judgement.verdict is Verdict.GONE}
     webhook_of = {each.claim.hook_id: each.claim.webhook_id for each in results}
     return [webhook_of[hook] for hook, reason in reasons.items() if disable(session, webhook_of[hook], reason)]
-
-
-def _note_failing(session: Session, failed: Sequence[Result], well: Collection[int]) -> dict[int, str]:
-    """Note that hooks fail; tells of those whose receiver is gone, or that have failed for too long.
-
-    What an earlier URL of a hook answered is not held against its present one.
-    """
-    urls = {
-        row.id: row.hook_url for row in session.execute(_HOOK_URLS, {"ids": [each.claim.hook_id for each in failed]})
-    }
-    failed = [each for each in failed if urls.get(each.claim.hook_id) == each.claim.hook_url]
-    gone = {each.claim.hook_id: each.judgement.reason for each in failed if each.judgement.verdict is Verdict.GONE}
-    return _failing_too_long(session, {each.claim.hook_id for each in failed} - set(well)) | gone
 
 
 def _failing_too_long(session: Session, hook_ids: Collection[int]) -> dict[int, str]:

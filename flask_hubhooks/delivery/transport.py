@@ -13,7 +13,6 @@ replaced before use.
 from __future__ import annotations
 
 import functools
-import os.path
 import re
 import ssl
 from collections.abc import Mapping
@@ -60,7 +59,7 @@ class Outcome:
 class Transport:
     """Sends POSTs over connections that are kept alive for each destination; one serves all threads.
 
-    `egress` is where they may go. `ca_bundle`, a file or folder of certificates, takes the place of certifi's;
+    `egress` is where they may go. `ca_bundle`, a file of certificates, takes the place of certifi's;
     `client_certificate`, files of a certificate and its key, is what receivers that ask for one are shown.
     `connect_timeout_s` bounds the TCP connect over all addresses of a name together, `deadline_s` the whole POST:
     look-up, connect, TLS, sending, and reading the answer. `pool_size` is how many connections each destination
@@ -207,9 +206,7 @@ class _TLS:
 def _tls_context(ca_bundle: str | None) -> ssl.SSLContext:
     context = create_urllib3_context()
     context.sslsocket_class = TLSSocket
-    bundle = ca_bundle or DEFAULT_CA_BUNDLE_PATH
-    folder = os.path.isdir(bundle)
-    context.load_verify_locations(cafile=None if folder else bundle, capath=bundle if folder else None)
+    context.load_verify_locations(ca_bundle or DEFAULT_CA_BUNDLE_PATH)
     return context
 
 

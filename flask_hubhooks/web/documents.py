@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -73,24 +74,38 @@ def hook(row: Hook, active: bool, viewer: Viewer) -> dict[str, Any]:
     }
 
 
-def delivery(row: Delivery, chain: Sequence[Delivery], viewer: Viewer) -> dict[str, Any]:
-    """One line of the history. `status` is Docker Hub's word, `state` where it exactly stands."""
+@dataclass(frozen=True)
+class Around:
+    """What stands around deliveries of a webhook."""
+
+    chains: Mapping[int, Sequence[Delivery]]
+    """The chain of each push, by the push's id."""
+    causes: Mapping[uuid.UUID, str]
+    """What is wrong by the latest attempt of each delivery, by its id; "" where nothing is."""
+
+
+def delivery(row: Delivery, around: Around, viewer: Viewer) -> dict[str, Any]:
+    """One line of the history. `status` is Docker Hub's word, `state` where it exactly stands.
+
+    There is no next attempt while one is under way.
+    """
     return {
         "id": str(row.id),
         "status": row.docker_status,
         "state": row.status.value,
         "reason": row.reason,
+        "cause": around.causes.get(row.id, ""),
         "hook": {"id": row.hook_id, "hook_url": viewer.url(row.hook.hook_url)},
         "position": row.position,
         "chain_length": row.chain_length,
         "round": row.round,
-        "chain": [_step(each, viewer) for each in chain],
+        "chain": [_step(each, viewer) for each in around.chains[row.push_id]],
         "attempt_count": row.attempt_count,
         "push": _push(row.push),
         "callback_expected": row.callback_expected,
-        "callback": _callback(row),
+        "callback": _callback(row, viewer),
         "created_at": time(row.created_at),
-        "next_attempt_at": time(row.next_attempt_at),
+        "next_attempt_at": None if row.lease_token else time(row.next_attempt_at),
         "received_at": time(row.received_at),
         "finished_at": time(row.finished_at),
     }
@@ -107,10 +122,10 @@ def _step(row: Delivery, viewer: Viewer) -> dict[str, Any]:
     }
 
 
-def delivery_with_attempts(row: Delivery, chain: Sequence[Delivery], viewer: Viewer) -> dict[str, Any]:
+def delivery_with_attempts(row: Delivery, around: Around, viewer: Viewer) -> dict[str, Any]:
     """One delivery whole: `attempts` holds each request and what was answered."""
     sent = _sent_body(row, viewer.state.config)
-    return delivery(row, chain, viewer) | {"attempts": [_attempt(each, sent, viewer) for each in row.attempts]}
+    return delivery(row, around, viewer) | {"attempts": [_attempt(each, sent, viewer) for each in row.attempts]}
 
 
 def _push(row: Push) -> dict[str, Any]:
@@ -125,14 +140,14 @@ def _push(row: Push) -> dict[str, Any]:
     }
 
 
-def _callback(row: Delivery) -> dict[str, Any] | None:
+def _callback(row: Delivery, viewer: Viewer) -> dict[str, Any] | None:
     if not row.callback_state:
         return None
     return {
         "state": row.callback_state,
         "description": row.callback_description,
         "context": row.callback_context,
-        "target_url": row.callback_target_url,
+        "target_url": viewer.url(row.callback_target_url),
         "received_at": time(row.callback_at),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -14,7 +15,9 @@ from sqlalchemy import ColumnElement, and_, literal, not_, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session, contains_eager, joinedload
 
 from ..database import UTCDateTime
-from ..models import ID_LIMIT, Delivery, Push, Status, Webhook, unsucceeded
+from ..delivery.causes import cause
+from ..models import ID_LIMIT, Attempt, Delivery, Push, Status, Webhook, unsucceeded
+from .documents import Around
 from .problems import invalid
 
 _CURSOR = re.compile(r"(older|newer):(-?[0-9]{1,18}):([0-9]{1,10}):([0-9]{1,4})")
@@ -55,8 +58,21 @@ def page(session: Session, webhook: Webhook, wanted: Mapping[str, Any]) -> Page:
     )
 
 
-def chains(session: Session, deliveries: Sequence[Delivery]) -> dict[int, list[Delivery]]:
-    """For each push of some deliveries of one webhook, by its id, all deliveries of the chain in order."""
+def around(session: Session, deliveries: Sequence[Delivery]) -> Around:
+    """The chains that some deliveries of one webhook are part of, and what was wrong with each at last."""
+    return Around(_chains(session, deliveries), _causes(session, deliveries))
+
+
+def _causes(session: Session, deliveries: Sequence[Delivery]) -> dict[uuid.UUID, str]:
+    tried = (
+        select(Attempt.delivery_id, Attempt.status_code, Attempt.error)
+        .where(Attempt.delivery_id.in_([each.id for each in deliveries]))
+        .order_by(Attempt.delivery_id, Attempt.number)
+    )
+    return {each.delivery_id: cause(each.status_code, each.error) for each in session.execute(tried)}
+
+
+def _chains(session: Session, deliveries: Sequence[Delivery]) -> dict[int, list[Delivery]]:
     found = {each.push_id: [each] for each in deliveries}
     long = {each.push_id for each in deliveries if each.chain_length > 1}
     if long:

@@ -12,19 +12,20 @@ from .pipeline import Call
 from .problems import Problem
 
 WINDOW_S = 60
+RETRY = {"Retry-After": "5"}
 
 
 def count_send(call: Call) -> None:
     """Count a test, a redelivery or a recovery; raises 429 where the repository has asked for too many of late.
 
-    While Redis is away nothing is counted, and nothing is sent either.
+    Raises 503 where it cannot be counted: while Redis is away nothing would be sent either.
     """
     most = call.state.config.max_sends_per_minute
     window, passed_s = divmod(int(time.time()), WINDOW_S)
     try:
         count = _count(call.state, call.repository, window)
     except (RedisError, OSError):
-        return
+        raise Problem(503, "The registry's Redis cannot be reached now: try again.", headers=RETRY) from None
     if count > most:
         detail = f"This repository has asked for more than {most} tests, redeliveries and recoveries within a minute."
         raise Problem(429, detail, headers={"Retry-After": str(WINDOW_S - passed_s)})

@@ -182,12 +182,6 @@ def secret(text: str) -> None:
 tag_filter = fields.List(fields.String(validate=pattern), validate=Length(max=PATTERNS_LIMIT))
 
 
-class TagFilterSchema(Strict):
-    """A filter to try."""
-
-    tag_filter = tag_filter
-
-
 class WebhookSchema(Strict):
     """A webhook, or of one what is to change.
 
@@ -234,14 +228,13 @@ class RecoverSchema(Strict):
     until = Time(load_default=None)
 
 
-class Query(Schema):
-    """Parameters of a URL. Those that we do not know are ignored."""
+class TagFilterSchema(Strict):
+    """A filter to try."""
 
-    class Meta:
-        unknown = EXCLUDE
+    tag_filter = tag_filter
 
 
-class PageSchema(Query):
+class PageSchema(Strict):
     page_size = WholeNumber(load_default=default_page_size, validate=page_size)
 
 

@@ -24,12 +24,12 @@ from .webhooks import find
 def list_all(call: Call, query: dict[str, Any], webhook_id: int) -> Response:
     with call.state.reading() as session:
         page = history.page(session, find(session, call, webhook_id), query)
-        chains = history.chains(session, page.deliveries)
+        around = history.around(session, page.deliveries)
     return json_response(
         {
             "next": api_url(call, webhook_id, "history", query=page.older) if page.older else None,
             "previous": api_url(call, webhook_id, "history", query=page.newer) if page.newer else None,
-            "results": [documents.delivery(row, chains[row.push_id], call.viewer) for row in page.deliveries],
+            "results": [documents.delivery(row, around, call.viewer) for row in page.deliveries],
         }
     )
 
@@ -37,8 +37,8 @@ def list_all(call: Call, query: dict[str, Any], webhook_id: int) -> Response:
 def read(call: Call, webhook_id: int, delivery_id: uuid.UUID) -> Response:
     with call.state.reading() as session:
         row = _find(session, call, webhook_id, delivery_id)
-        chain = history.chains(session, [row])[row.push_id]
-        return json_response(documents.delivery_with_attempts(row, chain, call.viewer))
+        around = history.around(session, [row])
+        return json_response(documents.delivery_with_attempts(row, around, call.viewer))
 
 
 def redeliver(call: Call, webhook_id: int, delivery_id: uuid.UUID) -> Response:
@@ -85,7 +85,7 @@ def send_test(call: Call, wanted: dict[str, Any], webhook_id: int) -> Response:
 def _accepted(call: Call, webhook_id: int, delivery_id: uuid.UUID) -> Response:
     with call.state.reading() as session:
         row = _find(session, call, webhook_id, delivery_id)
-        content = documents.delivery(row, history.chains(session, [row])[row.push_id], call.viewer)
+        content = documents.delivery(row, history.around(session, [row]), call.viewer)
     return json_response(content, 202, {"Location": api_url(call, webhook_id, "history", delivery_id)})
 
 
