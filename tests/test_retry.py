@@ -102,6 +102,7 @@ def test_retry_after_date() -> None:
 @pytest.mark.parametrize(
     ("asked", "delay"),
     [("0", 300), ("7", 300), (in_seconds(-3600), 300), ("601", 600), ("9" * 5000, 600), (in_seconds(9e6), 600)],
+    ids=["none", "too soon", "gone by", "too late", "far too late", "a distant date"],
 )
 def test_retry_after_out_of_bounds(asked: str, delay: int) -> None:
     """What is too soon, past or huge becomes the nearest bound."""

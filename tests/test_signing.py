@@ -76,7 +76,11 @@ def test_rotated_keys() -> None:
     assert new.decrypt(both.encrypt(SECRET)) == SECRET
 
 
-@pytest.mark.parametrize("stored", [SecretBox([], ["another"]).encrypt("secret"), b"", b"\xff" * 100])
+@pytest.mark.parametrize(
+    "stored",
+    [SecretBox([], ["another"]).encrypt("secret"), b"", b"\xff" * 100],
+    ids=["another key", "empty", "nonsense"],
+)
 def test_unreadable(stored: bytes) -> None:
     """What another key encrypted, or what is no such thing at all, is unreadable and nothing else."""
     with pytest.raises(SecretUnreadable):
