@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     CursorResult,
+    Select,
     and_,
     bindparam,
     exists,
@@ -72,9 +73,9 @@ def advance(session: Session, chains: Collection[Chain]) -> bool:
 
 
 def lock_waiting(session: Session, chains: Collection[Chain]) -> None:
-    """Lock what waits in chain requests of which only deliveries that await a callback are locked: see `_locked`."""
+    """Lock what waits in chain requests of which only deliveries that await a callback are locked."""
     of_chains = tuple_(deliveries.c.push_id, deliveries.c.webhook_id).in_(list(chains))
-    session.execute(_locked(of_chains & (deliveries.c.status == Status.WAITING)))
+    session.execute(_of(of_chains & (deliveries.c.status == Status.WAITING)))
 
 
 def ended(status: Status, reason: str) -> dict[str, Any]:
@@ -151,17 +152,21 @@ def cancel_hook(session: Session, hook: Hook, reason: str) -> None:
 
 def lock_unsent(session: Session, webhook_id: int) -> None:
     """Lock what a webhook has pending or waiting, for more than one change to it."""
-    session.execute(_locked(unsent & (deliveries.c.webhook_id == webhook_id)))
+    session.execute(_of(unsent & (deliveries.c.webhook_id == webhook_id)))
 
 
-def _locked(condition: ColumnElement[bool]) -> Any:
-    """Every transaction locks deliveries in the order of their ids, so that none waits in a circle."""
-    return select(deliveries.c.id).where(unsucceeded, condition).order_by(deliveries.c.id).with_for_update()
+def _of(condition: ColumnElement[bool]) -> Select[Any]:
+    return locking(select(deliveries.c.id).where(unsucceeded, condition))
+
+
+def locking(found: Select[Any]) -> Select[Any]:
+    """Lock the deliveries that are found. All do so in the order of their ids, so that none waits in a circle."""
+    return found.order_by(deliveries.c.id).with_for_update()
 
 
 def _cancel(session: Session, condition: ColumnElement[bool], reason: str) -> None:
     """A POST on the wire is still written to the history."""
-    chosen = _locked(condition).cte("chosen")
+    chosen = _of(condition).cte("chosen")
     cancelled = update(deliveries).where(deliveries.c.id.in_(select(chosen.c.id)))
     session.execute(cancelled.values(ended(Status.CANCELLED, reason)))
 
@@ -184,6 +189,17 @@ class Callback:
     target_url: str = ""
 
 
+def _refuse(delivery: Delivery, round_: int, callback: Callback) -> None:
+    if round_ != delivery.round:
+        raise CallbackRefused(409, "this callback URL is of an earlier round: the delivery was sent again since")
+    if delivery.callback_state not in ("", callback.state):
+        raise CallbackRefused(409, f"this delivery was decided before, as {delivery.callback_state!r}")
+    ended_without = delivery.status not in (Status.PENDING, Status.AWAITING_CALLBACK, Status.SUCCEEDED)
+    if ended_without and not delivery.callback_state:
+        ending = f": {delivery.reason}" if delivery.reason else ""
+        raise CallbackRefused(410, f"this delivery is {delivery.status.value}{ending}")
+
+
 def decide(session: Session, delivery: Delivery, round_: int, callback: Callback) -> Changes:
     """Let a callback decide its delivery, whose row is locked.
 
@@ -194,15 +210,9 @@ def decide(session: Session, delivery: Delivery, round_: int, callback: Callback
 
     Raises `CallbackRefused`: 409 for another state or an older round, 410 where the delivery has ended.
     """
-    if round_ != delivery.round:
-        raise CallbackRefused(409, "this callback URL is of an earlier round: the delivery was sent again since")
+    _refuse(delivery, round_, callback)
     if delivery.callback_state:
-        if delivery.callback_state != callback.state:
-            raise CallbackRefused(409, f"this delivery was decided before, as {delivery.callback_state!r}")
-        return Changes()
-    if delivery.status not in (Status.PENDING, Status.AWAITING_CALLBACK, Status.SUCCEEDED):
-        ending = f": {delivery.reason}" if delivery.reason else ""
-        raise CallbackRefused(410, f"this delivery is {delivery.status.value}{ending}")
+        return Changes()  # it says the same again
     failed = delivery.callback_expected and callback.state != "success"
     session.execute(
         update(deliveries)

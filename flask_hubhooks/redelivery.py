@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, FromClause, and_, exists, func, literal, or_, select, true, update
 from sqlalchemy.orm import Session, aliased
 
-from .chains import sendable_now
+from .chains import locking, sendable_now
 from .database import now_plus
 from .models import Delivery, Hook, Kind, Push, Status, Webhook, deliveries, hooks, unsucceeded
 
@@ -29,12 +29,10 @@ def redeliver(session: Session, delivery: Delivery) -> None:
     The delivery is due at once, the later ones wait for it. Its id stays: receivers can tell a repeat. Raises
     `NotNow` where the webhook is off, the hook gone, or the chain on the wire or not yet come this far.
     """
-    chain = session.execute(
-        select(deliveries.c.position, deliveries.c.status, _on_the_wire(deliveries).label("on_the_wire"))
-        .where(deliveries.c.push_id == delivery.push_id, deliveries.c.webhook_id == delivery.webhook_id)
-        .order_by(deliveries.c.id)
-        .with_for_update()
-    ).all()
+    of_chain = select(deliveries.c.position, deliveries.c.status, _on_the_wire(deliveries).label("on_the_wire")).where(
+        deliveries.c.push_id == delivery.push_id, deliveries.c.webhook_id == delivery.webhook_id
+    )
+    chain = session.execute(locking(of_chain)).all()
     if not delivery.webhook.active:
         raise NotNow("the webhook is not active")
     if delivery.hook.removed_at:
@@ -63,7 +61,7 @@ def recover(session: Session, webhook: Webhook, since: datetime, until: datetime
     oldest = select(Delivery.push_id).where(lost).order_by(Delivery.pushed_at, Delivery.push_id).limit(RECOVER_MOST)
     chosen = session.scalars(oldest).all()
     of_webhook = (deliveries.c.webhook_id == webhook.id) & deliveries.c.push_id.in_(chosen)
-    session.execute(select(deliveries.c.id).where(of_webhook).order_by(deliveries.c.id).with_for_update())
+    session.execute(locking(select(deliveries.c.id).where(of_webhook)))
     rows = session.scalars(select(Delivery).where(lost, Delivery.push_id.in_(chosen))).all()  # what holds once locked
     if rows:
         _begin_round(session, rows)

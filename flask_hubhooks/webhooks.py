@@ -12,13 +12,13 @@ from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
 from . import request_headers
-from .chains import cancel_hook, cancel_webhook, lock_unsent
+from .chains import cancel_hook, cancel_webhook, lock_unsent, unsent
 from .config import Config
 from .credentials import headers_of
 from .database import lock_repository, utcnow
 from .delivery.signing import SecretBox, new_secret
 from .hook_url import destination
-from .models import Hook, Status, Webhook, deliveries, unsucceeded, webhooks
+from .models import Hook, Webhook, deliveries, unsucceeded, webhooks
 
 SLUG_LIMIT = 200
 _OTHER_THAN_LETTERS = re.compile(r"-+")
@@ -224,7 +224,6 @@ def _new_hook(owner: Owner, webhook: Webhook, url: str) -> Hook:
 
 def _set_url(session: Session, hook: Hook, url: str) -> None:
     """Give a hook another URL: what it has not sent yet goes there, and it is not failing any more."""
-    unsent = deliveries.c.status.in_([Status.PENDING, Status.WAITING])
     moved = update(deliveries).where(deliveries.c.webhook_id == hook.webhook_id, deliveries.c.hook_id == hook.id)
     session.execute(moved.where(unsucceeded, unsent).values(destination=destination(url)))
     hook.hook_url, hook.destination, hook.failing_since = url, destination(url), None

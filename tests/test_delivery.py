@@ -664,7 +664,7 @@ def test_a_dead_worker(host: Host) -> None:
         webhook = host.create(receiver.url)
         host.push()
         with host.writing() as session:
-            assert len(claims.claim(session, 10)) == 1
+            assert len(claims.claim(session, 10)[0]) == 1
         host.deliver()
         assert not receiver.requests
         assert only(host, webhook)["next_attempt_at"] is None  # as far as anybody knows it is under way
@@ -686,7 +686,7 @@ def test_claims_at_the_same_time(host: Host) -> None:
         for number in range(10):
             host.push(tag=f"v{number}")
     with host.writing() as one, host.writing() as other:
-        taken = [[claim.tag for claim in claims.claim(session, 6)] for session in (one, other)]
+        taken = [[claim.tag for claim in claims.claim(session, 6)[0]] for session in (one, other)]
     assert [len(tags) for tags in taken] == [6, 4]
     assert set(taken[0]).isdisjoint(taken[1])
 
@@ -716,7 +716,7 @@ def test_let_go(host: Host) -> None:
         webhook = host.create(receiver.url)
         host.push()
         with host.writing() as session:
-            taken = claims.claim(session, 10)
+            taken = claims.claim(session, 10)[0]
             claims.let_go(session, taken, 0.0, "")
         host.deliver()
         assert len(receiver.requests) == 1

@@ -68,10 +68,10 @@ def test_attempts_of_a_worker_and_its_successor_are_both_kept(host: Host) -> Non
     webhook = host.create("http://127.0.0.1:9/")
     host.push()
     with host.writing() as session:
-        (lost,) = claims.claim(session, 5)
+        (lost,) = claims.claim(session, 5)[0]
     host.make_due()
     with host.writing() as session:
-        (held,) = claims.claim(session, 5)
+        (held,) = claims.claim(session, 5)[0]
 
     def record() -> None:
         with host.writing() as session:
@@ -94,7 +94,7 @@ def test_deleting_a_webhook_that_is_just_being_disabled(host: Host) -> None:
     webhook = host.create("http://127.0.0.1:9/")
     host.push()
     with host.writing() as session:
-        (claim,) = claims.claim(session, 5)
+        (claim,) = claims.claim(session, 5)[0]
     answers: list[int] = []
     url = f"acme/app/webhooks/{webhook['id']}/"
     thread = threading.Thread(target=lambda: answers.append(host.api("DELETE", url).status_code))
@@ -112,7 +112,7 @@ def test_a_success_ends_failing_whichever_was_claimed_first(host: Host) -> None:
     host.push()
     host.push()
     with host.writing() as session:
-        first, second = claims.claim(session, 5)
+        first, second = claims.claim(session, 5)[0]
     with host.writing() as session:
         recording.record(session, [result(first, 301)], 60)
     with host.writing() as session:
@@ -128,7 +128,7 @@ def test_a_late_failure_does_not_disable_a_hook_that_is_well_again(host: Host) -
     host.push()
     host.set_all(Hook, failing_since=utcnow() - timedelta(days=6))
     with host.writing() as session:
-        first, second = claims.claim(session, 5)
+        first, second = claims.claim(session, 5)[0]
     with host.writing() as session:
         recording.record(session, [result(first)], 60)
     with host.writing() as session:

@@ -128,7 +128,7 @@ def answered(claim: Claim, status_code: int = 200) -> Result:
 def take(host: Host, limit: int = 100) -> list[Claim]:
     """Claim as a worker does that is about to send."""
     with host.writing() as session:
-        return claims.claim(session, limit)
+        return claims.claim(session, limit)[0]
 
 
 def record(host: Host, *results: Result) -> None:
@@ -860,7 +860,7 @@ def test_recovering_waits_for_who_claims(host: Host) -> None:
     answers: list[tuple[int, int]] = []
     thread = threading.Thread(target=lambda: answers.append(recover(host, webhook)))
     with host.writing() as session:
-        (claim,) = claims.claim(session, 5)
+        (claim,) = claims.claim(session, 5)[0]
         thread.start()
         poll(lambda: waits_for_a_lock(host))
     thread.join(20)

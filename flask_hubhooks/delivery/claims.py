@@ -102,19 +102,19 @@ def anything_due(session: Session) -> bool:
     return bool(session.scalar(_ANYTHING_DUE))
 
 
-def claim(session: Session, limit: int, changes: Changes | None = None) -> list[Claim]:
+def claim(session: Session, limit: int) -> tuple[list[Claim], Changes]:
     """Take at most `limit` due deliveries, oldest first; no other worker has them until the lease ends.
 
     The database's clock decides what is due. What can no longer be sent ends here instead: its webhook was
-    switched off, or its time to give up has come, which is noted in `changes`.
+    switched off, or its time to give up has come, which the changes tell.
     """
-    changes = Changes() if changes is None else changes
+    changes = Changes()
     while taken := session.execute(_TAKE, {"most": limit, "lease": uuid.uuid4()}).scalars().all():
         rows = session.execute(_READ_TAKEN, {"taken": taken}).all()
         changes.finished += _end_unsendable(session, rows)
         if sendable := [Claim(*row[:-2]) for row in rows if not row.switched_off and not row.gave_up]:
-            return sendable
-    return []
+            return sendable, changes
+    return [], changes
 
 
 def _end_unsendable(session: Session, rows: Sequence[Any]) -> list[uuid.UUID]:

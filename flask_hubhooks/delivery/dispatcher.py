@@ -167,9 +167,8 @@ class Dispatcher:
         if busy and (self._pool.queued > limit // 4 or monotonic() < self._claim_not_before):
             return
         lease_ends = monotonic() + claims.LEASE_S
-        changes = Changes()
         with self._state.writing() as session:
-            taken = claims.claim(session, limit, changes)
+            taken, changes = claims.claim(session, limit)
         self._completed = 0
         self._claim_not_before = monotonic() + (0.0 if len(taken) == limit else POLL_S)
         for claim in taken:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Float, and_, bindparam, func, literal, or_, select, update
 from sqlalchemy.orm import Session
 
-from ..chains import Changes, advance, unsent
+from ..chains import Changes, advance, locking, unsent
 from ..database import insert_rows, lock_repository, now_plus, utcnow
 from ..models import Status, attempts, deliveries, hooks, unsucceeded
 from ..webhooks import disable
@@ -52,10 +52,9 @@ def record(
     held = [replace(each, judgement=_AT_ONCE) if each.claim.id in stale else each for each in held]
     finished = [claim for move, claims in _moves(held, callback_ttl_s) for claim in _apply(session, move, claims)]
     chains = {(each.push_id, each.webhook_id) for each in finished if each.chain_length > 1}
-    more_due = bool(chains) and advance(session, chains)
-    well_or_not = [each for each in held if each.claim.id not in stale and not each.claim.is_test]
-    more_due = more_due or bool(stale)
-    return Changes([each.id for each in finished], _note_health(session, well_or_not), more_due)
+    goes_on = bool(chains) and advance(session, chains)
+    telling = [each for each in held if each.claim.id not in stale and not each.claim.is_test]
+    return Changes([each.id for each in finished], _note_health(session, telling), goes_on or bool(stale))
 
 
 _AT_ONCE = Judgement(Verdict.RETRY, delay_s=0.0)
@@ -109,8 +108,8 @@ def _lock(session: Session, results: Sequence[Result]) -> dict[uuid.UUID, Any]:
 _these = deliveries.c.id.in_(bindparam("ids", expanding=True))
 _whole = and_(deliveries.c.webhook_id.in_(bindparam("webhooks", expanding=True)), unsucceeded, unsent)
 _rows = select(deliveries.c.id, deliveries.c.lease_token, deliveries.c.round, deliveries.c.status)
-_LOCK = _rows.where(_these).order_by(deliveries.c.id).with_for_update()
-_LOCK_MORE = _rows.where(or_(_these, _whole)).order_by(deliveries.c.id).with_for_update()
+_LOCK = locking(_rows.where(_these))
+_LOCK_MORE = locking(_rows.where(or_(_these, _whole)))
 
 
 def _attempt_counts(session: Session, ids: Iterable[uuid.UUID]) -> Counter[uuid.UUID]:
@@ -225,7 +224,8 @@ _FAILING_TOO_LONG = select(hooks.c.id, hooks.c.webhook_id, hooks.c.destination, 
 def _note_health(session: Session, results: Sequence[Result]) -> list[int]:
     """Note since when hooks have been failing; switch off webhooks whose receiver is gone or failed too long.
 
-    Returns the ids of the webhooks that were switched off.
+    `results` are those that tell of a hook's present URL, and are no tests. Returns the ids of the webhooks that
+    were switched off.
     """
     received = {each.claim.hook_id for each in results if each.judgement.verdict is Verdict.RECEIVED}
     if received:

@@ -179,7 +179,7 @@ def secret(text: str) -> None:
         raise ValidationError(str(bad)) from None
 
 
-tag_filter = fields.List(fields.String(validate=pattern), validate=Length(max=PATTERNS_LIMIT))
+PATTERNS = fields.List(fields.String(validate=pattern), validate=Length(max=PATTERNS_LIMIT))
 
 
 class WebhookSchema(Strict):
@@ -191,7 +191,7 @@ class WebhookSchema(Strict):
     name = Stripped(required=True, validate=name)
     active = StrictBoolean()
     expect_final_callback = StrictBoolean(allow_none=True)
-    tag_filter = tag_filter
+    tag_filter = PATTERNS
     headers = HeadersField()
     secret = fields.String(validate=secret)
     hook_url = fields.String(validate=hook_url)
@@ -231,7 +231,7 @@ class RecoverSchema(Strict):
 class TagFilterSchema(Strict):
     """A filter to try."""
 
-    tag_filter = tag_filter
+    tag_filter = PATTERNS
 
 
 class PageSchema(Strict):

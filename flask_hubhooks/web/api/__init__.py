@@ -20,13 +20,11 @@ from . import deliveries, webhooks
 
 def add_routes(blueprint: Blueprint) -> list[Route]:
     every = "/v2/repositories/<path:repository>/webhooks/"
-    return [*_of_webhooks(blueprint, every), *_of_deliveries(blueprint, every + "<int:webhook_id>/")]
+    one = every + "<int:webhook_id>/"
+    return [*_of_webhooks(blueprint, every), *_of_one(blueprint, one), *_of_deliveries(blueprint, one)]
 
 
 def _of_webhooks(blueprint: Blueprint, every: str) -> list[Route]:
-    one = every + "<int:webhook_id>/"
-    change = WebhookSchema(partial=True, exclude=["hook_url", "secret"])
-    url = HookSchema(exclude=["id"])
     return [
         route(
             blueprint,
@@ -41,6 +39,13 @@ def _of_webhooks(blueprint: Blueprint, every: str) -> list[Route]:
             "matching_tags",
             GET=reads(webhooks.matching_tags, TagFilterSchema()),
         ),
+    ]
+
+
+def _of_one(blueprint: Blueprint, one: str) -> list[Route]:
+    change = WebhookSchema(partial=True, exclude=["hook_url", "secret"])
+    url = HookSchema(exclude=["id"])
+    return [
         route(
             blueprint,
             one,
