@@ -553,7 +553,7 @@ def test_told_to_nobody(make_host: MakeHost, monkeypatch: pytest.MonkeyPatch) ->
             shown += answer.text
         shown += rotate_keys(host).output
         with host.writing() as session:
-            [one] = claim(session, 1)
+            [one], _ = claim(session, 1)
             result = Dispatcher(host.state)._send(one)
             models = [session.scalars(select(model)).first() for model in (Webhook, Hook, Delivery)]
             reprs = [repr(each) + str(each) for each in (*models, one, result, host.state, host.state.config)]
