@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,19 @@ from .models import Delivery, Hook, Kind, Push, Status, Webhook, deliveries, hoo
 switched_off = or_(Webhook.deleted_id != 0, Hook.removed_at.is_not(None), and_(~Webhook.active, Push.kind != Kind.TEST))
 """Of a delivery's webhook, hook and push: it is not to be sent. A test ignores that its webhook is paused."""
 SWITCHED_OFF = "the webhook was paused, disabled or deleted, or the hook removed"
+
+OUTCOMES: Mapping[str, tuple[Status, ...]] = {
+    "succeeded": (Status.SUCCEEDED,),
+    "under_way": (Status.PENDING, Status.AWAITING_CALLBACK),
+    "failed": (Status.FAILED, Status.EXPIRED),
+    "cancelled": (Status.CANCELLED,),
+}
+"""How a chain request stands, by the state of the hook that decided it, or is to decide it."""
+
+
+def outcome(states: Iterable[Status]) -> Status:
+    """Where a chain request stands: where its first hook does that has not succeeded."""
+    return next((each for each in states if each != Status.SUCCEEDED), Status.SUCCEEDED)
 
 
 def sendable_now() -> dict[str, Any]:

@@ -74,6 +74,8 @@ class Config:
     """Objects and lists within each other in a request to us."""
     max_page_size: int = 100
     """Entries of a page."""
+    layout: str = "hubhooks/layout.html"
+    """The template that the pages extend; it has a block `content`, and may have one `title`."""
     max_sends_per_minute: int = 60
     """Tests, redeliveries and recoveries that a repository may ask for."""
 
@@ -263,6 +265,7 @@ _ACCEPTED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "encryption_keys": (_fernet_keys, "a list of Fernet keys, the newest first"),
     "former_secret_ttl": (_positive_duration, "a timedelta or a number of seconds, more than 0 and at most 10 years"),
     "callback_ttl": (_positive_duration, "a timedelta or a number of seconds, more than 0 and at most 10 years"),
+    "layout": (_text, "the name of a template such as 'base.html'"),
     "max_webhooks": _from_1_to(10_000),
     "max_hooks": _from_1_to(100),
     "max_name_length": _from_1_to(255),

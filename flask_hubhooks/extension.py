@@ -38,7 +38,14 @@ class HubHooks(Blueprint):
     """
 
     def __init__(self, db: SQLAlchemy, push_signal: Signal | None = None, *, join_session: bool = False) -> None:
-        super().__init__("hubhooks", "flask_hubhooks", cli_group="hubhooks")
+        super().__init__(
+            "hubhooks",
+            "flask_hubhooks",
+            static_folder="static",
+            static_url_path="/hubhooks/static",
+            template_folder="templates",
+            cli_group="hubhooks",
+        )
         self._db = db
         self._push_signal = image_pushed if push_signal is None else push_signal
         self._join_session = join_session

@@ -13,6 +13,7 @@ from flask import Flask, abort, request
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import literal, update
 from sqlalchemy.orm import Session
+from werkzeug.routing import Rule
 from werkzeug.test import TestResponse
 
 from flask_hubhooks import HubHooks, ImagePush, Repository
@@ -23,6 +24,13 @@ from flask_hubhooks.state import State
 from flask_hubhooks.testing import Deliveries
 
 OWNERS = {"alice": "acme/", "bob": "bob/"}
+
+
+def api_rules(app: Flask) -> list[Rule]:
+    """The routes that answer machines: all of ours but the pages, and what these load."""
+    pages = ("hubhooks.pages_", "hubhooks.static")
+    ours = [rule for rule in app.url_map.iter_rules() if rule.endpoint.startswith("hubhooks.")]
+    return [rule for rule in ours if not rule.endpoint.startswith(pages)]
 
 
 def problem(answer: TestResponse, status: int) -> dict[str, Any]:

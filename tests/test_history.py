@@ -147,6 +147,7 @@ def test_a_delivery_before_it_is_sent(host: Host) -> None:
         "round": 1,
         "chain": [{"id": delivery["id"], "position": 0, "hook_url": URL, "state": "pending", "callback": None}],
         "attempt_count": 0,
+        "duration_ms": None,
         "attempts": [],
         "cause": "",
         "push": {

@@ -19,7 +19,7 @@ from werkzeug.test import TestResponse
 
 from flask_hubhooks.delivery.tokens import CallbackTokens
 
-from .host import Host, Owned, problem
+from .host import Host, Owned, api_rules, problem
 
 URL = "http://127.0.0.1:9/hook"
 COLUMNS = ("ok", "bad input", "reader", "stranger", "missing", "wrong method")
@@ -114,7 +114,7 @@ def seen(standing: Host) -> Iterator[dict[tuple[str, str, str], int]]:
     """The statuses that were seen; printed at the end."""
     found: dict[tuple[str, str, str], int] = {}
     yield found
-    rules = {rule.endpoint.removeprefix("hubhooks."): rule.rule for rule in standing.app.url_map.iter_rules()}
+    rules = {rule.endpoint.removeprefix("hubhooks."): rule.rule for rule in api_rules(standing.app)}
     print(f"\n\n{make_url(standing.database_uri).get_backend_name()}\n")
     print("| method | route |", " | ".join(COLUMNS), "|\n|---|---|" + "---|" * len(COLUMNS))
     for each in CASES:
@@ -154,10 +154,8 @@ def test_route(filled: Filled, seen: dict[tuple[str, str, str], int], case: Case
 def test_no_route_is_missing(standing: Host) -> None:
     """Every route of ours is in the table with every method that it has."""
     table = {(case.endpoint, case.method) for case in CASES}
-    for rule in standing.app.url_map.iter_rules():
-        blueprint, _, endpoint = rule.endpoint.rpartition(".")
-        if blueprint != "hubhooks":
-            continue
+    for rule in api_rules(standing.app):
+        endpoint = rule.endpoint.removeprefix("hubhooks.")
         with standing.app.test_request_context(method="OPTIONS"):
             view: Callable[..., Any] = standing.app.view_functions[rule.endpoint]
             allowed = set(view(**dict.fromkeys(rule.arguments)).headers["Allow"].split(", "))

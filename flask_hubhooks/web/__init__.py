@@ -1,4 +1,4 @@
-"""What answers over HTTP: the API and the callbacks."""
+"""What answers over HTTP: the API, the callbacks and the pages."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ from typing import Any
 
 from flask import Blueprint, current_app
 
-from . import api, callbacks, openapi
+from . import api, callbacks, openapi, pages
 
 
 def add_routes(blueprint: Blueprint) -> None:
     """Put every route on the blueprint."""
     openapi.add_route(blueprint, [*api.add_routes(blueprint), *callbacks.add_routes(blueprint)])
+    pages.add_routes(blueprint)
 
     @blueprint.url_value_preprocessor
     def exempt_from_csrf(*_: Any) -> None:
-        """Keep the host's `CSRFProtect` from our routes, which need no token of its: this runs before its check."""
+        """Keep the host's `CSRFProtect` from our routes: the API needs no token, and the pages check it themselves.
+
+        This runs before its check.
+        """
         if (csrf := current_app.extensions.get("csrf")) is not None:
             csrf.exempt(blueprint)

@@ -75,13 +75,21 @@ def hook(row: Hook, active: bool, viewer: Viewer) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class Latest:
+    """What the latest attempt of a delivery tells; the cause is "" where nothing is wrong."""
+
+    cause: str = ""
+    duration_ms: int | None = None
+
+
+@dataclass(frozen=True)
 class Around:
     """What stands around deliveries of a webhook."""
 
     chains: Mapping[int, Sequence[Delivery]]
     """The chain of each push, by the push's id."""
-    causes: Mapping[uuid.UUID, str]
-    """What is wrong by the latest attempt of each delivery, by its id; "" where nothing is."""
+    latest: Mapping[uuid.UUID, Latest]
+    """The latest attempt of each delivery that was tried, by its id."""
 
 
 def delivery(row: Delivery, around: Around, viewer: Viewer) -> dict[str, Any]:
@@ -89,18 +97,20 @@ def delivery(row: Delivery, around: Around, viewer: Viewer) -> dict[str, Any]:
 
     There is no next attempt while one is under way.
     """
+    latest = around.latest.get(row.id, Latest())
     return {
         "id": str(row.id),
         "status": row.docker_status,
         "state": row.status.value,
         "reason": row.reason,
-        "cause": around.causes.get(row.id, ""),
+        "cause": latest.cause,
         "hook": {"id": row.hook_id, "hook_url": viewer.url(row.hook.hook_url)},
         "position": row.position,
         "chain_length": row.chain_length,
         "round": row.round,
         "chain": [_step(each, viewer) for each in around.chains[row.push_id]],
         "attempt_count": row.attempt_count,
+        "duration_ms": latest.duration_ms,
         "push": _push(row.push),
         "callback_expected": row.callback_expected,
         "callback": _callback(row, viewer),
@@ -124,7 +134,7 @@ def _step(row: Delivery, viewer: Viewer) -> dict[str, Any]:
 
 def delivery_with_attempts(row: Delivery, around: Around, viewer: Viewer) -> dict[str, Any]:
     """One delivery whole: `attempts` holds each request and what was answered."""
-    sent = _sent_body(row, viewer.state.config)
+    sent = sent_body(row, viewer.state.config)
     return delivery(row, around, viewer) | {"attempts": [_attempt(each, sent, viewer) for each in row.attempts]}
 
 
@@ -179,7 +189,7 @@ def _response(row: Attempt, viewer: Viewer) -> dict[str, Any]:
     }
 
 
-def _sent_body(row: Delivery, config: Config) -> str:
+def sent_body(row: Delivery, config: Config) -> str:
     """What every attempt of the delivery sent, but for the callback token: whoever has it can call back."""
     push = row.push
     content = payload.payload(

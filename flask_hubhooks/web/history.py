@@ -8,36 +8,38 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeVar
 
-from flask import request
 from sqlalchemy import ColumnElement, and_, literal, not_, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session, contains_eager, joinedload
 
 from ..database import UTCDateTime
 from ..delivery.causes import cause
 from ..models import ID_LIMIT, Attempt, Delivery, Push, Status, Webhook, unsucceeded
-from .documents import Around
+from .documents import Around, Latest
 from .problems import invalid
 
 _CURSOR = re.compile(r"(older|newer):(-?[0-9]{1,18}):([0-9]{1,10}):([0-9]{1,4})")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_Row = TypeVar("_Row")
+Edge = tuple[datetime, int, int]
+"""Where a row stands: its push's time and id, and its position in the chain."""
 _UNDER_WAY = (Status.WAITING, Status.PENDING)
 
 
 @dataclass(frozen=True)
 class Page:
-    """Some deliveries, and the queries of the pages before and after it; None where there are none."""
+    """Some deliveries, and the cursors of the pages before and after it; None where there are none."""
 
     deliveries: list[Delivery]
-    older: dict[str, Any] | None
-    newer: dict[str, Any] | None
+    older: str | None
+    newer: str | None
 
 
 def page(session: Session, webhook: Webhook, wanted: Mapping[str, Any]) -> Page:
     """The page that a query, as `HistorySchema` loads it, asks for."""
-    order = _order(wanted)
-    newer, start = _cursor(wanted["cursor"], order)
+    order = order_of(by_push=wanted["tag"] is not None or wanted["pusher"] is not None)
+    newer, start = start_of(wanted["cursor"], order)
     size = wanted["page_size"]
     query = (
         select(Delivery)
@@ -48,28 +50,45 @@ def page(session: Session, webhook: Webhook, wanted: Mapping[str, Any]) -> Page:
         .limit(size + 1)
     )
     rows = list(session.scalars(query))
+    rows, has_older, has_newer = cut(rows, size, newer, bool(start))
+    edges = [(each.pushed_at, each.push_id, each.position) for each in rows]
+    return Page(rows, *cursors(edges, has_older, has_newer))
+
+
+def cut(rows: list[_Row], size: int, newer: bool, started: bool) -> tuple[list[_Row], bool, bool]:
+    """The rows of a page, newest first, of what was read with one more; and whether there are older and newer ones."""
     more = len(rows) > size
-    rows = rows[:size][::-1] if newer else rows[:size]
-    has_older, has_newer = (bool(rows), more) if newer else (more, bool(start))
-    return Page(
-        rows,
-        _query("older", rows[-1]) if has_older and rows else None,
-        _query("newer", rows[0]) if has_newer and rows else None,
+    if newer:
+        return rows[:size][::-1], bool(rows), more
+    return rows[:size], more, started
+
+
+def cursors(edges: Sequence[Edge], older: bool, newer: bool) -> tuple[str | None, str | None]:
+    """The cursors of the pages before and after the one whose rows have these edges."""
+    if not edges:
+        return None, None
+    return (
+        _cursor_text("older", *edges[-1]) if older else None,
+        _cursor_text("newer", *edges[0]) if newer else None,
     )
 
 
 def around(session: Session, deliveries: Sequence[Delivery]) -> Around:
     """The chains that some deliveries of one webhook are part of, and what was wrong with each at last."""
-    return Around(_chains(session, deliveries), _causes(session, deliveries))
+    return Around(_chains(session, deliveries), latest(session, deliveries))
 
 
-def _causes(session: Session, deliveries: Sequence[Delivery]) -> dict[uuid.UUID, str]:
+def latest(session: Session, deliveries: Sequence[Delivery]) -> dict[uuid.UUID, Latest]:
+    """What the latest attempt of each delivery tells, by the delivery's id."""
     tried = (
-        select(Attempt.delivery_id, Attempt.status_code, Attempt.error)
+        select(Attempt.delivery_id, Attempt.status_code, Attempt.error, Attempt.duration_ms)
         .where(Attempt.delivery_id.in_([each.id for each in deliveries]))
         .order_by(Attempt.delivery_id, Attempt.number)
     )
-    return {each.delivery_id: cause(each.status_code, each.error) for each in session.execute(tried)}
+    return {
+        each.delivery_id: Latest(cause(each.status_code, each.error), each.duration_ms)
+        for each in session.execute(tried)
+    }
 
 
 def _chains(session: Session, deliveries: Sequence[Delivery]) -> dict[int, list[Delivery]]:
@@ -87,7 +106,7 @@ def _chains(session: Session, deliveries: Sequence[Delivery]) -> dict[int, list[
 
 
 @dataclass(frozen=True)
-class _Order:
+class Order:
     """What pages are ordered by. Where the push's columns lead, its indexes of tags and pushers do."""
 
     pushed_at: InstrumentedAttribute[datetime]
@@ -100,13 +119,13 @@ class _Order:
         yield from (self.pushed_at, self.push_id, Delivery.position.desc())
 
 
-def _order(wanted: Mapping[str, Any]) -> _Order:
-    if wanted["tag"] is not None or wanted["pusher"] is not None:
-        return _Order(Push.pushed_at, Push.id)
-    return _Order(Delivery.pushed_at, Delivery.push_id)
+def order_of(*, by_push: bool) -> Order:
+    if by_push:
+        return Order(Push.pushed_at, Push.id)
+    return Order(Delivery.pushed_at, Delivery.push_id)
 
 
-def _filters(webhook: Webhook, wanted: Mapping[str, Any], order: _Order) -> Iterator[ColumnElement[bool]]:
+def _filters(webhook: Webhook, wanted: Mapping[str, Any], order: Order) -> Iterator[ColumnElement[bool]]:
     if wanted["status"]:
         yield from _with_status(wanted["status"])
     if wanted["tag"] is not None:
@@ -132,7 +151,7 @@ def _with_status(word: str) -> Iterator[ColumnElement[bool]]:
         yield Delivery.status == Status(word)
 
 
-def _cursor(text: str | None, order: _Order) -> tuple[bool, list[ColumnElement[bool]]]:
+def start_of(text: str | None, order: Order) -> tuple[bool, list[ColumnElement[bool]]]:
     """Whether it leads to newer ones, and the conditions of where it starts."""
     if text is None:
         return False, []
@@ -154,8 +173,6 @@ def _parsed(cursor: str) -> tuple[str, datetime, int, int]:
     raise invalid({"cursor": ["Not a cursor of ours: take the one in next or previous."]})
 
 
-def _query(direction: str, edge: Delivery) -> dict[str, Any]:
-    """The present query with another cursor."""
-    microseconds = (edge.pushed_at - _EPOCH) // timedelta(microseconds=1)
-    cursor = f"{direction}:{microseconds}:{edge.push_id}:{edge.position}"
-    return request.args.to_dict() | {"cursor": cursor}
+def _cursor_text(direction: str, pushed_at: datetime, push_id: int, position: int) -> str:
+    microseconds = (pushed_at - _EPOCH) // timedelta(microseconds=1)
+    return f"{direction}:{microseconds}:{push_id}:{position}"

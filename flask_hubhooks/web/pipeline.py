@@ -68,7 +68,13 @@ class Call:
         return Owner(self.user, self.repository, self.state.config, self.state.secrets)
 
 
-def route(blueprint: Blueprint, rule: str, name: str, **handlers: Handler) -> Route:
+def route(
+    blueprint: Blueprint,
+    rule: str,
+    name: str,
+    answer_problem: Callable[[Problem], Response] = Problem.response,
+    **handlers: Handler,
+) -> Route:
     """Serve `rule` with a handler for each method, with and without its final slash, and never with a redirect.
 
     Routing errors never reach a blueprint, so the view takes every method and answers 405 itself.
@@ -78,7 +84,7 @@ def route(blueprint: Blueprint, rule: str, name: str, **handlers: Handler) -> Ro
         try:
             response = _handler(handlers)(**arguments)
         except Problem as problem:
-            response = problem.response()
+            response = answer_problem(problem)
         response.headers["Cache-Control"] = "no-store"
         return response
 
@@ -109,7 +115,7 @@ def reads(function: Function, query: Schema | None = None) -> Handler:
     """The handler of a request that reads: `function` is called with a `Call`, and the query where it takes one."""
 
     def answer(repository: str, **ids: Any) -> Response:
-        call = _authorized("read", repository)
+        call = authorized("read", repository)
         return carried_out(function, call, *([read_query(query)] if query else []), **ids)
 
     return Handler(answer, query=query, access="read")
@@ -119,8 +125,8 @@ def writes(function: Function, body: Schema | None = None, *, optional: bool = F
     """The handler of a request that changes something: `function` is called with a `Call`, and the body it takes."""
 
     def answer(repository: str, **ids: Any) -> Response:
-        _refuse_foreign_origin(current_state())
-        call = _authorized("write", repository)
+        refuse_foreign_origin(current_state())
+        call = authorized("write", repository)
         return carried_out(function, call, *([read_json(body, optional=optional)] if body else []), **ids)
 
     return Handler(answer, body=body, optional=optional, access="write")
@@ -147,7 +153,8 @@ def _away() -> Problem:
     return Problem(503, "The registry's database cannot be used now: try again.", headers={"Retry-After": "5"})
 
 
-def _authorized(action: str, repository: str) -> Call:
+def authorized(action: str, repository: str) -> Call:
+    """The request of somebody who may "read" or "write"; raises 403 or 404, and whatever the host's authorizer does."""
     state = current_state()
     authorize = state.handlers.authorizer
     if authorize is None:
@@ -177,7 +184,7 @@ def _deny(action: str, repository: str, authorize: Callable[[str, str], str | No
     raise not_found()
 
 
-def _refuse_foreign_origin(state: State) -> None:
+def refuse_foreign_origin(state: State) -> None:
     """Refuse what another site had a browser send: the host may authorize by cookie.
 
     Where the request names the registry's own host its scheme counts as well: behind a proxy that ends TLS every
@@ -216,7 +223,7 @@ def read_json(schema: Schema, *, optional: bool = False) -> Any:
     """
     body = read_body()
     if optional and not body:
-        return _loaded(schema, {})
+        return loaded(schema, {})
     if not request.is_json:
         raise Problem(415, "Send JSON, with Content-Type: application/json.")
     return parse_json(body, schema)
@@ -229,7 +236,7 @@ def read_query(schema: Schema) -> Any:
         given = request.args
     except UnicodeDecodeError:
         raise Problem(400, "The query is not UTF-8.") from None
-    return _loaded(schema, given.to_dict() | {name: given.getlist(name) for name in lists})
+    return loaded(schema, given.to_dict() | {name: given.getlist(name) for name in lists})
 
 
 def parse_json(body: bytes, schema: Schema) -> Any:
@@ -246,7 +253,7 @@ def parse_json(body: bytes, schema: Schema) -> Any:
         raise Problem(400, f"The body is JSON with more than {limit} objects or lists within each other.")
     if not isinstance(content, dict):
         raise Problem(400, "The body must be a JSON object.")
-    return _loaded(schema, content)
+    return loaded(schema, content)
 
 
 def _depth(content: Any) -> int:
@@ -256,7 +263,8 @@ def _depth(content: Any) -> int:
     return 1 + max(map(_depth, within), default=0)
 
 
-def _loaded(schema: Schema, content: Any) -> Any:
+def loaded(schema: Schema, content: Any) -> Any:
+    """What a schema makes of content; raises 400 with the errors by field."""
     try:
         return schema.load(content)
     except ValidationError as error:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_load, validates_schema
 from marshmallow.validate import Length, OneOf, Range
 
-from ..chains import Callback
+from ..chains import OUTCOMES, Callback
 from ..delivery.addresses import Forbidden
 from ..delivery.egress import egress_of
 from ..delivery.payload import without_tokens
@@ -255,6 +255,26 @@ class HistorySchema(PageSchema):
     pusher = fields.String(load_default=None, validate=printable)
     since = Time(load_default=None)
     until = Time(load_default=None)
+
+
+class WebhooksPageSchema(Schema):
+    """Which page of webhooks is looked at."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    page = WholeNumber(load_default=1, validate=Range(1, 10**6))
+
+
+class ChainHistorySchema(Schema):
+    """Which chain requests are looked at; "" is no filter, as a form sends it."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    cursor = fields.String(load_default=None)
+    outcome = fields.String(load_default="", validate=OneOf(["", *OUTCOMES]))
+    tag = Stripped(load_default="", validate=printable)
 
 
 class CallbackSchema(Schema):

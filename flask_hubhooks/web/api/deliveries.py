@@ -5,38 +5,43 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from flask import Response
+from flask import Response, request
 from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
 from ... import redelivery
 from ...database import lock_repository
-from ...models import Delivery
+from ...models import Delivery, Webhook
 from ...outbox import record_test, wake
 from ...redelivery import NotNow
 from .. import documents, history
 from ..pipeline import Call, api_url, json_response
 from ..problems import Problem, not_found
 from ..rate import count_send
-from .webhooks import find
+from . import webhooks
 
 
 def list_all(call: Call, query: dict[str, Any], webhook_id: int) -> Response:
     with call.state.reading() as session:
-        page = history.page(session, find(session, call, webhook_id), query)
+        page = history.page(session, webhooks.find(session, call, webhook_id), query)
         around = history.around(session, page.deliveries)
     return json_response(
         {
-            "next": api_url(call, webhook_id, "history", query=page.older) if page.older else None,
-            "previous": api_url(call, webhook_id, "history", query=page.newer) if page.newer else None,
+            "next": _page_url(call, webhook_id, page.older),
+            "previous": _page_url(call, webhook_id, page.newer),
             "results": [documents.delivery(row, around, call.viewer) for row in page.deliveries],
         }
     )
 
 
+def _page_url(call: Call, webhook_id: int, cursor: str | None) -> str | None:
+    query = request.args.to_dict() | {"cursor": cursor}
+    return api_url(call, webhook_id, "history", query=query) if cursor else None
+
+
 def read(call: Call, webhook_id: int, delivery_id: uuid.UUID) -> Response:
     with call.state.reading() as session:
-        row = _find(session, call, webhook_id, delivery_id)
+        row = find(session, webhooks.find(session, call, webhook_id), delivery_id)
         around = history.around(session, [row])
         return json_response(documents.delivery_with_attempts(row, around, call.viewer))
 
@@ -46,7 +51,7 @@ def redeliver(call: Call, webhook_id: int, delivery_id: uuid.UUID) -> Response:
     count_send(call)
     with call.state.writing() as session:
         lock_repository(session, call.repository)
-        row = _find(session, call, webhook_id, delivery_id)
+        row = find(session, webhooks.find(session, call, webhook_id), delivery_id)
         try:
             redelivery.redeliver(session, row)
         except NotNow as refusal:
@@ -60,7 +65,7 @@ def recover(call: Call, wanted: dict[str, Any], webhook_id: int) -> Response:
     count_send(call)
     with call.state.writing() as session:
         lock_repository(session, call.repository)
-        row = find(session, call, webhook_id)
+        row = webhooks.find(session, call, webhook_id)
         try:
             recovered, remaining = redelivery.recover(session, row, wanted["since"], wanted["until"])
         except NotNow as refusal:
@@ -74,7 +79,7 @@ def send_test(call: Call, wanted: dict[str, Any], webhook_id: int) -> Response:
     """Push to this webhook alone. Answer 202 with the delivery, or 409 where there is no hook to call."""
     count_send(call)
     with call.state.writing() as session:
-        row = find(session, call, webhook_id)
+        row = webhooks.find(session, call, webhook_id)
         delivery_id = record_test(session, row, call.user, call.details, wanted["chain"])
     if delivery_id is None:
         raise Problem(409, "Nothing was sent: the webhook has no hooks yet.")
@@ -84,7 +89,7 @@ def send_test(call: Call, wanted: dict[str, Any], webhook_id: int) -> Response:
 
 def _accepted(call: Call, webhook_id: int, delivery_id: uuid.UUID) -> Response:
     with call.state.reading() as session:
-        row = _find(session, call, webhook_id, delivery_id)
+        row = find(session, webhooks.find(session, call, webhook_id), delivery_id)
         content = documents.delivery(row, history.around(session, [row]), call.viewer)
     return json_response(content, 202, {"Location": api_url(call, webhook_id, "history", delivery_id)})
 
@@ -93,10 +98,11 @@ def _nothing_sent(refusal: NotNow) -> Problem:
     return Problem(409, f"Nothing was sent: {refusal}.")
 
 
-def _find(session: Session, call: Call, webhook_id: int, delivery_id: uuid.UUID) -> Delivery:
+def find(session: Session, webhook: Webhook, delivery_id: uuid.UUID) -> Delivery:
+    """A delivery of a webhook; raises 404."""
     row = session.scalar(
         select(Delivery)
-        .where(Delivery.webhook_id == find(session, call, webhook_id).id, Delivery.id == delivery_id)
+        .where(Delivery.webhook_id == webhook.id, Delivery.id == delivery_id)
         .options(joinedload(Delivery.push), joinedload(Delivery.hook), selectinload(Delivery.attempts))
     )
     if row is None:

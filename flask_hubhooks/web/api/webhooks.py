@@ -65,14 +65,14 @@ def read(call: Call, webhook_id: int) -> Response:
 
 def edit(call: Call, wanted: dict[str, Any], webhook_id: int) -> Response:
     """Change what the body names, unless `If-Match` says that it was changed in between."""
-    with _editing(call, webhook_id) as (session, row):
+    with editing(call, webhook_id) as (session, row):
         require_match(documents.webhook(row, call.viewer))
         webhooks.edit(session, call.owner, row, wanted)
         return tagged(documents.webhook(row, call.viewer))
 
 
 def delete(call: Call, webhook_id: int) -> Response:
-    with _editing(call, webhook_id) as (session, row):
+    with editing(call, webhook_id) as (session, row):
         require_match(documents.webhook(row, call.viewer))
         webhooks.delete(session, call.owner, row)
     return Response(status=204)
@@ -80,7 +80,7 @@ def delete(call: Call, webhook_id: int) -> Response:
 
 def rotate_secret(call: Call, wanted: dict[str, Any], webhook_id: int) -> Response:
     """Answer with a new secret, which is shown this once; the former one is used as well for a while."""
-    with _editing(call, webhook_id) as (_, row):
+    with editing(call, webhook_id) as (_, row):
         former_ttl = call.state.config.former_secret_ttl
         secret = credentials.rotate_secret(call.state.secrets, row, wanted["secret"], former_ttl)
         row.last_updater, row.last_updated = call.user, utcnow()
@@ -96,7 +96,7 @@ def list_hooks(call: Call, webhook_id: int) -> Response:
 
 def add_hook(call: Call, wanted: HookWanted, webhook_id: int) -> Response:
     """Answer 201 with the hook, which stands behind the others."""
-    with _editing(call, webhook_id) as (session, row):
+    with editing(call, webhook_id) as (session, row):
         hooks = [*(HookWanted(id=each.id) for each in row.hooks), wanted]
         webhooks.edit(session, call.owner, row, {"hooks": hooks})
         content = documents.hook(row.hooks[-1], row.active, call.viewer)
@@ -113,7 +113,7 @@ def read_hook(call: Call, webhook_id: int, hook_id: int) -> Response:
 
 def edit_hook(call: Call, wanted: HookWanted, webhook_id: int, hook_id: int) -> Response:
     """Give a hook another URL; what it has not sent yet goes there."""
-    with _editing(call, webhook_id) as (session, row):
+    with editing(call, webhook_id) as (session, row):
         hook = _hook(row, hook_id)
         require_match(documents.hook(hook, row.active, call.viewer))
         hooks = [HookWanted(wanted.hook_url if each is hook else None, each.id) for each in row.hooks]
@@ -122,7 +122,7 @@ def edit_hook(call: Call, wanted: HookWanted, webhook_id: int, hook_id: int) -> 
 
 
 def remove_hook(call: Call, webhook_id: int, hook_id: int) -> Response:
-    with _editing(call, webhook_id) as (session, row):
+    with editing(call, webhook_id) as (session, row):
         hook = _hook(row, hook_id)
         require_match(documents.hook(hook, row.active, call.viewer))
         hooks = [HookWanted(id=each.id) for each in row.hooks if each is not hook]
@@ -158,7 +158,8 @@ def _hook(webhook: Webhook, hook_id: int) -> Hook:
 
 
 @contextmanager
-def _editing(call: Call, webhook_id: int) -> Iterator[tuple[Session, Webhook]]:
+def editing(call: Call, webhook_id: int) -> Iterator[tuple[Session, Webhook]]:
+    """A transaction in which nobody else edits the repository's webhooks; raises 404."""
     with call.state.writing() as session:
         lock_repository(session, call.repository)
         yield session, find(session, call, webhook_id)

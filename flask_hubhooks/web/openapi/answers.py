@@ -139,6 +139,7 @@ _DELIVERY = _record(
     round=_about(ID, "It is one more each time that the delivery is sent again."),
     chain=_about(_list(ref("Step")), "All hooks of the chain."),
     attempt_count=NUMBER,
+    duration_ms=_about(_or_null(NUMBER), "Of the latest attempt."),
     push=ref("Push"),
     callback_expected=FLAG,
     callback=_or_null(ref("Callback")),

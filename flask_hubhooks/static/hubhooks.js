@@ -1,0 +1,128 @@
+/* Extras for the pages of flask_hubhooks, which work without it: what moves is read anew, forms are rearranged without
+   a new page, text is copied, and menus close. */
+"use strict";
+(() => {
+  const root = document.querySelector(".hubhooks");
+  const said = document.getElementById("hubhooks-said");
+  const MOVING_MS = 2000, RESTING_MS = 15000;
+
+  const say = (text) => { said.textContent = text; };
+  const page = async (url, options) => {
+    const answer = await fetch(url, { credentials: "same-origin", ...options });
+    if (!answer.headers.get("Content-Type")?.startsWith("text/html")) throw new Error("no page");
+    return new DOMParser().parseFromString(await answer.text(), "text/html");
+  };
+
+  /* Put new content into an element, and leave the focus where it was. */
+  const fill = (element, fresh) => {
+    const focused = element.contains(document.activeElement) ? document.activeElement.id : "";
+    const open = [...element.querySelectorAll("details[id]")].map((each) => [each.id, each.open]);
+    element.replaceChildren(...fresh.childNodes);
+    for (const [id, isOpen] of open) document.getElementById(id)?.toggleAttribute("open", isOpen);
+    if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
+    offerCopying(element);
+  };
+
+  const refreshRow = (row, fresh) => {
+    if (row.innerHTML === fresh.innerHTML) return;
+    const text = fresh.dataset.said;
+    if (text !== row.dataset.said) {
+      say(text);
+      row.classList.add("changed");
+    }
+    [...fresh.attributes].forEach((each) => each.name !== "class" && row.setAttribute(each.name, each.value));
+    row.toggleAttribute("data-moving", fresh.hasAttribute("data-moving"));
+    fill(row, fresh);
+  };
+
+  const refreshRows = (rows, fresh) => {
+    const wanted = [...fresh.children];
+    [...rows.children].forEach((row) => wanted.some((each) => each.id === row.id) || row.remove());
+    wanted.forEach((each, index) => {
+      const row = document.getElementById(each.id);
+      if (row) return refreshRow(row, each);
+      rows.insertBefore(each, rows.children[index] ?? null);
+      each.classList.add("changed");
+      if (each.dataset.said) say(each.dataset.said);
+    });
+  };
+
+  const refresh = (element, fresh) => {
+    if (element.tagName === "TBODY") return refreshRows(element, fresh);
+    if (element.querySelector(".menu[open]") || element.innerHTML === fresh.innerHTML) return;
+    const before = element.querySelector("[data-said]")?.dataset.said;
+    const after = fresh.querySelector("[data-said]")?.dataset.said;
+    if (after && after !== before) say(after);
+    element.toggleAttribute("data-moving", fresh.hasAttribute("data-moving"));
+    fill(element, fresh);
+  };
+
+  const live = () => [...root.querySelectorAll("[data-live]")];
+  const refreshAll = async () => {
+    if (!document.hidden) {
+      try {
+        const fresh = await page(location.href);
+        for (const element of live()) {
+          const found = fresh.querySelector(`[data-live="${element.dataset.live}"]`);
+          if (found) refresh(element, found);
+        }
+      } catch { /* the registry is away: the next time */ }
+    }
+    wait();
+  };
+  const wait = () => setTimeout(refreshAll, root.querySelector("[data-moving]") ? MOVING_MS : RESTING_MS);
+  if (live().length) {
+    wait();
+    document.addEventListener("visibilitychange", () => { if (!document.hidden) refreshAll(); });
+  }
+
+  /* What a button or a field of a form asks for without saving: the server's own answer is put in its place. */
+  const ask = async (form, action, selector) => {
+    const sent = new URLSearchParams(new FormData(form));
+    sent.set("action", action);
+    const fresh = (await page(form.action, { method: "POST", body: sent })).querySelector(selector);
+    const shown = document.querySelector(selector);
+    if (fresh && shown) fill(shown, fresh);
+    return shown;
+  };
+  root.addEventListener("click", async (event) => {
+    const button = event.target.closest("[data-rearrange]");
+    if (!button) return;
+    event.preventDefault();
+    try {
+      const fields = await ask(button.form, button.value, "[data-fields]");
+      fields.querySelector("[autofocus]")?.focus();
+    } catch { button.form.requestSubmit(button); }
+  });
+  let typing;
+  root.addEventListener("input", (event) => {
+    const { preview } = event.target.dataset;
+    if (!preview) return;
+    clearTimeout(typing);
+    typing = setTimeout(() => ask(event.target.form, "preview", `#${preview}`).catch(() => {}), 300);
+  });
+
+  const offerCopying = (within) => within.querySelectorAll("[data-copy]").forEach((each) => { each.hidden = false; });
+  root.addEventListener("click", async (event) => {
+    const id = event.target.dataset?.copy;
+    if (!id) return;
+    try {
+      await navigator.clipboard.writeText(document.getElementById(id).textContent);
+      say(event.target.textContent = root.dataset.copied);
+    } catch {
+      getSelection().selectAllChildren(document.getElementById(id));
+      say(event.target.textContent = root.dataset.notCopied);
+    }
+  });
+  offerCopying(root);
+
+  const closeMenus = (except) => root.querySelectorAll(".menu[open]").forEach((each) => each === except || (each.open = false));
+  document.addEventListener("click", (event) => closeMenus(event.target.closest(".menu")));
+  root.addEventListener("keydown", (event) => {
+    const menu = event.target.closest(".menu[open]");
+    if (menu && event.key === "Escape") {
+      menu.open = false;
+      menu.querySelector("summary").focus();
+    }
+  });
+})();

@@ -1,0 +1,78 @@
+"""The pages of a webhook's history and of one delivery, and what sends."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+from flask import Response
+
+from ...chains import OUTCOMES, outcome
+from ...database import utcnow
+from .. import chain_history, documents, history
+from ..api import deliveries as api
+from ..api.webhooks import find
+from ..pipeline import Call
+from ..schemas import default_page_size
+from . import week
+from .forms import Form
+from .rendering import page, see
+
+
+def show_history(call: Call, query: dict[str, Any], webhook_id: int) -> Response:
+    with call.state.reading() as session:
+        row = find(session, call, webhook_id)
+        found = chain_history.page(session, row, query, default_page_size())
+        chart = week.chart(week.read(session, row), utcnow())
+    chains = [[documents.delivery(each, found.around, call.viewer) for each in chain] for chain in found.chains]
+    return page(
+        call,
+        "history.html",
+        webhook=documents.webhook(row, call.viewer),
+        chains=[{"deliveries": chain, "state": _outcome(chain)} for chain in chains],
+        chart=chart,
+        outcomes=list(OUTCOMES),
+        query={name: query[name] for name in ("outcome", "tag") if query[name]},
+        older=found.older,
+        newer=found.newer,
+    )
+
+
+def _outcome(chain: list[dict[str, Any]]) -> str:
+    return outcome(each["state"] for each in chain)
+
+
+def show(call: Call, webhook_id: int, delivery_id: uuid.UUID) -> Response:
+    with call.state.reading() as session:
+        webhook = find(session, call, webhook_id)
+        row = api.find(session, webhook, delivery_id)
+        around = history.around(session, [row])
+    delivery = documents.delivery_with_attempts(row, around, call.viewer)
+    chain = [documents.delivery(each, around, call.viewer) for each in around.chains[row.push_id]]
+    sent = documents.sent_body(row, call.state.config)
+    return page(
+        call,
+        "delivery.html",
+        webhook=documents.webhook(webhook, call.viewer),
+        delivery=delivery,
+        chain={"deliveries": chain, "state": _outcome(chain)},
+        raw=sent,
+        pretty=json.dumps(json.loads(sent), indent=2, ensure_ascii=False),
+    )
+
+
+def redeliver(call: Call, sent: Form, webhook_id: int, delivery_id: uuid.UUID) -> Response:
+    api.redeliver(call, webhook_id, delivery_id)
+    return _see(call, webhook_id, delivery_id, "redelivered")
+
+
+def send_test(call: Call, sent: Form, webhook_id: int) -> Response:
+    """Push to this webhook alone, to its first hook or to the whole chain, and lead to the delivery."""
+    answer = api.send_test(call, {"chain": sent.get("chain") == "yes"}, webhook_id)
+    return _see(call, webhook_id, uuid.UUID(answer.get_json()["id"]), "test")
+
+
+def _see(call: Call, webhook_id: int, delivery_id: uuid.UUID, notice: str) -> Response:
+    here = {"repository": call.repository, "webhook_id": webhook_id, "delivery_id": delivery_id}
+    return see(".pages_delivery", **here, notice=notice)

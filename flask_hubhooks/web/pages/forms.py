@@ -1,0 +1,181 @@
+"""The form of a webhook: what was typed, what the API's schema is to check of it, and which field an error is for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from flask import current_app, request
+from flask_wtf.csrf import validate_csrf
+from werkzeug.datastructures import MultiDict
+from wtforms import ValidationError
+
+from ..pipeline import read_body
+from .translation import gettext as _
+
+FINAL_CALLBACK = {"": None, "yes": True, "no": False}
+"""What the form's choices mean for `expect_final_callback`."""
+
+Form = MultiDict[str, str]
+
+
+def read_form() -> Form:
+    """The form that was sent; raises 413 where it is too large."""
+    read_body()
+    return request.form
+
+
+def is_expired(form: Form) -> bool:
+    """Whether a form lacks the token of the visitor's session, as Flask-WTF makes and checks it."""
+    if not current_app.config.get("WTF_CSRF_ENABLED", True):
+        return False
+    try:
+        validate_csrf(form.get("csrf_token"))
+    except ValidationError:
+        return True
+    return False
+
+
+EXPIRED = "The form had expired, or your browser keeps no cookies. Send it again."
+
+
+@dataclass
+class URLField:
+    """One hook URL of the form; `id` is the hook's, "" for a new one."""
+
+    url: str = ""
+    id: str = ""
+
+
+@dataclass
+class HeaderField:
+    """One request header of the form; a stored value is never shown, and stays where none is typed."""
+
+    name: str = ""
+    value: str = ""
+
+
+@dataclass
+class WebhookForm:
+    """What was typed, or is to be changed."""
+
+    name: str = ""
+    urls: list[URLField] = field(default_factory=lambda: [URLField()])
+    final_callback: str = ""
+    tag_filter: str = ""
+    headers: list[HeaderField] = field(default_factory=list)
+    version: str = ""
+    errors: dict[str, list[str]] = field(default_factory=dict)
+    """Messages by field: `name`, `urls`, `url-0`, `tag_filter`, `headers`, `header-0`; "" for the whole."""
+    focus: str = ""
+    """The id of the element that is worked at."""
+
+    @classmethod
+    def of(cls, webhook: Mapping[str, Any], final_callback: bool | None, version: str) -> WebhookForm:
+        """The form of a webhook as the API shows it, with its `expect_final_callback` as it is stored."""
+        return cls(
+            name=webhook["name"],
+            urls=[URLField(each["hook_url"], str(each["id"])) for each in webhook["hooks"]] or [URLField()],
+            final_callback=next(word for word, meaning in FINAL_CALLBACK.items() if meaning is final_callback),
+            tag_filter=" ".join(webhook["tag_filter"]),
+            headers=[HeaderField(name) for name in webhook["headers"] or ()],
+            version=version,
+        )
+
+    @classmethod
+    def typed(cls, form: Form) -> WebhookForm:
+        """The form as it was sent."""
+        ids = form.getlist("hook_id")
+        urls = [URLField(url.strip(), id_) for url, id_ in zip(form.getlist("hook_url"), ids, strict=False)]
+        names, values = form.getlist("header_name"), form.getlist("header_value")
+        return cls(
+            name=form.get("name", ""),
+            urls=urls or [URLField()],
+            final_callback=form.get("final_callback", ""),
+            tag_filter=form.get("tag_filter", ""),
+            headers=[HeaderField(name.strip(), value) for name, value in zip(names, values, strict=False)],
+            version=form.get("version", ""),
+        )
+
+    def content(self) -> dict[str, Any]:
+        """What the API would be sent; lines that were left empty do not count."""
+        return {
+            "name": self.name,
+            "hooks": [_hook(each) for each in self.urls if each.url],
+            "expect_final_callback": FINAL_CALLBACK.get(self.final_callback),
+            "tag_filter": self.patterns(),
+            "headers": {each.name: each.value or None for each in self.headers if each.name or each.value},
+        }
+
+    def patterns(self) -> list[str]:
+        return self.tag_filter.split()
+
+    def refuse(self, errors: Mapping[str, Any]) -> None:
+        """Put the API's errors at the fields that they are for."""
+        for name, messages in errors.items():
+            if name == "hooks":
+                self._put("urls", "url", messages, [index for index, each in enumerate(self.urls) if each.url])
+            elif name == "headers":
+                self._put("headers", "header", messages, {each.name: index for index, each in enumerate(self.headers)})
+            elif name == "tag_filter":
+                patterns = self.patterns()
+                self._add(
+                    name, [f"{patterns[key]}: {text}" if key is not None else text for key, text in _told(messages)]
+                )
+            else:
+                self._add(name if name == "name" else "", [text for __, text in _told(messages)])
+
+    def _put(self, whole: str, one: str, messages: Any, places: Sequence[int] | Mapping[str, int]) -> None:
+        for key, text in _told(messages):
+            self._add(whole if key is None else f"{one}-{places[key]}", [text])
+
+    def _add(self, name: str, texts: list[str]) -> None:
+        self.errors.setdefault(name, []).extend(texts)
+
+    def check(self) -> bool:
+        """Refuse what the API would allow and a form should not; False where there is an error."""
+        if not any(each.url for each in self.urls):
+            self._add("url-0", [_("Give the URL that pushes are to be sent to.")])
+        names = [each.name for each in self.headers if each.name]
+        for index, each in enumerate(self.headers):
+            if names.count(each.name) > 1:
+                self._add(f"header-{index}", [_("Is given more than once.")])
+        return not self.errors
+
+    def rearrange(self, action: str) -> None:
+        """Do what a button of the form asks for: `add-url`, `up-1`, `down-0`, `remove-url-1`, `remove-header-0`."""
+        what, __, index = action.rpartition("-")
+        if action == "add-url":
+            self.urls.append(URLField())
+            self.focus = f"url-{len(self.urls) - 1}"
+        elif action == "add-header":
+            self.headers.append(HeaderField())
+            self.focus = f"header-{len(self.headers) - 1}"
+        elif re.fullmatch("[0-9]{1,4}", index):
+            self._move(what, int(index))
+
+    def _move(self, what: str, index: int) -> None:
+        if what in ("up", "down") and index < len(self.urls):
+            to = min(max(index + (1 if what == "down" else -1), 0), len(self.urls) - 1)
+            self.urls.insert(to, self.urls.pop(index))
+            self.focus = f"url-{to}"
+        elif what == "remove-url" and index < len(self.urls) > 1:
+            del self.urls[index]
+            self.focus = f"url-{min(index, len(self.urls) - 1)}"
+        elif what == "remove-header" and index < len(self.headers):
+            del self.headers[index]
+            self.focus = "add-header"
+
+
+def _hook(typed: URLField) -> dict[str, Any]:
+    hook: dict[str, Any] = {"hook_url": typed.url}
+    return hook | {"id": int(typed.id)} if re.fullmatch("[0-9]{1,10}", typed.id) else hook
+
+
+def _told(messages: Any) -> list[tuple[Any, str]]:
+    """Each message, and what it is about within its field: an index or a name; None for the field as a whole."""
+    if not isinstance(messages, Mapping):
+        return [(None, text) for text in messages]
+    return [(key, text) for key, within in messages.items() for __, text in _told(within)]

@@ -1,0 +1,76 @@
+"""How pages are made of templates, and what all of them know."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from http import HTTPStatus
+from typing import Any
+
+from flask import Response, make_response, redirect, render_template, request, url_for
+from flask_wtf.csrf import generate_csrf
+from markupsafe import Markup
+
+from ...state import current_state
+from ..pipeline import Call
+from ..problems import Problem
+from . import words
+from .translation import direction, gettext, language, ngettext
+
+REPEATABLE = (400, 409, 412, 413, 429, 503)
+"""Statuses after which the visitor may go on with the repository's webhooks."""
+
+
+def page(call: Call, template: str, status: int = 200, **context: Any) -> Response:
+    """A page for who may read a repository's webhooks."""
+    known = {
+        "repository": call.repository,
+        "repository_url": call.details["repo_url"],
+        "may_write": call.viewer.may_write,
+        "notice": words.notice(request.args.get("notice", "")),
+        "csrf_token": generate_csrf,
+    }
+    return _rendered(template, status, **known, **context)
+
+
+def problem_page(problem: Problem) -> Response:
+    """An error as a page, in the layout of the others."""
+    title = HTTPStatus(problem.status).phrase
+    repository = (request.view_args or {}).get("repository") if problem.status in REPEATABLE else None
+    response = _rendered("problem.html", problem.status, problem=problem, title=title, repository=repository)
+    response.headers.extend(dict(problem.headers))
+    return response
+
+
+def see(endpoint: str, *, notice: str | None = None, **arguments: Any) -> Response:
+    """Lead to another page after something was done there, so that reloading does not do it again."""
+    response = make_response(redirect(url_for(endpoint, **arguments, notice=notice), 303))
+    return response
+
+
+def _rendered(template: str, status: int, **context: Any) -> Response:
+    known = {
+        "_": gettext,
+        "ngettext": ngettext,
+        "words": words,
+        "when": when,
+        "isolated": isolated,
+        "language": language(),
+        "direction": direction(),
+        "layout": current_state().config.layout,
+    }
+    response = make_response(render_template(f"hubhooks/{template}", **known, **context), status)
+    response.headers["Content-Security-Policy"] = "frame-ancestors 'self'"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
+
+
+def when(text: str) -> Markup:
+    """A time of the API's as how long ago it was, and exactly where a pointer rests on it."""
+    time = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    markup = '<time datetime="{}" title="{}">{}</time>'
+    return Markup(markup).format(text, f"{time:%Y-%m-%d %H:%M:%S} UTC", words.ago(time))  # noqa: S704 - a constant
+
+
+def isolated(text: str) -> Markup:
+    """Text that others typed, whose direction ends where it does."""
+    return Markup("<bdi>{}</bdi>").format(text)

@@ -1,0 +1,197 @@
+"""The pages of a repository's webhooks: list and create, edit, and what the menu of each offers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from flask import Response
+from sqlalchemy import func, select
+from sqlalchemy.orm import selectinload
+
+from ... import webhooks
+from ...database import utcnow
+from ...delivery import payload
+from ...models import Webhook
+from ...outbox import recent_tags
+from ...tag_filter import BadPattern, TagFilter, check_pattern
+from ...webhooks import Refused, live
+from .. import chain_history, documents
+from ..api import webhooks as api
+from ..etag import version
+from ..pipeline import Call, loaded
+from ..problems import Problem
+from ..schemas import WebhookSchema, default_page_size
+from .forms import EXPIRED, Form, WebhookForm
+from .rendering import page, see
+from .translation import gettext as _
+
+CHANGED = "Somebody else has changed this webhook since you opened the page. Open it again to see what it is now."
+
+
+def show_all(call: Call, query: dict[str, Any]) -> Response:
+    return _list(call, WebhookForm(), query["page"])
+
+
+def _list(call: Call, form: WebhookForm, number: int = 1, status: int = 200) -> Response:
+    size = default_page_size()
+    wanted = select(Webhook).where(live(call.repository)).order_by(Webhook.id.desc())
+    with call.state.reading() as session:
+        count = session.scalar(select(func.count()).select_from(Webhook).where(live(call.repository))) or 0
+        rows = session.scalars(
+            wanted.options(selectinload(Webhook.hooks)).limit(size).offset((number - 1) * size)
+        ).all()
+        recent = chain_history.recent(session, rows)
+    return page(
+        call,
+        "webhooks.html",
+        status,
+        form=form,
+        webhooks=[documents.webhook(row, call.viewer) for row in rows],
+        recent=recent,
+        count=count,
+        older=number + 1 if number * size < count else None,
+        newer=number - 1 if number > 1 else None,
+        payload=_example(call),
+    )
+
+
+def _example(call: Call) -> str:
+    content = payload.payload(
+        external_url=call.state.config.external_url,
+        token=payload.MASKED_TOKEN,
+        repository=call.repository,
+        tag="latest",
+        pusher=call.user,
+        pushed_at=utcnow(),
+        details=call.details | {"full_description": "", "dockerfile": ""},
+    )
+    return json.dumps(content, indent=2, ensure_ascii=False)
+
+
+def create(call: Call, sent: Form) -> Response:
+    """Make a webhook; the answer itself shows its secret, this once."""
+    form = WebhookForm.typed(sent)
+    if (action := sent.get("action", "save")) != "save":
+        form.rearrange(action)
+        return _list(call, form)
+    if form.check():
+        try:
+            made = api.create(call, loaded(WebhookSchema(), _of_creation(form))).get_json()
+            return page(call, "secret.html", 201, webhook=made, secret=made["secret"], created=True)
+        except (Refused, Problem) as refused:
+            _refuse(form, refused)
+    return _list(call, form, status=400)
+
+
+def _of_creation(form: WebhookForm) -> dict[str, Any]:
+    content = form.content()
+    return {"name": content["name"], "hooks": [{"hook_url": each["hook_url"]} for each in content["hooks"]]}
+
+
+def _refuse(form: WebhookForm, refused: Refused | Problem) -> None:
+    if not refused.errors:
+        raise refused
+    form.refuse(refused.errors)
+
+
+def create_expired(call: Call, sent: Form) -> Response:
+    form = WebhookForm.typed(sent)
+    form.errors[""] = [_(EXPIRED)]
+    return _list(call, form, status=400)
+
+
+def show_form(call: Call, webhook_id: int) -> Response:
+    with call.state.reading() as session:
+        row = api.find(session, call, webhook_id)
+        document = documents.webhook(row, call.viewer)
+    form = WebhookForm.of(document, row.expect_final_callback, version(document))
+    return _edit(call, document, form)
+
+
+def _edit(call: Call, webhook: dict[str, Any], form: WebhookForm, status: int = 200) -> Response:
+    with call.state.reading() as session:
+        tags = recent_tags(session, call.repository)
+    patterns = [each for each in form.patterns() if _is_pattern(each)]
+    matches = TagFilter(patterns).matches
+    return page(
+        call,
+        "edit.html",
+        status,
+        webhook=webhook,
+        form=form,
+        matching=[tag for tag in tags if matches(tag)],
+        other=[tag for tag in tags if not matches(tag)],
+    )
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        check_pattern(text)
+    except BadPattern:
+        return False
+    return True
+
+
+def edit(call: Call, sent: Form, webhook_id: int) -> Response:
+    """Save a webhook unless somebody else was faster; any other button than the one to save only rearranges."""
+    form = WebhookForm.typed(sent)
+    if (action := sent.get("action", "save")) != "save":
+        form.rearrange(action)
+        return _edit(call, _document(call, webhook_id), form)
+    if form.check():
+        try:
+            _save(call, form, webhook_id)
+            return see(".pages_webhooks", repository=call.repository, notice="saved")
+        except (Refused, Problem) as refused:
+            _refuse(form, refused)
+    return _edit(call, _document(call, webhook_id), form, 400)
+
+
+def _save(call: Call, form: WebhookForm, webhook_id: int) -> None:
+    wanted = loaded(WebhookSchema(), form.content())
+    with api.editing(call, webhook_id) as (session, row):
+        if form.version != version(documents.webhook(row, call.viewer)):
+            raise Refused({"": [_(CHANGED)]})
+        webhooks.edit(session, call.owner, row, wanted)
+
+
+def edit_expired(call: Call, sent: Form, webhook_id: int) -> Response:
+    form = WebhookForm.typed(sent)
+    form.errors[""] = [_(EXPIRED)]
+    return _edit(call, _document(call, webhook_id), form, 400)
+
+
+def _document(call: Call, webhook_id: int) -> dict[str, Any]:
+    with call.state.reading() as session:
+        return documents.webhook(api.find(session, call, webhook_id), call.viewer)
+
+
+def pause(call: Call, sent: Form, webhook_id: int) -> Response:
+    api.edit(call, {"active": False}, webhook_id)
+    return see(".pages_webhooks", repository=call.repository, notice="paused")
+
+
+def resume(call: Call, sent: Form, webhook_id: int) -> Response:
+    api.edit(call, {"active": True}, webhook_id)
+    return see(".pages_webhooks", repository=call.repository, notice="resumed")
+
+
+def confirm_delete(call: Call, webhook_id: int) -> Response:
+    return page(call, "delete.html", webhook=_document(call, webhook_id))
+
+
+def delete(call: Call, sent: Form, webhook_id: int) -> Response:
+    api.delete(call, webhook_id)
+    return see(".pages_webhooks", repository=call.repository, notice="deleted")
+
+
+def confirm_rotation(call: Call, webhook_id: int) -> Response:
+    hours = call.state.config.former_secret_ttl.total_seconds() / 3600
+    return page(call, "rotate_secret.html", webhook=_document(call, webhook_id), hours=f"{hours:g}")
+
+
+def rotate_secret(call: Call, sent: Form, webhook_id: int) -> Response:
+    """Replace the secret; the answer itself shows the new one, this once."""
+    rotated = api.rotate_secret(call, {"secret": None}, webhook_id).get_json()
+    return page(call, "secret.html", webhook=_document(call, webhook_id), **rotated, created=False)

@@ -1,0 +1,180 @@
+"""What the pages say of states, outcomes and times."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from markupsafe import Markup
+
+from ...database import utcnow
+from ..chain_history import Recent
+from .translation import gettext as _
+from .translation import ngettext
+from .week import Chart, Day
+
+ICONS = {
+    "succeeded": "✓",
+    "failed": "✗",
+    "expired": "✗",
+    "awaiting_callback": "…",
+    "pending": "⟳",
+    "waiting": "…",
+    "skipped": "\N{EN DASH}",
+    "cancelled": "⊘",
+}
+_DIRECTIONS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+MOVING = ("pending", "waiting", "awaiting_callback")
+"""States that another is to follow."""
+
+
+def state(name: str) -> Markup:
+    """Where a delivery or a chain request stands."""
+    words = {
+        "succeeded": _("Succeeded"),
+        "failed": _("Failed"),
+        "expired": _("No callback came"),
+        "awaiting_callback": _("Awaiting callback"),
+        "pending": _("Under way"),
+        "waiting": _("Waiting for its turn"),
+        "skipped": _("Skipped"),
+        "cancelled": _("Cancelled"),
+    }
+    return words[name]
+
+
+def step(name: str) -> Markup:
+    """How far a hook of a chain has come."""
+    words = {"succeeded": _("delivered"), "failed": _("failed"), "expired": _("no callback came")}
+    words |= {"awaiting_callback": _("awaiting callback"), "pending": _("being delivered"), "waiting": _("waiting")}
+    words |= {"skipped": _("skipped"), "cancelled": _("cancelled")}
+    return words[name]
+
+
+def outcome(name: str) -> Markup:
+    """How chain requests stand that are looked for."""
+    words = {"succeeded": _("Succeeded"), "under_way": _("Under way"), "failed": _("Failed")}
+    return (words | {"cancelled": _("Cancelled")})[name]
+
+
+def callback(name: str) -> Markup:
+    """What a receiver said in its callback."""
+    return {"success": _("success"), "failure": _("failure"), "error": _("error")}[name]
+
+
+def trigger(name: str) -> Markup:
+    """Why an attempt was made."""
+    words = {"push": _("the push"), "test": _("a test"), "chain": _("the hook before it succeeded")}
+    return (words | {"retry": _("a retry"), "redelivery": _("a redelivery")})[name]
+
+
+NOTICES: Mapping[str, str] = {
+    "saved": "The webhook was saved.",
+    "paused": "The webhook is paused: pushes are not recorded for it until it is resumed.",
+    "resumed": "The webhook is active again.",
+    "deleted": "The webhook was deleted.",
+    "test": "A test push was sent.",
+    "redelivered": "It is being sent again.",
+}
+
+
+def plain(text: str) -> str:
+    """Text that others typed for where no element can isolate its direction: without the characters that change it."""
+    return _DIRECTIONS.sub("", text)
+
+
+def notice(name: str) -> Markup | None:
+    """What was just done, by the name that stands in the URL."""
+    return _(NOTICES[name]) if name in NOTICES else None
+
+
+def duration(milliseconds: int) -> Markup:
+    """A duration as people read it."""
+    if milliseconds < 1000:
+        return _("%(number)s ms", number=milliseconds)
+    return _("%(number)s s", number=f"{milliseconds / 1000:.1f}")
+
+
+def ago(time: datetime) -> Markup:
+    """How long ago a time was, or how soon it comes; beyond a month the date."""
+    now = utcnow()
+    past, distance = time <= now, abs(now - time)
+    if distance >= timedelta(days=31):
+        return Markup(f"{time:%Y-%m-%d}")  # noqa: S704 - digits
+    for size, words in (
+        (timedelta(days=1), _days),
+        (timedelta(hours=1), _hours),
+        (timedelta(minutes=1), _minutes),
+    ):
+        if distance >= size:
+            return words(distance // size, past)
+    if distance < timedelta(seconds=5):
+        return _("just now") if past else _("now")
+    return _seconds(distance // timedelta(seconds=1), past)
+
+
+def _days(number: int, past: bool) -> Markup:
+    if past:
+        return ngettext("%(number)s day ago", "%(number)s days ago", number)
+    return ngettext("in %(number)s day", "in %(number)s days", number)
+
+
+def _hours(number: int, past: bool) -> Markup:
+    if past:
+        return ngettext("%(number)s hour ago", "%(number)s hours ago", number)
+    return ngettext("in %(number)s hour", "in %(number)s hours", number)
+
+
+def _minutes(number: int, past: bool) -> Markup:
+    if past:
+        return ngettext("%(number)s minute ago", "%(number)s minutes ago", number)
+    return ngettext("in %(number)s minute", "in %(number)s minutes", number)
+
+
+def _seconds(number: int, past: bool) -> Markup:
+    if past:
+        return ngettext("%(number)s second ago", "%(number)s seconds ago", number)
+    return ngettext("in %(number)s second", "in %(number)s seconds", number)
+
+
+def total_duration(deliveries: Sequence[Mapping[str, Any]]) -> Markup:
+    """How long the latest attempts of a chain's deliveries took, together."""
+    taken = [each["duration_ms"] for each in deliveries if each["duration_ms"] is not None]
+    return duration(sum(taken)) if taken else Markup("\N{EN DASH}")
+
+
+def cause_of(deliveries: Sequence[Mapping[str, Any]]) -> str:
+    """What is wrong with a chain, by the first of its deliveries that tells."""
+    return next((each["cause"] or each["reason"] for each in deliveries if each["cause"] or each["reason"]), "")
+
+
+def timing(attempt: Mapping[str, Any]) -> Markup:
+    """How long an attempt took, and which parts of it are known."""
+    parts = [_("Took %(duration)s", duration=duration(attempt["duration_ms"]))]
+    if attempt["connect_ms"] is not None:
+        parts.append(_("connecting %(duration)s", duration=duration(attempt["connect_ms"])))
+    if attempt["wait_ms"] is not None:
+        parts.append(_("waiting for the answer %(duration)s", duration=duration(attempt["wait_ms"])))
+    return Markup(", ").join(parts)
+
+
+def summary(recent: Sequence[Recent]) -> Markup:
+    """The latest outcomes, for who cannot see their marks."""
+    counts = Counter(each.state.value for each in recent)
+    told = Markup(", ").join(Markup("{} {}").format(count, state(name)) for name, count in counts.items())
+    return ngettext("The latest %(number)s: %(told)s", "The latest %(number)s: %(told)s", len(recent), told=told)
+
+
+def chart(week: Chart) -> Markup:
+    """The chart, for who cannot see it."""
+    return Markup("; ").join(chart_day(day) for day in week.days if day.total)
+
+
+def chart_day(day: Day) -> Markup:
+    told = [_("%(outcome)s: %(number)s", outcome=outcome(name), number=n) for name, n in day.counts.items() if n]
+    if day.response_ms is not None:
+        told.append(_("response time %(duration)s", duration=duration(day.response_ms)))
+    return Markup("{}: {}").format(f"{day.day:%Y-%m-%d}", Markup(", ").join(told) if told else _("nothing"))
