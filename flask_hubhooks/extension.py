@@ -43,7 +43,6 @@ class HubHooks(Blueprint):
             "flask_hubhooks",
             static_folder="static",
             static_url_path="/hubhooks/static",
-            template_folder="templates",
             cli_group="hubhooks",
         )
         self._db = db

@@ -14,12 +14,14 @@
   };
 
   /* Put new content into an element, and leave the focus where it was. */
+  const nameOf = (element) => element.id || element.getAttribute("href") || element.getAttribute("formaction");
   const fill = (element, fresh) => {
-    const focused = element.contains(document.activeElement) ? document.activeElement.id : "";
+    const focused = element.contains(document.activeElement) && nameOf(document.activeElement);
     const open = [...element.querySelectorAll("details[id]")].map((each) => [each.id, each.open]);
     element.replaceChildren(...fresh.childNodes);
     for (const [id, isOpen] of open) document.getElementById(id)?.toggleAttribute("open", isOpen);
-    if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
+    const again = focused && [...element.querySelectorAll("[id], [href], [formaction]")].find((each) => nameOf(each) === focused);
+    again?.focus({ preventScroll: true });
     offerCopying(element);
   };
 

@@ -14,10 +14,12 @@ from ..problems import Problem
 from ..schemas import ChainHistorySchema, WebhooksPageSchema
 from . import deliveries, webhooks
 from .forms import EXPIRED, is_expired, read_form
-from .rendering import problem_page
+from .rendering import problem_page, templates
 
 
 def add_routes(blueprint: Blueprint) -> None:
+    """Put the pages on the blueprint, and their templates."""
+    blueprint.jinja_loader = templates()
     every = "/r/<path:repository>/webhooks/"
     one = every + "<int:webhook_id>/"
     delivery = one + "history/<uuid:delivery_id>/"

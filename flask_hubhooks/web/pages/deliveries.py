@@ -14,16 +14,18 @@ from .. import chain_history, documents, history
 from ..api import deliveries as api
 from ..api.webhooks import find
 from ..pipeline import Call
-from ..schemas import default_page_size
 from . import week
 from .forms import Form
 from .rendering import page, see
+
+CHAIN_REQUESTS = 15
+"""Of a page."""
 
 
 def show_history(call: Call, query: dict[str, Any], webhook_id: int) -> Response:
     with call.state.reading() as session:
         row = find(session, call, webhook_id)
-        found = chain_history.page(session, row, query, default_page_size())
+        found = chain_history.page(session, row, query, CHAIN_REQUESTS)
         chart = week.chart(week.read(session, row), utcnow())
     chains = [[documents.delivery(each, found.around, call.viewer) for each in chain] for chain in found.chains]
     return page(
@@ -48,14 +50,13 @@ def show(call: Call, webhook_id: int, delivery_id: uuid.UUID) -> Response:
         webhook = find(session, call, webhook_id)
         row = api.find(session, webhook, delivery_id)
         around = history.around(session, [row])
-    delivery = documents.delivery_with_attempts(row, around, call.viewer)
-    chain = [documents.delivery(each, around, call.viewer) for each in around.chains[row.push_id]]
+        chain = [documents.delivery(each, around, call.viewer) for each in around.chains[row.push_id]]
     sent = documents.sent_body(row, call.state.config)
     return page(
         call,
         "delivery.html",
         webhook=documents.webhook(webhook, call.viewer),
-        delivery=delivery,
+        delivery=documents.delivery_with_attempts(row, around, call.viewer),
         chain={"deliveries": chain, "state": _outcome(chain)},
         raw=sent,
         pretty=json.dumps(json.loads(sent), indent=2, ensure_ascii=False),

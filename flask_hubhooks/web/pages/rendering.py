@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 from flask import Response, make_response, redirect, render_template, request, url_for
 from flask_wtf.csrf import generate_csrf
+from jinja2 import BaseLoader, ChoiceLoader, FileSystemLoader, PrefixLoader
 from markupsafe import Markup
 
+from ...database import utcnow
 from ...state import current_state
 from ..pipeline import Call
 from ..problems import Problem
@@ -18,6 +22,12 @@ from .translation import direction, gettext, language, ngettext
 
 REPEATABLE = (400, 409, 412, 413, 429, 503)
 """Statuses after which the visitor may go on with the repository's webhooks."""
+
+
+def templates() -> BaseLoader:
+    """Our templates, in whose place a host may put its own; by `!hubhooks/page.html` it still extends ours."""
+    folder = Path(__file__).parent.parent.parent / "templates"
+    return ChoiceLoader([FileSystemLoader(folder), PrefixLoader({"!hubhooks": FileSystemLoader(folder / "hubhooks")})])
 
 
 def page(call: Call, template: str, status: int = 200, **context: Any) -> Response:
@@ -36,15 +46,15 @@ def problem_page(problem: Problem) -> Response:
     """An error as a page, in the layout of the others."""
     title = HTTPStatus(problem.status).phrase
     repository = (request.view_args or {}).get("repository") if problem.status in REPEATABLE else None
-    response = _rendered("problem.html", problem.status, problem=problem, title=title, repository=repository)
+    known = {"problem": problem, "title": title, "repository": repository, "notice": None}
+    response = _rendered("problem.html", problem.status, **known)
     response.headers.extend(dict(problem.headers))
     return response
 
 
 def see(endpoint: str, *, notice: str | None = None, **arguments: Any) -> Response:
     """Lead to another page after something was done there, so that reloading does not do it again."""
-    response = make_response(redirect(url_for(endpoint, **arguments, notice=notice), 303))
-    return response
+    return make_response(redirect(url_for(endpoint, **arguments, notice=notice), 303))
 
 
 def _rendered(template: str, status: int, **context: Any) -> Response:
@@ -53,6 +63,7 @@ def _rendered(template: str, status: int, **context: Any) -> Response:
         "ngettext": ngettext,
         "words": words,
         "when": when,
+        "next_try": next_try,
         "isolated": isolated,
         "language": language(),
         "direction": direction(),
@@ -66,9 +77,20 @@ def _rendered(template: str, status: int, **context: Any) -> Response:
 
 def when(text: str) -> Markup:
     """A time of the API's as how long ago it was, and exactly where a pointer rests on it."""
-    time = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    time = _parsed(text)
     markup = '<time datetime="{}" title="{}">{}</time>'
     return Markup(markup).format(text, f"{time:%Y-%m-%d %H:%M:%S} UTC", words.ago(time))  # noqa: S704 - a constant
+
+
+def next_try(delivery: Mapping[str, Any]) -> Markup:
+    """When a delivery is tried next; its time may have come already."""
+    if _parsed(delivery["next_attempt_at"]) <= utcnow():
+        return gettext("next try now")
+    return gettext("next try %(when)s", when=when(delivery["next_attempt_at"]))
+
+
+def _parsed(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
 def isolated(text: str) -> Markup:

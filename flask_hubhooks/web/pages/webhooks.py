@@ -21,11 +21,13 @@ from ..api import webhooks as api
 from ..etag import version
 from ..pipeline import Call, loaded
 from ..problems import Problem
-from ..schemas import WebhookSchema, default_page_size
+from ..schemas import WebhookSchema
 from .forms import EXPIRED, Form, WebhookForm
 from .rendering import page, see
 from .translation import gettext as _
 
+WEBHOOKS = 10
+"""Webhooks of a page."""
 CHANGED = "Somebody else has changed this webhook since you opened the page. Open it again to see what it is now."
 
 
@@ -34,7 +36,7 @@ def show_all(call: Call, query: dict[str, Any]) -> Response:
 
 
 def _list(call: Call, form: WebhookForm, number: int = 1, status: int = 200) -> Response:
-    size = default_page_size()
+    size = WEBHOOKS
     wanted = select(Webhook).where(live(call.repository)).order_by(Webhook.id.desc())
     with call.state.reading() as session:
         count = session.scalar(select(func.count()).select_from(Webhook).where(live(call.repository))) or 0

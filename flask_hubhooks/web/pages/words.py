@@ -112,7 +112,7 @@ def ago(time: datetime) -> Markup:
         if distance >= size:
             return words(distance // size, past)
     if distance < timedelta(seconds=5):
-        return _("just now") if past else _("now")
+        return _("just now") if past else _("in a moment")
     return _seconds(distance // timedelta(seconds=1), past)
 
 
@@ -156,6 +156,8 @@ def timing(attempt: Mapping[str, Any]) -> Markup:
     parts = [_("Took %(duration)s", duration=duration(attempt["duration_ms"]))]
     if attempt["connect_ms"] is not None:
         parts.append(_("connecting %(duration)s", duration=duration(attempt["connect_ms"])))
+    elif attempt["response"]:
+        parts.append(_("over a connection that was kept open"))
     if attempt["wait_ms"] is not None:
         parts.append(_("waiting for the answer %(duration)s", duration=duration(attempt["wait_ms"])))
     return Markup(", ").join(parts)
