@@ -81,8 +81,24 @@ def _pages(store: Store) -> dict[str, str]:
     }
     pages = {name: f"{history}?{urlencode(query)}" for name, query in queries.items()}
     pages["one delivery"] = f"{history}{there['results'][0]['id']}/"
+    pages |= _html(store, there["results"][0]["id"])
     pages["matching-tags"] = f"/v2/repositories/{NAME}/webhooks/matching-tags/?tag_filter=v1*"
     return pages
+
+
+def _html(store: Store, delivery: str) -> dict[str, str]:
+    """The same as people see it."""
+    every = f"/r/{NAME}/webhooks/"
+    history = f"{every}{store.webhook.rstrip('/').rpartition('/')[2]}/history/"
+    return {
+        "HTML webhooks": every,
+        "HTML history": history,
+        "HTML history, failed": f"{history}?outcome=failed",
+        "HTML history, succeeded": f"{history}?outcome=succeeded",
+        "HTML history, tag": f"{history}?tag=v7",
+        "HTML history, page 10,000": f"{history}?{urlencode(_deep(store))}",
+        "HTML one delivery": f"{history}{delivery}/",
+    }
 
 
 def _deep(store: Store) -> dict[str, str]:
@@ -111,7 +127,7 @@ def _compared(name: str, small: tuple[Store, str], large: tuple[Store, str], tim
 
 def _sized(url: str, rows: int) -> str:
     """The same page with as many rows."""
-    return f"{url}&page_size={rows}" if "/history/?" in url else url
+    return f"{url}&page_size={rows}" if url.startswith("/v2/") and "/history/?" in url else url
 
 
 def _medians(asked: Sequence[tuple[Store, str]], times: int) -> list[float]:

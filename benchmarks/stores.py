@@ -98,11 +98,11 @@ class Store:
         return START + push * STEP
 
     def get(self, url: str) -> dict[str, Any]:
-        """What the API answers; raises `Failed` for anything but 200."""
+        """What the API answers, or nothing for a page; raises `Failed` for anything but 200."""
         answer = self.client.get(url)
         if answer.status_code != 200:
             raise Failed(f"{url}: {answer.text}")
-        content: dict[str, Any] = answer.get_json()
+        content: dict[str, Any] = answer.get_json(silent=True) or {}
         return content
 
 

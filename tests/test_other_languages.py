@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 import json
+import os
 import shutil
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +17,8 @@ from typing import Any
 
 import pytest
 import requests
+
+import flask_hubhooks
 
 from .host import Host
 from .processes import free_port
@@ -112,3 +119,83 @@ def test_go(host: Host, tmp_path: Path) -> None:
         attempt = host.details(webhook, host.history(webhook)[0])["attempts"][0]
         assert attempt["response"]["status_code"] == 500
         assert not written.exists()
+
+
+TEMPLATES = Path(flask_hubhooks.__file__).parent / "templates" / "hubhooks" / "verify"
+PYTHON = """
+import json, sys
+request = json.load(sys.stdin)
+print("valid" if verify(request["headers"], request["body"].encode()) else "not valid")
+"""
+NODE = """
+const request = JSON.parse(require("node:fs").readFileSync(0));
+console.log(verify(request.headers, Buffer.from(request.body)) ? "valid" : "not valid");
+"""
+GO = """
+func main() {
+	var request struct {
+		Headers map[string]string
+		Body    string
+	}
+	json.NewDecoder(os.Stdin).Decode(&request)
+	headers := http.Header{}
+	for name, value := range request.Headers {
+		headers.Set(name, value)
+	}
+	fmt.Println(map[bool]string{true: "valid", false: "not valid"}[verify(headers, []byte(request.Body))])
+}
+"""
+
+
+def python_program(folder: Path) -> list[str]:
+    (folder / "verify.py").write_text((TEMPLATES / "python.txt").read_text("utf-8") + PYTHON, "utf-8")
+    return [sys.executable, str(folder / "verify.py")]
+
+
+def node_program(folder: Path) -> list[str]:
+    (folder / "verify.js").write_text((TEMPLATES / "node.txt").read_text("utf-8") + NODE, "utf-8")
+    return ["node", str(folder / "verify.js")]
+
+
+def go_program(folder: Path) -> list[str]:
+    snippet = (TEMPLATES / "go.txt").read_text("utf-8").replace("import (", 'import (\n\t"encoding/json"\n\t"fmt"', 1)
+    (folder / "verify.go").write_text(f"package main\n\n{snippet}{GO}", "utf-8")
+    environment = {**os.environ, "GOCACHE": str(folder / "cache"), "GOFLAGS": "-mod=mod", "GO111MODULE": "off"}
+    command = ["go", "build", "-o", str(folder / "verify"), str(folder / "verify.go")]
+    subprocess.run(command, env=environment, check=True, timeout=100)
+    return [str(folder / "verify")]
+
+
+@pytest.mark.parametrize("language", ["python", "node", "go"])
+@on_sqlite
+def test_what_the_pages_show(request_of: tuple[Request, list[str]], language: str, tmp_path: Path) -> None:
+    """The lines that the pages offer verify a delivery with either secret, and refuse all that was changed."""
+    if not (shutil.which(language) or language == "python"):
+        pytest.skip(f"{language} is not installed")
+    command = {"python": python_program, "node": node_program, "go": go_program}[language](tmp_path)
+    request, secrets = request_of
+    signed = {name: request.headers[name] for name in ("webhook-id", "webhook-timestamp", "webhook-signature")}
+
+    def verdict(secret: str = secrets[0], body: str | None = None, **changed: str) -> str:
+        headers = signed | {name.replace("_", "-"): value for name, value in changed.items()}
+        content = json.dumps({"headers": headers, "body": request.body.decode() if body is None else body})
+        done = subprocess.run(
+            command,
+            input=content.encode(),
+            env={**os.environ, "WEBHOOK_SECRET": secret},
+            capture_output=True,
+            timeout=30,
+        )
+        return done.stdout.decode().strip() or done.stderr.decode()
+
+    assert [verdict(secret) for secret in secrets] == ["valid", "valid"]
+    assert verdict(body=request.body.decode().replace("latest", "lastet")) == "not valid"
+    assert verdict("whsec_" + "A" * 44) == "not valid"
+    assert verdict(webhook_id="other") == verdict(webhook_timestamp="1") == "not valid"
+    assert verdict(webhook_signature="v1,") == verdict(webhook_signature="") == "not valid"
+    for minutes in (-6, 6):
+        sent = str(int(time.time()) + minutes * 60)
+        key = base64.b64decode(secrets[0].removeprefix("whsec_"))
+        digest = hmac.digest(key, f"{signed['webhook-id']}.{sent}.".encode() + request.body, "sha256")
+        signature = f"v1,{base64.b64encode(digest).decode()}"
+        assert verdict(webhook_timestamp=sent, webhook_signature=signature) == "not valid"

@@ -70,7 +70,7 @@ def _rendered(template: str, status: int, **context: Any) -> Response:
         "layout": current_state().config.layout,
     }
     response = make_response(render_template(f"hubhooks/{template}", **known, **context), status)
-    response.headers["Content-Security-Policy"] = "frame-ancestors 'self'"
+    response.headers["X-Frame-Options"] = "SAMEORIGIN"
     response.headers["X-Content-Type-Options"] = "nosniff"
     return response
 
