@@ -1,4 +1,4 @@
-"""A small real container registry with webhooks, in one Flask app.
+"""A small real container registry with webhooks and pages, in one Flask app.
 
 export FLASK_SECRET_KEY=… FLASK_HUBHOOKS_EXTERNAL_URL=http://localhost:5000
 flask --app example_app run
@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from flask import Flask
+from flask_wtf import CSRFProtect
 
 from example_app.database import create_tables, db, prepare_sqlite
+from example_app.pages import pages
 from example_app.registry import registry
 from example_app.webhooks import hubhooks
 
@@ -26,13 +28,18 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     URLs must be secret.
     """
     app = Flask(__name__)
+    app.config["HUBHOOKS_LAYOUT"] = "base.html"
+    app.config["SESSION_COOKIE_SAMESITE"] = "Lax"
     app.config["SQLALCHEMY_DATABASE_URI"] = "sqlite:///registry.db"
     app.config["REGISTRY_ROOT"] = str(Path(app.instance_path) / "registry")
     app.config.from_prefixed_env()
     app.config.from_mapping(config or {})
+    app.config["SESSION_COOKIE_SECURE"] = str(app.config.get("HUBHOOKS_EXTERNAL_URL")).startswith("https:")
     db.init_app(app)
     app.register_blueprint(registry)
+    app.register_blueprint(pages)
     app.register_blueprint(hubhooks)
+    CSRFProtect(app).exempt(registry)  # its clients are no browsers, and it knows nobody by the session
     with app.app_context():
         prepare_sqlite()
         create_tables()

@@ -1,4 +1,6 @@
-"""Who is who, by HTTP basic auth, and whose a repository is: the first part of its name decides.
+"""Who is who, and whose a repository is: the first part of its name decides.
+
+Clients sign in by HTTP basic auth with each request, browsers once, and are known by the session from then on.
 
 `alice` owns `acme` and `acme/*`, `bob` owns `bob` and `bob/*`.
 """
@@ -7,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 
-from flask import request
+from flask import request, session
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import Unauthorized
 
@@ -20,8 +22,28 @@ def owner_of(repository: str) -> str:
     return OWNERS.get(repository.partition("/")[0], "")
 
 
+def visitor() -> str | None:
+    """The user who has signed in on the page to do so with this browser, or None."""
+    name = session.get("user")
+    return name if name in USERS else None
+
+
+def enter(user: str, password: str) -> bool:
+    """Sign a browser in if the password is right; nothing of the session before remains, whoever began it."""
+    if not _is_password(user, password):
+        return False
+    session.clear()
+    session["user"] = user
+    return True
+
+
+def leave() -> None:
+    """Sign the browser out."""
+    session.clear()
+
+
 def signed_in() -> str | None:
-    """The user who sent the request, or None when it came without credentials.
+    """The user who sent the request with a name and a password, or None when it came without credentials.
 
     Raises `Unauthorized` when the credentials are wrong. Skopeo and Podman send an empty name with an empty
     password when they have none.

@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
 from standardwebhooks import Webhook
 
 from example_app.demo.client import Client
@@ -151,6 +153,32 @@ def test_kept_it_shows_further_pushes_until_ctrl_c(start: Callable[..., Demo]) -
     client = Client(url, lambda *_: None)
     client.push(build_image({"a": b"b"}), "acme/app", "2.0")
     demo.shown(r"release +received the payload for acme/app:2\.0; its signature is right")
+    demo.interrupt()
+    assert demo.ended() == 0, demo.text
+
+
+def test_kept_it_has_a_history(start: Callable[..., Demo]) -> None:
+    """With --keep there are a retry, a chain that waits, one that failed, a pause and a test, and pages to see them."""
+    demo = start("--keep")
+    with requests.Session() as session:
+        session.auth, session.trust_env = ("alice", "alice"), False
+        url = demo.shown(r"To open in a browser[^\n]*\n\n +(http://\S+)/\n")
+        assert session.get(demo.shown(r" (http://\S+/r/\S+)\n")).status_code == 200
+        webhooks = session.get(f"{url}/v2/repositories/acme/app/webhooks/").json()["results"]
+    active = {webhook["name"]: webhook["active"] for webhook in webhooks}
+    ids = {webhook["name"]: webhook for webhook in webhooks}
+    client = Client(url, lambda *_: None)
+
+    def deliveries(name: str, tag: str) -> list[dict[str, Any]]:
+        return [each for each in client.history("acme/app", ids[name]) if each["push"]["tag"] == tag]
+
+    [retried] = deliveries("chat", "1.3")
+    assert (retried["state"], retried["attempts"][0]["response"]["status_code"]) == ("pending", 500)
+    assert [each["state"] for each in deliveries("scan", "1.3")] == ["awaiting_callback", "waiting"]
+    failed, skipped = deliveries("staging", "1.3-rc1")
+    assert (failed["state"], failed["callback"]["state"], skipped["state"]) == ("failed", "failure", "skipped")
+    assert active == dict.fromkeys(ids, True) | {"mirror": False}
+    assert [each["push"]["kind"] for each in deliveries("chat", "hubhooks-test")] == ["test"]
     demo.interrupt()
     assert demo.ended() == 0, demo.text
 

@@ -567,6 +567,7 @@ def test_the_history_by_outcome_and_tag(host: Host) -> None:
     visitor, path = Visitor(host), f"{webhook['id']}/history/"
     expected = {"succeeded": {"good"}, "failed": {"bad", "late"}, "under_way": {"open", "new"}, "cancelled": {"off"}}
     for outcome, tags in expected.items():
+        assert "Status." not in visitor.get(f"{path}?outcome={outcome}").text
         assert set(tags_on(visitor.get(f"{path}?outcome={outcome}"))) == tags
     assert tags_on(visitor.get(f"{path}?outcome=&tag=bad")) == ["bad"]
     assert tags_on(visitor.get(f"{path}?outcome=failed&tag=+bad+")) == ["bad"]

@@ -1,4 +1,4 @@
-"""`python -m example_app.demo`: show the whole path once; with `--keep`, leave it running to be pushed to."""
+"""`python -m example_app.demo`: show the whole path once; with `--keep`, leave it running, to click through."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 
 import requests
 
+from example_app.demo.history import History
 from example_app.demo.servers import Servers, free_port
 from example_app.demo.story import REPOSITORY, TAG, Story
 from example_app.demo.terminal import Terminal
@@ -19,11 +20,12 @@ STOP_S = 0.1
 """When a part fails: how long the signal may take that then ended it, as Ctrl-C goes to all processes at once."""
 
 TO_OPEN = """
-To open, as alice with the password alice:
+To open in a browser, and sign in as alice with the password alice:
 
-   {url}/v2/{repository}/tags/list
-   {url}/v2/repositories/{repository}/webhooks/
-   {url}/v2/repositories/{repository}/webhooks/1/history/
+   {url}/
+   {url}/r/{repository}/webhooks/
+
+The same by the API:
 
    curl -u alice:alice {url}/v2/repositories/{repository}/webhooks/2/history/
 
@@ -66,14 +68,20 @@ def _run(servers: Servers, story: Story, terminal: Terminal, stop: StopSignal, k
         story.tell()
         terminal.line(f"Everything was seen. It took {time.monotonic() - began:.1f} s.", "green", indent="")
         if keep:
-            _say_what_to_do(servers, terminal)
-            story.keep_watching()
+            _keep(servers, story, terminal)
     except (Failed, requests.RequestException) as failure:
         time.sleep(STOP_S)
         stop.check()
         _report(failure, servers, terminal)
         return 1
     return 0
+
+
+def _keep(servers: Servers, story: Story, terminal: Terminal) -> None:
+    with History(servers, terminal, story.events) as history:
+        history.make()
+        _say_what_to_do(servers, terminal)
+        story.keep_watching()
 
 
 def _say_what_to_do(servers: Servers, terminal: Terminal) -> None:

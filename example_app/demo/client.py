@@ -46,6 +46,19 @@ class Client:
         answer = self._send("POST", f"/v2/repositories/{repository}/webhooks/", 201, json=wanted)
         return dict(answer.json())
 
+    def pause(self, repository: str, webhook: dict[str, Any]) -> None:
+        """Have a webhook called no more."""
+        self._send("PATCH", f"/v2/repositories/{repository}/webhooks/{webhook['id']}/", 200, json={"active": False})
+
+    def send_test(self, repository: str, webhook: dict[str, Any]) -> None:
+        """Have a webhook called as if something was pushed."""
+        self._send("POST", f"/v2/repositories/{repository}/webhooks/{webhook['id']}/test/", 202)
+
+    def deliveries(self, repository: str, webhook: dict[str, Any], tag: str) -> list[dict[str, Any]]:
+        """The deliveries of a webhook for a tag, without their attempts, the first hook of a chain first."""
+        history = self._get(f"/v2/repositories/{repository}/webhooks/{webhook['id']}/history/?tag={tag}")
+        return sorted(history["results"], key=lambda delivery: int(delivery["position"]))
+
     def history(self, repository: str, webhook: dict[str, Any]) -> list[dict[str, Any]]:
         """The deliveries of a webhook with their attempts, the first hook of a chain first."""
         history = f"/v2/repositories/{repository}/webhooks/{webhook['id']}/history/"

@@ -52,12 +52,13 @@ class Receiver:
     """A server on a free port of loopback; what happens to it goes into `events`.
 
     `callback` is what it posts to the payload's `callback_url`; without one it does not call back. `secret` is the
-    webhook's: until it is set, every request is refused.
+    webhook's: until it is set, every request is refused. `status` is what it answers to requests that are signed.
     """
 
     def __init__(self, name: str, events: SimpleQueue[Event], callback: dict[str, str] | None = None) -> None:
         self.name = name
         self.secret = ""
+        self.status = 200
         self.callback = callback
         self._events = events
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self))
@@ -104,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         payload = json.loads(body)
         self.receiver.tell("received", payload=payload)
-        self._answer(200)
+        self._answer(self.receiver.status)
         if self.receiver.callback:
             self.receiver.call_back(payload["callback_url"])
 

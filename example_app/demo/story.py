@@ -44,10 +44,11 @@ class Story:
         self._servers = servers
         self._terminal = terminal
         self._client = Client(servers.registry_url, terminal.request)
-        self._events: SimpleQueue[Event] = SimpleQueue()
-        self._deploy = Receiver("deploy", self._events)
-        self._test = Receiver("test", self._events, TESTED)
-        self._release = Receiver("release", self._events, RELEASED)
+        self.events: SimpleQueue[Event] = SimpleQueue()
+        """What happens to receivers, to be shown."""
+        self._deploy = Receiver("deploy", self.events)
+        self._test = Receiver("test", self.events, TESTED)
+        self._release = Receiver("release", self.events, RELEASED)
         self._stack = ExitStack()
         self.told = False
         """Whether it was told to its end."""
@@ -129,7 +130,7 @@ class Story:
 
     def _next_event(self) -> Event | None:
         try:
-            return self._events.get(timeout=0.05)
+            return self.events.get(timeout=0.05)
         except Empty:
             return None
 

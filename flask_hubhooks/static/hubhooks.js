@@ -8,7 +8,7 @@
 
   const say = (text) => { said.textContent = text; };
   const page = async (url, options) => {
-    const answer = await fetch(url, { credentials: "same-origin", ...options });
+    const answer = await fetch(url, { headers: { Accept: "text/html" }, ...options });
     if (!answer.headers.get("Content-Type")?.startsWith("text/html")) throw new Error("no page");
     return new DOMParser().parseFromString(await answer.text(), "text/html");
   };

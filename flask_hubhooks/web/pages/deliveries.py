@@ -10,6 +10,7 @@ from flask import Response
 
 from ...chains import OUTCOMES, outcome
 from ...database import utcnow
+from ...models import Status
 from .. import chain_history, documents, history
 from ..api import deliveries as api
 from ..api.webhooks import find
@@ -42,7 +43,7 @@ def show_history(call: Call, query: dict[str, Any], webhook_id: int) -> Response
 
 
 def _outcome(chain: list[dict[str, Any]]) -> str:
-    return outcome(each["state"] for each in chain)
+    return outcome(Status(each["state"]) for each in chain).value
 
 
 def show(call: Call, webhook_id: int, delivery_id: uuid.UUID) -> Response:
