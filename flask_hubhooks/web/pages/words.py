@@ -147,8 +147,9 @@ def total_duration(deliveries: Sequence[Mapping[str, Any]]) -> Markup:
 
 
 def cause_of(deliveries: Sequence[Mapping[str, Any]]) -> str:
-    """What is wrong with a chain, by the first of its deliveries that tells."""
-    return next((each["cause"] or each["reason"] for each in deliveries if each["cause"] or each["reason"]), "")
+    """What is wrong with a chain: with the first of its deliveries that has not succeeded."""
+    deciding = next((each for each in deliveries if each["state"] != "succeeded"), None)
+    return str(deciding["cause"] or deciding["reason"]) if deciding else ""
 
 
 def timing(attempt: Mapping[str, Any]) -> Markup:
