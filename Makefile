@@ -8,7 +8,7 @@ ifneq ($(shell $(IN_VENV) -c "print('works')" 2>/dev/null),works)
 $(shell rm -rf .venv)
 endif
 
-.PHONY: demo run test lint bench clean
+.PHONY: demo run test lint translations bench clean
 
 demo: .venv/demo.stamp          ## push an image and watch webhooks, callbacks and a chain
 	@$(IN_VENV) -m example_app.demo
@@ -26,6 +26,9 @@ lint: .venv/test.stamp          ## style, types, and what is known to be unsafe
 	@# B105 and B608 take every "token" and every SELECT for a fault; ruff's S105 and S608 judge these, line by line.
 	$(IN_VENV) -m bandit --quiet --recursive --skip B105,B608 flask_hubhooks
 	$(IN_VENV) -m pip_audit --progress-spinner off --skip-editable
+
+translations: .venv/test.stamp  ## catalogues of the texts that the pages have now; tells what is not translated yet
+	$(IN_VENV) -m tests.catalogues
 
 bench: .venv/test.stamp         ## deliveries per second beside what else one could do
 	$(IN_VENV) -m benchmarks

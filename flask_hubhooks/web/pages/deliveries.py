@@ -51,13 +51,14 @@ def show(call: Call, webhook_id: int, delivery_id: uuid.UUID) -> Response:
         webhook = find(session, call, webhook_id)
         row = api.find(session, webhook, delivery_id)
         around = history.around(session, [row])
+        delivery = documents.delivery_with_attempts(row, around, call.viewer)
         chain = [documents.delivery(each, around, call.viewer) for each in around.chains[row.push_id]]
     sent = documents.sent_body(row, call.state.config)
     return page(
         call,
         "delivery.html",
         webhook=documents.webhook(webhook, call.viewer),
-        delivery=documents.delivery_with_attempts(row, around, call.viewer),
+        delivery=delivery,
         chain={"deliveries": chain, "state": _outcome(chain)},
         raw=sent,
         pretty=json.dumps(json.loads(sent), indent=2, ensure_ascii=False),

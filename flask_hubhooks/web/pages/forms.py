@@ -14,6 +14,7 @@ from wtforms import ValidationError
 
 from ..pipeline import read_body
 from .translation import gettext as _
+from .translation import marked
 
 FINAL_CALLBACK = {"": None, "yes": True, "no": False}
 """What the form's choices mean for `expect_final_callback`."""
@@ -38,7 +39,7 @@ def is_expired(form: Form) -> bool:
     return False
 
 
-EXPIRED = "The form had expired, or your browser keeps no cookies. Send it again."
+EXPIRED = marked("The form had expired, or your browser keeps no cookies. Send it again.")
 
 
 @dataclass
@@ -122,7 +123,7 @@ class WebhookForm:
             elif name == "tag_filter":
                 patterns = self.patterns()
                 self._add(
-                    name, [f"{patterns[key]}: {text}" if key is not None else text for key, text in _told(messages)]
+                    name, [_of(patterns[key], text) if key is not None else text for key, text in _told(messages)]
                 )
             else:
                 self._add(name if name == "name" else "", [text for __, text in _told(messages)])
@@ -172,6 +173,10 @@ class WebhookForm:
 def _hook(typed: URLField) -> dict[str, Any]:
     hook: dict[str, Any] = {"hook_url": typed.url}
     return hook | {"id": int(typed.id)} if re.fullmatch("[0-9]{1,10}", typed.id) else hook
+
+
+def _of(pattern: str, text: str) -> str:
+    return _("%(pattern)s: %(text)s", pattern=pattern, text=_(text))
 
 
 def _told(messages: Any) -> list[tuple[Any, str]]:

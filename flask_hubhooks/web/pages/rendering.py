@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ from ...state import current_state
 from ..pipeline import Call
 from ..problems import Problem
 from . import words
-from .translation import direction, gettext, language, ngettext
+from .translation import direction, language, ngettext
+from .translation import gettext as _
 
 REPEATABLE = (400, 409, 412, 413, 429, 503)
 """Statuses after which the visitor may go on with the repository's webhooks."""
@@ -44,7 +44,7 @@ def page(call: Call, template: str, status: int = 200, **context: Any) -> Respon
 
 def problem_page(problem: Problem) -> Response:
     """An error as a page, in the layout of the others."""
-    title = HTTPStatus(problem.status).phrase
+    title = words.problem(problem.status)
     repository = (request.view_args or {}).get("repository") if problem.status in REPEATABLE else None
     known = {"problem": problem, "title": title, "repository": repository, "notice": None}
     response = _rendered("problem.html", problem.status, **known)
@@ -59,8 +59,8 @@ def see(endpoint: str, *, notice: str | None = None, **arguments: Any) -> Respon
 
 def _rendered(template: str, status: int, **context: Any) -> Response:
     known = {
-        "_": gettext,
-        "ngettext": ngettext,
+        "say": _,  # `_`, `gettext` and `ngettext` are the host's: its layout may have texts of its own
+        "say_number": ngettext,
         "words": words,
         "when": when,
         "next_try": next_try,
@@ -85,8 +85,8 @@ def when(text: str) -> Markup:
 def next_try(delivery: Mapping[str, Any]) -> Markup:
     """When a delivery is tried next; its time may have come already."""
     if _parsed(delivery["next_attempt_at"]) <= utcnow():
-        return gettext("next try now")
-    return gettext("next try %(when)s", when=when(delivery["next_attempt_at"]))
+        return _("next try now")
+    return _("next try %(when)s", when=when(delivery["next_attempt_at"]))
 
 
 def _parsed(text: str) -> datetime:

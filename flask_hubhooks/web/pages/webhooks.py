@@ -25,10 +25,13 @@ from ..schemas import WebhookSchema
 from .forms import EXPIRED, Form, WebhookForm
 from .rendering import page, see
 from .translation import gettext as _
+from .translation import marked
 
 WEBHOOKS = 10
 """Webhooks of a page."""
-CHANGED = "Somebody else has changed this webhook since you opened the page. Open it again to see what it is now."
+CHANGED = marked(
+    "Somebody else has changed this webhook since you opened the page. Open it again to see what it is now."
+)
 
 
 def show_all(call: Call, query: dict[str, Any]) -> Response:

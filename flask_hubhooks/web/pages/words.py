@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from http import HTTPStatus
 from typing import Any
 
 from markupsafe import Markup
@@ -13,7 +14,7 @@ from markupsafe import Markup
 from ...database import utcnow
 from ..chain_history import Recent
 from .translation import gettext as _
-from .translation import ngettext
+from .translation import marked, ngettext
 from .week import Chart, Day
 
 ICONS = {
@@ -72,13 +73,31 @@ def trigger(name: str) -> Markup:
 
 
 NOTICES: Mapping[str, str] = {
-    "saved": "The webhook was saved.",
-    "paused": "The webhook is paused: pushes are not recorded for it until it is resumed.",
-    "resumed": "The webhook is active again.",
-    "deleted": "The webhook was deleted.",
-    "test": "A test push was sent.",
-    "redelivered": "It is being sent again.",
+    "saved": marked("The webhook was saved."),
+    "paused": marked("The webhook is paused: pushes are not recorded for it until it is resumed."),
+    "resumed": marked("The webhook is active again."),
+    "deleted": marked("The webhook was deleted."),
+    "test": marked("A test push was sent."),
+    "redelivered": marked("It is being sent again."),
 }
+
+
+PROBLEMS: Mapping[int, str] = {
+    400: marked("Bad Request"),
+    403: marked("Forbidden"),
+    404: marked("Not Found"),
+    405: marked("Method Not Allowed"),
+    409: marked("Conflict"),
+    412: marked("Precondition Failed"),
+    413: marked("Content Too Large"),
+    429: marked("Too Many Requests"),
+    503: marked("Service Unavailable"),
+}
+
+
+def problem(status: int) -> Markup:
+    """What kind of error a status is."""
+    return _(PROBLEMS.get(status) or HTTPStatus(status).phrase)
 
 
 def plain(text: str) -> str:
@@ -161,23 +180,25 @@ def timing(attempt: Mapping[str, Any]) -> Markup:
         parts.append(_("over a connection that was kept open"))
     if attempt["wait_ms"] is not None:
         parts.append(_("waiting for the answer %(duration)s", duration=duration(attempt["wait_ms"])))
-    return Markup(", ").join(parts)
+    return _(", ").join(parts)
 
 
 def summary(recent: Sequence[Recent]) -> Markup:
     """The latest outcomes, for who cannot see their marks."""
     counts = Counter(each.state.value for each in recent)
-    told = Markup(", ").join(Markup("{} {}").format(count, state(name)) for name, count in counts.items())
+    told = _(", ").join(
+        _("%(number)s %(outcome)s", number=count, outcome=state(name)) for name, count in counts.items()
+    )
     return ngettext("The latest %(number)s: %(told)s", "The latest %(number)s: %(told)s", len(recent), told=told)
 
 
 def chart(week: Chart) -> Markup:
     """The chart, for who cannot see it."""
-    return Markup("; ").join(chart_day(day) for day in week.days if day.total)
+    return _("; ").join(chart_day(day) for day in week.days if day.total)
 
 
 def chart_day(day: Day) -> Markup:
     told = [_("%(outcome)s: %(number)s", outcome=outcome(name), number=n) for name, n in day.counts.items() if n]
     if day.response_ms is not None:
         told.append(_("response time %(duration)s", duration=duration(day.response_ms)))
-    return Markup("{}: {}").format(f"{day.day:%Y-%m-%d}", Markup(", ").join(told) if told else _("nothing"))
+    return Markup("{}: {}").format(f"{day.day:%Y-%m-%d}", _(", ").join(told) if told else _("nothing"))
