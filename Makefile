@@ -8,7 +8,7 @@ ifneq ($(shell $(IN_VENV) -c "print('works')" 2>/dev/null),works)
 $(shell rm -rf .venv)
 endif
 
-.PHONY: demo run test lint translations bench clean
+.PHONY: demo run test lint translations bench screenshots clean
 
 demo: .venv/demo.stamp          ## push an image and watch webhooks, callbacks and a chain
 	@$(IN_VENV) -m example_app.demo
@@ -32,6 +32,9 @@ translations: .venv/test.stamp  ## catalogues of the texts that the pages have n
 
 bench: .venv/test.stamp         ## deliveries per second beside what else one could do
 	$(IN_VENV) -m benchmarks
+
+screenshots: .venv/test.stamp   ## pictures of all pages in build/screenshots, and README's in docs/images
+	$(IN_VENV) -m tests.browser.screenshots
 
 clean:
 	rm -rf .venv build dist *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -143,13 +143,22 @@ def owned(standing: Host) -> Owned:
 @pytest.fixture
 def served(make_host: Callable[..., Host]) -> Iterator[Host]:
     """A host app that answers over HTTP where its `HUBHOOKS_EXTERNAL_URL` says, on each database in turn."""
+    with serving(make_host) as host:
+        yield host
+
+
+@contextmanager
+def serving(make_host: Callable[..., Host], **config: object) -> Iterator[Host]:
+    """A host app with this config beside the `HUBHOOKS_EXTERNAL_URL` where it answers over HTTP."""
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
         port = listener.getsockname()[1]
-        host = make_host(config={"HUBHOOKS_EXTERNAL_URL": f"http://127.0.0.1:{port}"})
+        host = make_host(config={"HUBHOOKS_EXTERNAL_URL": f"http://127.0.0.1:{port}"} | config)
         server = make_server("127.0.0.1", port, host.app, threaded=True, fd=listener.fileno())
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
-        yield host
-        server.shutdown()
-        thread.join()
-        server.server_close()
+        try:
+            yield host
+        finally:
+            server.shutdown()
+            thread.join()
+            server.server_close()

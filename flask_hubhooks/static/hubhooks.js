@@ -20,7 +20,7 @@
     const open = [...element.querySelectorAll("details[id]")].map((each) => [each.id, each.open]);
     element.replaceChildren(...fresh.childNodes);
     for (const [id, isOpen] of open) document.getElementById(id)?.toggleAttribute("open", isOpen);
-    const again = focused && [...element.querySelectorAll("[id], [href], [formaction]")].find((each) => nameOf(each) === focused);
+    const again = focused ? [...element.querySelectorAll("[id], [href], [formaction]")].find((each) => nameOf(each) === focused) : null;
     again?.focus({ preventScroll: true });
     offerCopying(element);
   };
@@ -72,7 +72,11 @@
     }
     wait();
   };
-  const wait = () => setTimeout(refreshAll, root.querySelector("[data-moving]") ? MOVING_MS : RESTING_MS);
+  let waiting;
+  const wait = () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(refreshAll, root.querySelector("[data-moving]") ? MOVING_MS : RESTING_MS);
+  };
   if (live().length) {
     wait();
     document.addEventListener("visibilitychange", () => { if (!document.hidden) refreshAll(); });
@@ -82,9 +86,10 @@
   const ask = async (form, action, selector) => {
     const sent = new URLSearchParams(new FormData(form));
     sent.set("action", action);
-    const fresh = (await page(form.action, { method: "POST", body: sent })).querySelector(selector);
+    const url = form.getAttribute("action"); // form.action is the buttons of that name
+    const fresh = (await page(url, { method: "POST", body: sent })).querySelector(selector);
     const shown = document.querySelector(selector);
-    if (fresh && shown) fill(shown, fresh);
+    fill(shown, fresh);
     return shown;
   };
   root.addEventListener("click", async (event) => {

@@ -65,6 +65,7 @@ def _rendered(template: str, status: int, **context: Any) -> Response:
         "when": when,
         "next_try": next_try,
         "isolated": isolated,
+        "until": until,
         "language": language(),
         "direction": direction(),
         "layout": current_state().config.layout,
@@ -94,5 +95,10 @@ def _parsed(text: str) -> datetime:
 
 
 def isolated(text: str) -> Markup:
-    """Text that others typed, whose direction ends where it does."""
-    return Markup("<bdi>{}</bdi>").format(text)
+    """Text that others typed, whose direction ends where it does; what changes it is left out, since it may not end."""
+    return Markup("<bdi>{}</bdi>").format(words.plain(text))
+
+
+def until(text: str) -> Markup:
+    """A time of the API's, exactly."""
+    return Markup('<time datetime="{}">{}</time>').format(text, f"{_parsed(text):%Y-%m-%d %H:%M} UTC")

@@ -1,0 +1,207 @@
+"""What people do with webhooks, from the first one to its end, with a mouse."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from playwright.sync_api import expect
+
+from ..host import Host
+from ..receivers import Receiver, http
+from .conftest import MakeVisit
+from .visit import Visit
+
+CI, DEPLOY = "https://ci.example.com/hook", "https://deploy.example.com/hook"
+
+
+def fill_in(visit: Visit, *urls: str, name: str = "Pipeline") -> None:
+    """Fill in the form that creates a webhook."""
+    visit.open()
+    visit.field("Webhook name").fill(name)
+    visit.field("Destination URL").fill(urls[0])
+    for number, url in enumerate(urls[1:], 2):
+        visit.button("+ add another URL").click()
+        visit.field(f"Destination URL {number}").fill(url)
+
+
+def test_create(site: Host, visit_as: MakeVisit) -> None:
+    """The form makes a chain; its secret is shown this once, and copied by a button."""
+    visit = visit_as(permissions=["clipboard-read", "clipboard-write"])
+    fill_in(visit, CI, DEPLOY)
+    visit.sees("Several URLs make a chain")
+    visit.button("Create").click()
+    visit.heading("Webhook Pipeline was created")
+    secret = visit.page.get_by_label("Secret", exact=True).and_(visit.page.locator("pre")).inner_text()
+    assert secret.startswith("whsec_")
+    visit.page.get_by_role("region", name="Secret").get_by_role("button", name="Copy").click()
+    visit.sees("Copied")
+    assert visit.page.evaluate("navigator.clipboard.readText()") == secret
+    assert "WEBHOOK_SECRET" in visit.page.get_by_label("Verification in Python").inner_text()
+
+    [webhook] = site.api("GET", "acme/app/webhooks/").get_json()["results"]
+    assert [each["hook_url"] for each in webhook["hooks"]] == [CI, DEPLOY]
+    for path in ("", f"{webhook['id']}/", f"{webhook['id']}/history/", f"{webhook['id']}/rotate-secret/"):
+        visit.open(path)
+        assert secret not in visit.page.content()
+
+
+@pytest.mark.parametrize("database_uri", ["sqlite", "postgresql"], indirect=True)
+def test_a_chain_advances_before_the_eyes(site: Host, visit: Visit) -> None:
+    """A push comes to the open history, and its chain moves on there: without reloading, and with the focus kept."""
+    with Receiver() as ci, Receiver() as deploy:
+        webhook = site.create(ci.url, deploy.url, name="Pipeline")
+        visit.page.clock.install()
+        visit.open(f"{webhook['id']}/history/")
+        visit.sees("Nothing was delivered yet")
+        visit.page.evaluate("window.stayed = true")
+
+        site.push(tag="v1", pusher="alice")
+        visit.wait_a_minute()
+        row = visit.page.get_by_role("row").filter(has_text="v1")
+        expect(row).to_contain_text("Under way")
+        link = row.get_by_role("link", name=deploy.url)
+        link.focus()
+        site.deliver()
+        visit.wait_a_minute()
+        expect(row).to_contain_text("Awaiting callback")
+        said = {"description": "387 tests PASSED", "context": "Acme CI", "target_url": "https://ci.acme.com/1"}
+        assert site.call_back(ci.requests[0].body, **said).status_code == 200
+        visit.wait_a_minute()
+        expect(row).to_contain_text("callback: success · Acme CI · 387 tests PASSED")
+        told = row.get_by_role("link", name="https://ci.acme.com/1")
+        expect(told).to_have_attribute("rel", "noopener noreferrer nofollow")
+        expect(link).to_be_focused()
+        site.deliver()
+        visit.wait_a_minute()
+        expect(row.get_by_text("awaiting callback", exact=True)).to_be_visible()
+        site.call_back(deploy.requests[0].body)
+        visit.wait_a_minute()
+        expect(row).to_contain_text("Succeeded")
+        expect(visit.page.get_by_role("status")).to_have_text("v1: Succeeded")
+        expect(link).to_be_focused()
+        assert visit.page.evaluate("window.stayed")
+
+
+def test_a_failed_attempt_is_looked_at_and_sent_again(site: Host, visit: Visit) -> None:
+    """From the history to the attempt: its cause, status, headers and body; redelivering shows that it went well."""
+    body = b"<h1>No space left</h1>"
+    with Receiver(http(507, body, "X-Disk: sda1"), 200) as receiver:
+        webhook = site.create(receiver.url, name="Pipeline")
+        site.push(tag="v1")
+        site.deliver()
+        visit.open(f"{webhook['id']}/history/")
+        visit.page.get_by_role("row").filter(has_text="v1").get_by_role("link").click()
+        visit.heading("Delivery of v1 to Pipeline")
+        visit.sees("HTTP 507")
+        visit.sees(str(site.history(webhook)[0]["cause"]))
+        visit.sees("next try")
+        expect(visit.field("Body of the response")).to_have_text(body.decode())
+        for headers in visit.page.get_by_text("headers").all():
+            headers.click()
+        visit.sees("sda1")
+        visit.sees("webhook-signature")
+        payload = json.loads(visit.field("Payload").and_(visit.page.locator("pre")).inner_text())
+        assert payload["push_data"]["tag"] == "v1" and "***" in payload["callback_url"]
+
+        visit.page.clock.install()
+        visit.button("Redeliver").click()
+        visit.sees("It is being sent again.")
+        site.deliver()
+        visit.wait_a_minute()
+        visit.sees("HTTP 200")
+        visit.sees("Succeeded")
+        visit.page.reload()
+        assert len(receiver.requests) == 2 and len(visit.posts) == 1
+
+
+def test_what_the_menu_offers(site: Host, visit: Visit) -> None:
+    """A test is sent, the secret rotated, the webhook paused and resumed; it is deleted once asked for twice."""
+    with Receiver() as receiver:
+        webhook = site.create(receiver.url, name="Pipeline")
+        visit.open()
+        visit.choose("Pipeline", "Send test")
+        visit.sees("A test push was sent.")
+        site.deliver()
+        assert json.loads(receiver.requests[0].body)["push_data"]["tag"] == "hubhooks-test"
+        visit.link("Webhooks").click()
+        visit.choose("Pipeline", "Rotate secret")
+        visit.button("Rotate secret").click()
+        visit.heading("New secret of Pipeline")
+        rotated = visit.field("Secret").and_(visit.page.locator("pre")).inner_text()
+        assert rotated.startswith("whsec_") and rotated != webhook["secret"]
+        visit.link("All webhooks").click()
+        visit.choose("Pipeline", "Pause")
+        visit.sees("The webhook is paused")
+        visit.choose("Pipeline", "Resume")
+        visit.sees("The webhook is active again.")
+        visit.choose("Pipeline", "View history")
+        visit.sees("hubhooks-test")
+        visit.link("Webhooks").click()
+        visit.choose("Pipeline", "Delete")
+        visit.heading("Delete Pipeline?")
+        visit.link("Cancel").click()
+        visit.choose("Pipeline", "Delete")
+        visit.button("Delete").click()
+        visit.sees("The webhook was deleted.")
+        visit.sees("This repository has no webhooks yet.")
+
+
+def test_edit(site: Host, visit: Visit) -> None:
+    """URLs are put in another order, a filter is tried while it is typed, a header added, and all of it saved."""
+    webhook = site.create(CI, DEPLOY, name="Pipeline")
+    for tag in ("v1", "v2-rc1", "nightly"):
+        site.push(tag=tag)
+    visit.open()
+    visit.choose("Pipeline", "Edit")
+    visit.page.evaluate("window.stayed = true")
+    visit.field("Webhook name").fill("Release")
+    visit.button("Move URL 2 up").click()
+    expect(visit.field("Destination URL 1")).to_have_value(DEPLOY)
+    visit.field("Tag filter").press_sequentially("v* !*-rc*")
+    visit.sees("Matches 1 of the recent tags: ✓ v1")
+    expect(visit.field("Tag filter")).to_be_focused()
+    visit.button("+ add a header").click()
+    visit.field("Name of header 1").fill("Authorization")
+    visit.field("Value of header 1").fill("Bearer 81d0")
+    visit.field("Callback of the last URL").select_option("Not expected")
+    assert visit.page.evaluate("window.stayed")
+    visit.button("Save").click()
+    visit.sees("The webhook was saved.")
+    saved = site.api("GET", f"acme/app/webhooks/{webhook['id']}/").get_json()
+    assert [each["hook_url"] for each in saved["hooks"]] == [DEPLOY, CI]
+    assert [each["id"] for each in saved["hooks"]] == [each["id"] for each in webhook["hooks"]][::-1]
+    assert saved["name"] == "Release" and saved["tag_filter"] == ["v*", "!*-rc*"]
+    assert saved["headers"] == {"Authorization": None} and saved["expect_final_callback"] is False
+    visit.open(f"{webhook['id']}/")
+    assert "81d0" not in visit.page.content()
+
+
+def test_a_form_that_expired_loses_nothing(site: Host, visit: Visit) -> None:
+    """Where the session has ended meanwhile, what was typed stands there again, and is saved when it is sent again."""
+    fill_in(visit, CI, DEPLOY)
+    visit.page.context.clear_cookies()
+    visit.button("Create").click()
+    visit.sees("The form had expired")
+    assert site.api("GET", "acme/app/webhooks/").get_json()["count"] == 0
+    expect(visit.field("Webhook name")).to_have_value("Pipeline")
+    expect(visit.field("Destination URL 2")).to_have_value(DEPLOY)
+    visit.button("Create").click()
+    visit.heading("Webhook Pipeline was created")
+
+
+def test_going_back_sends_nothing(site: Host, visit: Visit) -> None:
+    """Back from a page that was made by sending a form, and forth again, nothing is sent a second time."""
+    fill_in(visit, CI)
+    visit.button("Create").click()
+    visit.heading("Webhook Pipeline was created")
+    visit.page.go_back()
+    visit.heading("Webhooks")
+    visit.choose("Pipeline", "Pause")
+    visit.sees("The webhook is paused")
+    visit.page.go_back()
+    visit.heading("Webhooks")
+    visit.page.go_forward()
+    visit.page.reload()
+    assert len(visit.posts) == 2
+    assert site.api("GET", "acme/app/webhooks/").get_json()["count"] == 1
