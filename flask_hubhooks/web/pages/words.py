@@ -68,8 +68,8 @@ def callback(name: str) -> Markup:
 
 def trigger(name: str) -> Markup:
     """Why an attempt was made."""
-    words = {"push": _("the push"), "test": _("a test"), "chain": _("the hook before it succeeded")}
-    return (words | {"retry": _("a retry"), "redelivery": _("a redelivery")})[name]
+    words = {"push": _("first try"), "test": _("test"), "chain": _("first try, after the URL before it")}
+    return (words | {"retry": _("retry"), "redelivery": _("redelivery")})[name]
 
 
 NOTICES: Mapping[str, str] = {
