@@ -189,7 +189,7 @@ def test_history_in_chinese(host: Host) -> None:
     pages = [visit(host, f"{path}{delivery['id']}/") for delivery in host.history(webhook)]
     for page in pages:
         assert_chinese(page, "Webhook 链", "载荷")
-    assert any("触发方式：推送" in page.text and "耗时 " in page.text for page in pages)
+    assert any("首次尝试" in page.text and "耗时 " in page.text for page in pages)
     last = host.history(webhook)[0]
     host.api("PATCH", f"acme/app/webhooks/{webhook['id']}/", json={"active": False})
     refused = visit(host, f"{path}{last['id']}/redeliver/", method="POST")
