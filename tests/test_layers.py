@@ -10,7 +10,8 @@ from pathlib import Path
 import flask_hubhooks
 
 LAYERS = [
-    "config hook_url registry request_headers signals tag_filter database",
+    "config hook_url outages registry request_headers signals tag_filter database",
+    "broker",
     "delivery delivery.addresses delivery.certificates delivery.lookups delivery.pool delivery.signing delivery.tokens",
     "delivery.egress",
     "delivery.connections",
@@ -20,10 +21,11 @@ LAYERS = [
     "models state",
     "chains credentials",
     "announce outbox redelivery webhooks",
-    "delivery.claims delivery.listener",
+    "delivery.claims delivery.listener retention",
     "delivery.recording",
     "delivery.dispatcher",
     "delivery.jobs",
+    "delivery.servers",
     "delivery.worker",
     "web.documents web.problems web.schemas",
     "web.history web.openapi.answers web.openapi.words web.pipeline web.pages.translation",

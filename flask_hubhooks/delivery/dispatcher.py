@@ -147,10 +147,10 @@ class Dispatcher:
         try:
             self._claim()
             self._expire_overdue()
-        except DATABASE_AWAY:
+        except DATABASE_AWAY as fault:
             if not self._pool.unfinished:
                 raise
-            logger.exception("cannot look for what is due: the database is away")
+            self._state.database_outage.noticed(fault)
             self._claim_not_before = self._sweep_not_before = monotonic() + BACK_OFF_S[-1]
 
     def _expire_overdue(self) -> None:
@@ -234,7 +234,7 @@ class Dispatcher:
                 return self._recorded(self._write(done))
             except DATABASE_AWAY as fault:
                 if not is_deadlock(fault):
-                    logger.exception("cannot record %d deliveries: the database is away", len(done))
+                    self._state.database_outage.noticed(fault)
                 if self.stopping and wait_s == BACK_OFF_S[-1]:
                     return
                 time.sleep(wait_s)
@@ -257,6 +257,7 @@ class Dispatcher:
             logger.exception("cannot record what came of a delivery: it is sent again when its lease ends")
 
     def _recorded(self, changes: Changes) -> None:
+        self._state.database_outage.over()
         if changes.more_due:
             self._claim_not_before = -inf
         announce(self._state, changes)
