@@ -11,12 +11,14 @@ import flask_hubhooks
 
 LAYERS = [
     "config hook_url registry request_headers signals tag_filter database",
-    "delivery delivery.addresses delivery.certificates delivery.lookups delivery.pool delivery.signing delivery.tokens",
+    "delivery delivery.addresses delivery.certificates delivery.lookups delivery.signing delivery.tokens",
     "delivery.egress",
     "delivery.connections",
     "delivery.causes",
     "delivery.transport",
-    "delivery.payload delivery.retry",
+    "delivery.breaker delivery.payload delivery.retry",
+    "delivery.caps",
+    "delivery.pool",
     "models state",
     "chains credentials",
     "announce outbox redelivery webhooks",
