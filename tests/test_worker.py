@@ -178,24 +178,24 @@ def test_concurrency(host: Host, worker: Start) -> None:
 
 def test_stopped_while_on_the_wire(host: Host, worker: Start) -> None:
     """SIGTERM: what is on the wire is finished and written, the rest is due at once, and nothing is sent twice."""
-    with Receiver(slow(1), slow(1), 200) as receiver:
+    with Receiver(200, slow(1), slow(1), 200) as receiver:
         webhook = host.create(receiver.url)
-        for _ in range(6):
+        for _ in range(7):
             host.push()
         process = worker("--concurrency", "2")
-        receiver.wait_for(2)
+        receiver.wait_for(3)
         process.send(signal.SIGTERM)
         assert process.ends() == 0
-        assert len(receiver.requests) == 2
-        assert states(host, webhook) == {"succeeded": 2, "pending": 4}
+        assert len(receiver.requests) == 3
+        assert states(host, webhook) == {"succeeded": 3, "pending": 4}
         now = datetime.now(timezone.utc).isoformat()
         for delivery in host.history(webhook):
             assert delivery["state"] == "succeeded" or (
                 delivery["next_attempt_at"] < now and not delivery["attempt_count"]
             )
         assert worker("--burst").ends() == 0
-    assert states(host, webhook) == {"succeeded": 6}
-    assert (len(ids(receiver)), set(ids(receiver).values())) == (6, {1})
+    assert states(host, webhook) == {"succeeded": 7}
+    assert (len(ids(receiver)), set(ids(receiver).values())) == (7, {1})
 
 
 def test_killed_while_on_the_wire(host: Host, worker: Start) -> None:

@@ -41,14 +41,16 @@ class Listener:
         except (RedisError, OSError) as error:
             self._lost(error)
 
-    def wait(self, seconds: float) -> None:
-        """Return when `wake` was called since the last time, after `seconds` at the latest."""
+    def wait(self, seconds: float) -> bool:
+        """Return whether `wake` was called since the last time: when it is, after `seconds` at the latest."""
+        heard = False
         if self._pubsub:
             try:
                 while self._pubsub.get_message(timeout=seconds):
-                    seconds = 0.0  # what was called meanwhile is one and the same call
+                    seconds, heard = 0.0, True  # what was called meanwhile is one and the same call
             except (RedisError, OSError) as error:
                 self._lost(error)
+        return heard
 
     def stop(self) -> None:
         """Stop listening; when this returns, `wake` queues jobs again. Look for due rows once more after it."""
