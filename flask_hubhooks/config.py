@@ -41,7 +41,7 @@ class Config:
     queue: str = "hubhooks"
     """The RQ queue, and the prefix of our other Redis keys."""
     concurrency: int = 64
-    """Requests one worker process has on the wire at most."""
+    """Requests one worker process has on the wire at most, beside some that have hung for long (`delivery.pool`)."""
     allowed_networks: tuple[IPv4Network | IPv6Network, ...] = ()
     """Networks that hooks may reach although they are not public; a cloud's metadata address only as its own /32."""
     allowed_hosts: tuple[str, ...] = ()
