@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from io import StringIO
+from time import monotonic, sleep
+
 import click
 from flask import Blueprint, current_app
 from flask.cli import with_appcontext
-from redis.exceptions import RedisError
 
 from .credentials import encrypt_anew
+from .delivery.servers import CannotWork
 from .delivery.worker import work
+from .retention import prunable
+from .retention import prune as prune_ended
 from .state import current_state
 
 
 def add_commands(blueprint: Blueprint) -> None:
     blueprint.cli.short_help = "Docker Hub style webhooks."
     blueprint.cli.add_command(worker)
+    blueprint.cli.add_command(prune)
     blueprint.cli.add_command(rotate_keys)
 
 
@@ -35,9 +43,35 @@ def worker(concurrency: int | None, burst: bool) -> None:
     click.echo(f"hubhooks: delivering from queue {config.queue!r}", err=True)
     try:
         work(current_app._get_current_object(), concurrency, burst)  # type: ignore[attr-defined]
-    except RedisError as error:
-        raise click.ClickException(f"Redis cannot be reached: {error}") from None
+    except CannotWork as reason:
+        raise click.ClickException(str(reason)) from None
     click.echo("hubhooks: stopped", err=True)
+
+
+@click.command()
+@with_appcontext
+def prune() -> None:
+    """Delete what ended longer than HUBHOOKS_RETENTION_DAYS ago.
+
+    Workers do so once a day; this does it now, and takes half of the time, so that deliveries have the other half.
+    """
+    state = current_state()
+    if state.config.retention_days is None:
+        return click.echo("hubhooks: nothing is deleted, HUBHOOKS_RETENTION_DAYS is None")
+    deleted = sum(_shown(prune_ended(state), prunable(state)))
+    click.echo(f"hubhooks: {deleted} deliveries that ended over {state.config.retention_days} days ago are deleted")
+
+
+def _shown(batches: Iterator[int], length: int) -> Iterator[int]:
+    """Pass the batches on, with a pause after each and, on a terminal, a progress bar."""
+    hidden = not sys.stderr.isatty()
+    with click.progressbar(length=length, file=StringIO() if hidden else sys.stderr, label="hubhooks") as bar:
+        began = monotonic()
+        for deleted in batches:
+            bar.update(deleted)
+            yield deleted
+            sleep(monotonic() - began)
+            began = monotonic()
 
 
 @click.command()

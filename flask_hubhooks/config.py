@@ -12,6 +12,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
+import click
 import idna
 from cryptography.fernet import Fernet
 from redis import ConnectionPool
@@ -21,8 +22,11 @@ LONGEST = timedelta(days=3650)
 """More than a delivery lasts, and less than what databases and calendars can count to."""
 
 
-class ConfigError(RuntimeError):
-    """A configuration the extension cannot work with; the message names the key and what it accepts."""
+class ConfigError(click.ClickException, RuntimeError):
+    """A configuration the extension cannot work with; the message names the key and what it accepts.
+
+    The `flask` command shows it in one line.
+    """
 
 
 @dataclass(frozen=True)
@@ -32,10 +36,12 @@ class Config:
     external_url: str
     """Where the blueprint is reached from outside, without a final slash."""
     redis_url: str = field(default="redis://localhost:6379/0", repr=False)
+    redis_sentinels: tuple[str, ...] = field(default=(), repr=False)
+    """URLs of the Sentinels that know the master; the host in `redis_url` is then the name of its service."""
     queue: str = "hubhooks"
     """The RQ queue, and the prefix of our other Redis keys."""
     concurrency: int = 64
-    """Requests one worker process has on the wire at most."""
+    """Requests one worker process has on the wire at most, beside some that have hung for long (`delivery.pool`)."""
     allowed_networks: tuple[IPv4Network | IPv6Network, ...] = ()
     """Networks that hooks may reach although they are not public; a cloud's metadata address only as its own /32."""
     allowed_hosts: tuple[str, ...] = ()
@@ -60,6 +66,8 @@ class Config:
     """
     callback_ttl: timedelta = timedelta(days=7)
     """How long a delivery waits for its callback."""
+    retention_days: int | None = 90
+    """How long after its end a push stays in the history; None: for ever."""
     max_webhooks: int = 50
     """Of a repository."""
     max_hooks: int = 10
@@ -99,7 +107,13 @@ class Config:
                 f"{PREFIX}EXTERNAL_URL is not set: receivers post their callbacks there, "
                 "for example 'https://registry.example.com'"
             )
-        return cls(**{key.removeprefix(PREFIX).lower(): _checked(key, value) for key, value in given.items()})
+        config = cls(**{key.removeprefix(PREFIX).lower(): _checked(key, value) for key, value in given.items()})
+        if config.redis_sentinels and not urlsplit(config.redis_url).hostname:
+            raise ConfigError(
+                f"{PREFIX}REDIS_URL must have the name of the Sentinels' service as its host, "
+                "for example 'redis://mymaster/0'"
+            )
+        return config
 
 
 def _checked(key: str, value: Any) -> Any:
@@ -111,7 +125,7 @@ def _checked(key: str, value: Any) -> Any:
     try:
         return parse(value)
     except (TypeError, ValueError, OverflowError, OSError):
-        secret = name.endswith(("_url", "_keys", "proxy"))  # a URL may hold a password
+        secret = name.endswith(("_url", "_keys", "_sentinels", "proxy"))  # a URL may hold a password
         given = "" if secret else f", not {value!r}"
         raise ConfigError(f"{key} must be {accepted}{given}") from None
 
@@ -134,6 +148,15 @@ def _url(value: object) -> str:
 def _redis_url(value: object) -> str:
     ConnectionPool.from_url(_text(value))  # reads it, and connects to nothing yet
     return _text(value)
+
+
+def _redis_sentinels(value: list[str]) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple):
+        raise TypeError
+    for each in value:
+        if not _redis_url(each).startswith(("redis://", "rediss://")) or not urlsplit(each).hostname:
+            raise ValueError
+    return tuple(value)
 
 
 def _queue(value: str) -> str:
@@ -225,6 +248,11 @@ def _positive_duration(value: timedelta | float) -> timedelta:
     return duration
 
 
+def _days(value: int | None) -> int | None:
+    parse, _ = _from_1_to(LONGEST.days)
+    return None if value is None else parse(value)
+
+
 def _fernet_keys(value: list[str]) -> tuple[str, ...]:
     if not isinstance(value, list | tuple):
         raise TypeError
@@ -245,6 +273,10 @@ def _from_1_to(most: int) -> tuple[Callable[[Any], int], str]:
 _ACCEPTED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "external_url": (_url, "an absolute http(s) URL without user name, query or fragment"),
     "redis_url": (_redis_url, "a URL that starts with redis://, rediss:// or unix://"),
+    "redis_sentinels": (
+        _redis_sentinels,
+        "a list of URLs that start with redis:// or rediss://, such as ['redis://sentinel-1:26379']",
+    ),
     "queue": (_queue, "1 to 64 letters, digits, '_' or '-'"),
     "concurrency": _from_1_to(1024),
     "allowed_networks": (_networks, "a list of networks without host bits, such as ['10.0.0.0/8', 'fd00::/8']"),
@@ -266,6 +298,7 @@ _ACCEPTED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "former_secret_ttl": (_positive_duration, "a timedelta or a number of seconds, more than 0 and at most 10 years"),
     "callback_ttl": (_positive_duration, "a timedelta or a number of seconds, more than 0 and at most 10 years"),
     "layout": (_text, "the name of a template such as 'base.html'"),
+    "retention_days": (_days, "None or a whole number from 1 to 3650"),
     "max_webhooks": _from_1_to(10_000),
     "max_hooks": _from_1_to(100),
     "max_name_length": _from_1_to(255),

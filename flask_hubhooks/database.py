@@ -117,3 +117,8 @@ def time_ordered_uuid() -> uuid.UUID:
     value = (time.time_ns() // 1_000_000) << 80 | random
     value = value & ~(0xF << 76) | 0x7 << 76
     return uuid.UUID(int=value & ~(0x3 << 62) | 0x2 << 62)
+
+
+def first_uuid(moment: datetime) -> uuid.UUID:
+    """One that is less than all that `time_ordered_uuid` makes from then on, and greater than those before."""
+    return uuid.UUID(int=int(moment.timestamp() * 1000) << 80)

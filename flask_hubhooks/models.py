@@ -183,18 +183,21 @@ class Delivery(Base):
             postgresql_where=text("status <> 'succeeded'"),
             sqlite_where=text("status <> 'succeeded'"),
         ),
-        # Claims and the callback sweep read only these; rows at rest are in neither.
+        # Claims and the sweep of what is overdue read only these; rows at rest are in neither. Claims skip from one
+        # destination to the next: there must be no index on next_attempt_at alone, which the planner would take, to
+        # read all that is due.
         Index(
             "ix_hubhooks_delivery_due",
+            "destination",
             "next_attempt_at",
             postgresql_where=text("status = 'pending'"),
             sqlite_where=text("status = 'pending'"),
         ),
         Index(
-            "ix_hubhooks_delivery_awaiting",
+            "ix_hubhooks_delivery_overdue",
             "give_up_at",
-            postgresql_where=text("status = 'awaiting_callback'"),
-            sqlite_where=text("status = 'awaiting_callback'"),
+            postgresql_where=text("status IN ('pending', 'awaiting_callback')"),
+            sqlite_where=text("status IN ('pending', 'awaiting_callback')"),
         ),
     )
 

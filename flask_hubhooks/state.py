@@ -12,15 +12,15 @@ from typing import Any, cast
 from flask import Flask, current_app
 from flask_sqlalchemy import SQLAlchemy
 from redis import Redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from .broker import connect
 from .config import Config
 from .database import take_write_lock
 from .delivery.signing import SecretBox
 from .delivery.tokens import CallbackTokens
+from .outages import DATABASE_FAULTS, REDIS_FAULTS, Outage
 from .registry import ImagePush, Repository
 
 logger = logging.getLogger(__name__)
@@ -69,16 +69,13 @@ class State:
         ]
         self.tokens = CallbackTokens(passwords[::-1])
         self.secrets = SecretBox(config.encryption_keys, passwords)
+        self.redis_outage = Outage("Redis", REDIS_FAULTS)
+        self.database_outage = Outage("the database", DATABASE_FAULTS)
 
     @cached_property
     def redis(self) -> Redis:
-        """The client that wakes workers: it gives up soon and does not retry, since a push waits for it."""
-        return Redis.from_url(
-            self.config.redis_url,
-            socket_connect_timeout=REDIS_TIMEOUT_S,
-            socket_timeout=REDIS_TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),
-        )
+        """The client that wakes workers: it gives up soon, since a push waits for it."""
+        return connect(self.config, connect_timeout_s=REDIS_TIMEOUT_S, timeout_s=REDIS_TIMEOUT_S)
 
     @property
     def engine(self) -> Engine:

@@ -103,6 +103,7 @@ def delete(session: Session, owner: Owner, webhook: Webhook) -> None:
     webhook.deleted_id = webhook.id
     webhook.encrypted_former_secret = webhook.former_secret_until = webhook.encrypted_headers = None
     webhook.last_updater = owner.name
+    webhook.last_updated = utcnow()
 
 
 def disable(session: Session, webhook_id: int, reason: str) -> bool:

@@ -54,6 +54,7 @@ class Host:
     join_session: bool = False
     url_prefix: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
+    creates_tables: bool = True
     session_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -78,8 +79,9 @@ class Host:
         app.config.update(self.config)
         self.db.init_app(app)
         app.register_blueprint(self.hubhooks, url_prefix=self.url_prefix)
-        with app.app_context():
-            self.db.create_all()
+        if self.creates_tables:
+            with app.app_context():
+                self.db.create_all()
         return app
 
     @property

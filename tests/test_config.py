@@ -77,6 +77,9 @@ def test_defaults() -> None:
         ("REDIS_URL", "redis://:password@cache:6380/3", "redis://:password@cache:6380/3"),
         ("REDIS_URL", "rediss://cache", "rediss://cache"),
         ("REDIS_URL", "unix:///run/redis.sock", "unix:///run/redis.sock"),
+        ("REDIS_URL", "rediss://cache?ssl_ca_certs=/ca.pem", "rediss://cache?ssl_ca_certs=/ca.pem"),
+        ("REDIS_SENTINELS", [], ()),
+        ("REDIS_SENTINELS", ["redis://one:26379", "rediss://:pw@two"], ("redis://one:26379", "rediss://:pw@two")),
         ("QUEUE", "Team-A_2", "Team-A_2"),
         ("CONCURRENCY", 1, 1),
         ("CONCURRENCY", 1024, 1024),
@@ -99,6 +102,9 @@ def test_defaults() -> None:
         ("CALLBACK_TTL", 60, timedelta(minutes=1)),
         ("CALLBACK_TTL", 0.5, timedelta(milliseconds=500)),
         ("CALLBACK_TTL", timedelta(hours=1), timedelta(hours=1)),
+        ("RETENTION_DAYS", None, None),
+        ("RETENTION_DAYS", 1, 1),
+        ("RETENTION_DAYS", 3650, 3650),
     ],
 )
 def test_accepted(key: str, value: object, expected: object) -> None:
@@ -156,6 +162,7 @@ def test_proxy_is_not_shown() -> None:
 ACCEPTED = {
     "EXTERNAL_URL": "an absolute http(s) URL",
     "REDIS_URL": "redis://, rediss:// or unix://",
+    "REDIS_SENTINELS": "a list of URLs that start with redis:// or rediss://, such as ['redis://sentinel-1:26379']",
     "QUEUE": "1 to 64 letters, digits, '_' or '-'",
     "CONCURRENCY": "a whole number from 1 to 1024",
     "ALLOWED_NETWORKS": "a list of networks without host bits, such as ['10.0.0.0/8', 'fd00::/8']",
@@ -166,6 +173,7 @@ ACCEPTED = {
     "CLIENT_CERTIFICATE": "the path of a readable PEM file with a certificate and its private key",
     "CA_BUNDLE": "the path of a readable PEM file",
     "CALLBACK_TTL": "a timedelta or a number of seconds, more than 0",
+    "RETENTION_DAYS": "None or a whole number from 1 to 3650",
 }
 REFUSED: dict[str, list[object]] = {
     "EXTERNAL_URL": [
@@ -187,6 +195,7 @@ REFUSED: dict[str, list[object]] = {
         "https://example.com\n",
     ],
     "REDIS_URL": [None, 5, b"redis://cache", "", "cache:6379", "http://cache", "redis://cache:port", "redis://[::1"],
+    "REDIS_SENTINELS": [None, "redis://one", [5], ["one:26379"], ["unix:///run/sentinel.sock"], ["redis://"]],
     "QUEUE": [None, 5, "", "a b", "a:b", "é", "a" * 65, "a\n"],
     "CONCURRENCY": [None, True, 0, -1, 1025, 1.5, "64"],
     "ALLOWED_NETWORKS": [None, "10.0.0.0/8", {"10.0.0.0/8"}, [5], [True], [None], ["10.0.0.1/8"], ["example.com"]],
@@ -252,6 +261,7 @@ REFUSED: dict[str, list[object]] = {
     ],
     "CA_BUNDLE": [5, True, ["a"], "", "/nowhere/ca.pem", "/", __file__],
     "CALLBACK_TTL": [None, True, "7", 0, -1, timedelta(0), float("inf"), float("nan"), 1e300],
+    "RETENTION_DAYS": [True, 0, -1, 3651, 1.5, "90", timedelta(days=90)],
 }
 
 
@@ -296,6 +306,8 @@ def test_secret_key_is_required(key: object) -> None:
         {"HUBHOOKS_REDIS_URL": "reds://:hunter2@cache"},
         {"HUBHOOKS_REDIS_URL": "redis://:hunter2@cache:port"},
         {"HUBHOOKS_REDIS_URL": "redis://:hunter2@[cache"},
+        {"HUBHOOKS_REDIS_SENTINELS": ["redis://:hunter2@one", "reds://:hunter2@two"]},
+        {"HUBHOOKS_REDIS_URL": "unix://:hunter2@/run/redis.sock", "HUBHOOKS_REDIS_SENTINELS": ["redis://:hunter2@one"]},
         {"HUBHOOKS_EXTERNAL_URL": "https://admin:hunter2@example.com"},
         {"HUBHOOKS_PROXY": "socks5://ann:hunter2@proxy"},
         {"HUBHOOKS_PROXY": "http://ann:hunter2@proxy:port"},
@@ -322,6 +334,8 @@ def test_from_the_environment(monkeypatch: pytest.MonkeyPatch, pem: Path) -> Non
         "PROXY": "http://proxy:3128",
         "CA_BUNDLE": str(pem),
         "CALLBACK_TTL": "3600",
+        "REDIS_SENTINELS": '["redis://one"]',
+        "RETENTION_DAYS": "null",
     }.items():
         monkeypatch.setenv(f"FLASK_HUBHOOKS_{key}", value)
     app = Flask("host")
@@ -338,7 +352,15 @@ def test_from_the_environment(monkeypatch: pytest.MonkeyPatch, pem: Path) -> Non
         proxy="http://proxy:3128",
         ca_bundle=str(pem),
         callback_ttl=timedelta(hours=1),
+        redis_sentinels=("redis://one",),
+        retention_days=None,
     )
+
+
+def test_sentinels_need_the_name_of_their_service() -> None:
+    """With Sentinels the host in the Redis URL is the service's name: without one they are refused."""
+    given = {"HUBHOOKS_REDIS_URL": "unix:///run/redis.sock", "HUBHOOKS_REDIS_SENTINELS": ["redis://one"]}
+    assert refusal(REQUIRED | given).startswith("HUBHOOKS_REDIS_URL must have the name of the Sentinels' service")
 
 
 def test_config_is_frozen() -> None:

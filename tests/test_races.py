@@ -508,7 +508,8 @@ def test_switched_off_while_the_answer_is_held(host: Host) -> None:
             with on_the_wire(host, one, held):
                 if how == "disable":
                     host.push(tag="gone")
-                    poll(lambda webhook=webhook: not is_active(host, webhook))  # type: ignore[misc]
+                    host.deliver()  # as another worker: the first one waits for an answer
+                    assert not is_active(host, webhook)
                 else:
                     switch_off(host, webhook, how)
                 assert call_back(host, one.requests[0]) == 410
@@ -1106,6 +1107,7 @@ def test_all_at_once(host: Host, caplog: pytest.LogCaptureFixture, seconds: floa
         for delivery in stored(host):
             received = Counter(each.round for each in delivery.attempts if each.status_code == 200)
             assert set(received.values()) <= {1}, "sent again in a round that it had arrived in"
-    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+    warnings = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+    assert not [each for each in warnings if "(breaker " not in each]  # 503 may be answered three times in a row
     assert storm.all_have_acted
     assert {code for _, code in storm.codes} <= {200, 201, 202, 204, 409, 410}

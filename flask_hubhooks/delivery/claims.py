@@ -1,24 +1,33 @@
-"""Taking due deliveries under a lease, and giving them back."""
+"""Taking due deliveries under a lease, destination by destination, and giving them back.
+
+Which destinations have something due is found by skipping through the index of what is pending from one to the next:
+a hundred thousand rows of one cost as much as a single one.
+"""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
+    ARRAY,
     Float,
     Integer,
+    Text,
     and_,
     bindparam,
     case,
     exists,
+    func,
     literal,
+    literal_column,
     or_,
     select,
+    true,
     update,
 )
 from sqlalchemy.orm import Session
@@ -31,30 +40,69 @@ from .retry import GIVE_UP_AFTER
 LEASE_S = 60.0
 """How long a claimed delivery is ours. A worker that dies leaves its rows to come due again after this."""
 
-# Statements are built once: building one anew takes SQLAlchemy longer than PostgreSQL takes to run it.
+SHARE_LEAST = 8
+"""Of each destination a claim takes at least so many, where so many are due."""
+
+# Statements are built once: building one anew takes SQLAlchemy longer than PostgreSQL takes to run it. They name the
+# states as the partial indexes do: a bound parameter would not be recognised.
 _now = now_plus(literal(0.0))
-_due = and_(deliveries.c.status == Status.PENDING, deliveries.c.next_attempt_at <= _now)
-_overdue = and_(deliveries.c.status == Status.AWAITING_CALLBACK, deliveries.c.give_up_at <= _now)
-
-
-def _oldest(condition: ColumnElement[bool], column: ColumnElement[Any]) -> ColumnElement[bool]:
-    """The deliveries that fulfil a condition, `most` of them, passing over those that others have locked."""
-    chosen = select(deliveries.c.id).where(condition).order_by(column).limit(bindparam("most", type_=Integer))
-    locked = chosen.with_for_update(skip_locked=True).cte("chosen")
-    return deliveries.c.id.in_(select(locked.c.id))
-
-
-_ANYTHING_DUE = select(or_(exists().where(_due), exists().where(_overdue)))
-_TAKE = (
-    update(deliveries)
-    .where(_oldest(_due, deliveries.c.next_attempt_at))
-    .values(lease_token=bindparam("lease"), next_attempt_at=now_plus(literal(LEASE_S)))
-    .returning(deliveries.c.id)
+_pending = deliveries.c.status == literal_column("'pending'")
+_due = and_(_pending, deliveries.c.next_attempt_at <= _now)
+_overdue = and_(
+    deliveries.c.status.in_([literal_column("'pending'"), literal_column("'awaiting_callback'")]),
+    deliveries.c.give_up_at <= _now,
+    or_(deliveries.c.lease_token.is_(None), deliveries.c.next_attempt_at <= _now),  # not on the wire
 )
+
+
+def _destinations_due() -> Any:
+    """The destinations that have something due."""
+    first = select(func.min(deliveries.c.destination).label("destination")).where(_pending)
+    walk = first.cte("walk", recursive=True)
+    following = select(func.min(deliveries.c.destination)).where(
+        _pending, deliveries.c.destination > walk.c.destination
+    )
+    walk = walk.union_all(select(following.scalar_subquery()).where(walk.c.destination.is_not(None)))
+    # A value for each destination is read from the index; an EXISTS may become a join that reads all that is due.
+    there = select(func.min(deliveries.c.next_attempt_at)).where(
+        _pending, deliveries.c.destination == walk.c.destination
+    )
+    return select(walk.c.destination).where(there.scalar_subquery() <= _now)
+
+
+_most, _share = bindparam("most", type_=Integer), bindparam("share", type_=Integer)
+_DESTINATIONS_DUE = _destinations_due()
+_ANYTHING_DUE = select(or_(_DESTINATIONS_DUE.exists(), exists().where(_overdue)))
+_lease = update(deliveries).values(lease_token=bindparam("lease"), next_attempt_at=now_plus(literal(LEASE_S)))
+_oldest = select(deliveries.c.id).where(_due).order_by(deliveries.c.next_attempt_at)
+_TAKE_OF_ONE = _lease.where(
+    deliveries.c.id.in_(_oldest.where(deliveries.c.destination == bindparam("served", type_=Text)).limit(_share))
+).returning(deliveries.c.id, deliveries.c.destination)
+
+
+def _take_of_many() -> Any:
+    """`_TAKE_OF_ONE` for many destinations at once, passing over what others have locked: for PostgreSQL."""
+    named = func.unnest(bindparam("served", type_=ARRAY(Text))).table_valued("destination").render_derived("named")
+    of_one = _oldest.where(deliveries.c.destination == named.c.destination).limit(_share)
+    oldest = of_one.with_for_update(skip_locked=True).lateral("oldest")
+    chosen = select(oldest.c.id).select_from(named.join(oldest, true())).limit(_most).cte("chosen")
+    taken = _lease.where(deliveries.c.id.in_(select(chosen.c.id)))
+    return taken.returning(deliveries.c.id, deliveries.c.destination)
+
+
+_TAKE_OF_MANY = _take_of_many()
+_chosen_overdue = select(deliveries.c.id).where(_overdue).order_by(deliveries.c.give_up_at).limit(_most)
+GAVE_UP = f"not delivered within {GIVE_UP_AFTER.days} days"
 _EXPIRE = (
     update(deliveries)
-    .where(_oldest(_overdue, deliveries.c.give_up_at))
-    .values(ended(Status.EXPIRED, "the callback never came"))
+    .where(deliveries.c.id.in_(select(_chosen_overdue.with_for_update(skip_locked=True).cte("chosen").c.id)))
+    .values(
+        ended(Status.EXPIRED, "the callback never came")
+        | {
+            "status": case((_pending, Status.FAILED), else_=Status.EXPIRED),
+            "reason": case((_pending, GAVE_UP), else_="the callback never came"),
+        }
+    )
     .returning(deliveries.c.id, deliveries.c.push_id, deliveries.c.webhook_id)
 )
 
@@ -74,6 +122,7 @@ class Claim:
     webhook_id: int
     hook_id: int
     hook_url: str
+    destination: str
     encrypted_secret: bytes
     encrypted_former_secret: bytes | None
     encrypted_headers: bytes | None
@@ -102,19 +151,57 @@ def anything_due(session: Session) -> bool:
     return bool(session.scalar(_ANYTHING_DUE))
 
 
-def claim(session: Session, limit: int) -> tuple[list[Claim], Changes]:
-    """Take at most `limit` due deliveries, oldest first; no other worker has them until the lease ends.
+class Rotation:
+    """Whose turn it is: where more is due than one claim takes, the next one goes on with the destinations after."""
 
-    The database's clock decides what is due. What can no longer be sent ends here instead: its webhook was
-    switched off, or its time to give up has come, which the changes tell.
+    def __init__(self) -> None:
+        self._last = ""
+
+    def ordered(self, destinations: Iterable[str]) -> list[str]:
+        """The destinations, those after the last one that was served first."""
+        names = sorted(destinations)
+        start = bisect_right(names, self._last)
+        return names[start:] + names[:start]
+
+    def served(self, ordered: Sequence[str], destinations: Collection[str]) -> None:
+        """Note whom a claim has served, of those it had in order."""
+        self._last = next((each for each in reversed(ordered) if each in destinations), "")
+
+
+def claim(
+    session: Session, limit: int, left_out: Collection[str] = frozenset(), rotation: Rotation | None = None
+) -> tuple[list[Claim], Changes]:
+    """Take at most `limit` due deliveries, of each destination its oldest; nobody else has them until the lease ends.
+
+    Destinations that are `left_out` are passed over. The database's clock decides what is due. What can no longer be
+    sent ends here instead: its webhook was switched off, or its time to give up has come, which the changes tell.
     """
     changes = Changes()
-    while taken := session.execute(_TAKE, {"most": limit, "lease": uuid.uuid4()}).scalars().all():
+    rotation = rotation or Rotation()
+    while taken := _take(session, limit, left_out, rotation):
         rows = session.execute(_READ_TAKEN, {"taken": taken}).all()
         changes.finished += _end_unsendable(session, rows)
         if sendable := [Claim(*row[:-2]) for row in rows if not row.switched_off and not row.gave_up]:
             return sendable, changes
     return [], changes
+
+
+def _take(session: Session, limit: int, left_out: Collection[str], rotation: Rotation) -> list[uuid.UUID]:
+    due = [each for each in session.scalars(_DESTINATIONS_DUE) if each not in left_out]
+    if not due:
+        return []
+    ordered = rotation.ordered(due)[:limit]
+    lease, share = uuid.uuid4(), max(min(SHARE_LEAST, limit), limit // len(due))
+    if session.get_bind().dialect.name == "postgresql":
+        values = {"lease": lease, "share": share, "most": limit, "served": ordered}
+        taken = list(session.execute(_TAKE_OF_MANY, values))
+    else:
+        taken = []
+        for destination in ordered:
+            values = {"lease": lease, "share": min(share, limit - len(taken)), "served": destination}
+            taken += session.execute(_TAKE_OF_ONE, values)
+    rotation.served(ordered, {row.destination for row in taken})
+    return [row.id for row in taken]
 
 
 def _end_unsendable(session: Session, rows: Sequence[Any]) -> list[uuid.UUID]:
@@ -123,7 +210,7 @@ def _end_unsendable(session: Session, rows: Sequence[Any]) -> list[uuid.UUID]:
     gave_up = [row for row in rows if row.gave_up and not row.switched_off]
     for unsendable, status, reason in (
         (cancelled, Status.CANCELLED, SWITCHED_OFF),
-        (gave_up, Status.FAILED, f"not delivered within {GIVE_UP_AFTER.days} days"),
+        (gave_up, Status.FAILED, GAVE_UP),
     ):
         if unsendable:
             these = deliveries.c.id.in_([row.id for row in unsendable])
@@ -145,6 +232,7 @@ _READ_TAKEN = (
         deliveries.c.webhook_id,
         deliveries.c.hook_id,
         Hook.hook_url,
+        deliveries.c.destination,
         Webhook.encrypted_secret,
         case((Webhook.former_secret_until > _now, Webhook.encrypted_former_secret)),
         Webhook.encrypted_headers,
@@ -155,7 +243,7 @@ _READ_TAKEN = (
         Push.pushed_at,
         Push.snapshot,
         switched_off.label("switched_off"),
-        (deliveries.c.give_up_at <= now_plus(literal(0.0))).label("gave_up"),
+        (deliveries.c.give_up_at <= _now).label("gave_up"),
     )
     .join(Hook, Hook.id == deliveries.c.hook_id)
     .join(Webhook, Webhook.id == deliveries.c.webhook_id)
@@ -183,7 +271,10 @@ _LET_GO = (
 
 
 def expire_overdue(session: Session, limit: int) -> Changes:
-    """End at most `limit` deliveries whose callback never came, and with them their chains."""
+    """End at most `limit` deliveries whose time is over, and with them their chains.
+
+    Their callback never came, or they were never delivered, such as to a destination that is left out of claims.
+    """
     expired = session.execute(_EXPIRE, {"most": limit}).all()
     if expired:
         chains = {(row.push_id, row.webhook_id) for row in expired}

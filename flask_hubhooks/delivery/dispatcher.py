@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
@@ -21,6 +22,8 @@ from ..database import DATABASE_AWAY, is_deadlock
 from ..hook_url import MASK, credentials
 from ..state import State
 from . import claims, payload, recording
+from .breaker import Sign, sign
+from .caps import Caps
 from .claims import Claim
 from .egress import egress_of
 from .listener import Listener
@@ -37,10 +40,17 @@ CONNECT_TIMEOUT_S = 5.0
 DEADLINE_S = 15.0
 LEASE_MARGIN_S = 5.0
 """What must be left of a lease beyond the deadline when a POST starts, for its outcome to be written in."""
+WAIT_MOST_S = 5.0
+"""How long a claim may wait for its turn: who pauses or deletes a webhook is heard after this at the latest. The lease
+(60 s) leaves the deadline and the margin, and another deadline for those before it."""
 CLAIM_LEAST, CLAIM_MOST = 64, 512
 """Rows of one claim. It follows what was completed since the last one: no more is taken than will be sent soon."""
+HELD_MOST = 8192
+"""Rows that are held in all, before no more is claimed: what hangs and what waits behind it."""
 POLL_S = 0.05
-"""How soon, while requests are on the wire, a claim that found nothing is tried again."""
+"""How soon, while requests are on the wire, due rows are looked for again where nobody says that there are some."""
+HEAR_S = 0.005
+"""How often, while requests are on the wire, it hears whether there are some."""
 LISTEN_S = 0.5
 """How long it listens at a stretch; a signal to stop is noticed after this at the latest."""
 SWEEP_S = 1.0
@@ -59,6 +69,24 @@ class Unsent:
     delay_s: float = 0.0
     reason: str = ""
     """For the history, where it is a fault of ours."""
+
+
+_Task = tuple[Claim, float]
+"""A claim, and until when it may wait for its turn, on the monotonic clock."""
+
+
+def _destination(task: _Task) -> str:
+    return task[0].destination
+
+
+def _sign(done: Result | Unsent) -> Sign | None:
+    """What a claim that was sent says about its destination; a test says nothing."""
+    return None if isinstance(done, Unsent) or done.claim.is_test else sign(done.outcome)
+
+
+def _may_be_more(taken: Sequence[Claim]) -> bool:
+    """Whether of some destination so much was taken that more of it may be due."""
+    return max(Counter(each.destination for each in taken).values(), default=0) >= claims.SHARE_LEAST
 
 
 Post = Callable[[str, bytes, Mapping[str, str]], Outcome]
@@ -102,9 +130,12 @@ class Dispatcher:
         self._listener = Listener(state)
         limit = concurrency or state.config.concurrency
         self._post = post or guarded_transport(state.config, limit).post
-        self._pool: ElasticPool[tuple[Claim, float], Result | Unsent] = pool(self._deliver, limit)
+        self._caps: Caps[_Task, Result | Unsent] = Caps(limit, _destination, _sign)
+        self._pool: ElasticPool[_Task, Result | Unsent] = pool(self._deliver, limit, self._caps)
+        self._rotation = claims.Rotation()
         self._completed = 0
         self._claim_not_before = self._sweep_not_before = 0.0
+        self._more_due = False
         self.stopping = False
 
     def stop(self) -> None:
@@ -129,9 +160,10 @@ class Dispatcher:
         self._sweep_not_before = 0.0
         while True:
             if self._pool.unfinished:  # first of all what an earlier run may have left behind
-                self._record(self._pool.collect(POLL_S))
+                self._record(self._collected())
                 quiet_since = monotonic()
             cut_short = self.stopping or monotonic() >= ends
+            self._record([Unsent(claim, open_s) for (claim, _), open_s in self._pool.withdraw(everything=cut_short)])
             if not cut_short:
                 self._look_for_work()
             if self._pool.unfinished:
@@ -143,14 +175,22 @@ class Dispatcher:
             else:
                 self._listener.wait(LISTEN_S)
 
+    def _collected(self) -> list[Result | Unsent]:
+        """What is done, or nothing where there may be something to claim before that."""
+        if not self._listener.listening:
+            return self._pool.collect(POLL_S)
+        if self._listener.wait(0.0):
+            self._claim_not_before = -inf
+        return self._pool.collect(HEAR_S)
+
     def _look_for_work(self) -> None:
         try:
             self._claim()
             self._expire_overdue()
-        except DATABASE_AWAY:
+        except DATABASE_AWAY as fault:
             if not self._pool.unfinished:
                 raise
-            logger.exception("cannot look for what is due: the database is away")
+            self._state.database_outage.noticed(fault)
             self._claim_not_before = self._sweep_not_before = monotonic() + BACK_OFF_S[-1]
 
     def _expire_overdue(self) -> None:
@@ -164,21 +204,23 @@ class Dispatcher:
     def _claim(self) -> None:
         limit = max(CLAIM_LEAST, min(CLAIM_MOST, 2 * self._completed))
         busy = self._pool.unfinished
-        if busy and (self._pool.queued > limit // 4 or monotonic() < self._claim_not_before):
+        running_low = self._more_due and self._pool.queued + self._caps.waiting <= limit // 4
+        if busy >= HELD_MOST or (busy and not running_low and monotonic() < self._claim_not_before):
             return
-        lease_ends = monotonic() + claims.LEASE_S
+        wait_until = monotonic() + WAIT_MOST_S
         with self._state.writing() as session:
-            taken, changes = claims.claim(session, limit)
+            taken, changes = claims.claim(session, limit, self._caps.supplied(limit), self._rotation)
         self._completed = 0
-        self._claim_not_before = monotonic() + (0.0 if len(taken) == limit else POLL_S)
+        self._claim_not_before = monotonic() + POLL_S
+        self._more_due = _may_be_more(taken)
         for claim in taken:
-            self._pool.submit((claim, lease_ends))
+            self._pool.submit((claim, wait_until))
         announce(self._state, changes)
 
-    def _deliver(self, task: tuple[Claim, float]) -> Result | Unsent:
+    def _deliver(self, task: _Task) -> Result | Unsent:
         """Send one claim, on a thread of the pool."""
-        claim, lease_ends = task
-        if self.stopping or monotonic() + DEADLINE_S + LEASE_MARGIN_S > lease_ends:
+        claim, wait_until = task
+        if self.stopping or monotonic() > wait_until:
             return Unsent(claim)
         try:
             return self._send(claim)
@@ -234,7 +276,7 @@ class Dispatcher:
                 return self._recorded(self._write(done))
             except DATABASE_AWAY as fault:
                 if not is_deadlock(fault):
-                    logger.exception("cannot record %d deliveries: the database is away", len(done))
+                    self._state.database_outage.noticed(fault)
                 if self.stopping and wait_s == BACK_OFF_S[-1]:
                     return
                 time.sleep(wait_s)
@@ -257,6 +299,7 @@ class Dispatcher:
             logger.exception("cannot record what came of a delivery: it is sent again when its lease ends")
 
     def _recorded(self, changes: Changes) -> None:
+        self._state.database_outage.over()
         if changes.more_due:
             self._claim_not_before = -inf
         announce(self._state, changes)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from functools import cache
 
 from flask import Flask, current_app
 from flask.cli import ScriptInfo
-from redis.exceptions import RedisError
 
 from ..outbox import forget_wake, wake
 from ..state import State, current_state
 from .dispatcher import Dispatcher
-
-logger = logging.getLogger(__name__)
 
 
 def deliver_due() -> None:
@@ -24,10 +20,8 @@ def deliver_due() -> None:
     """
     with _app().app_context():
         state = current_state()
-        try:
+        with state.redis_outage.watched():  # what is due is delivered all the same
             forget_wake(state)
-        except (RedisError, OSError) as error:
-            logger.warning("Redis cannot be reached (%s): delivering what is due all the same", error)
         if state not in dispatchers:
             dispatchers[state] = Dispatcher(state)
         if dispatchers[state].run():

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import suppress
 from time import monotonic
 
-from redis import Redis
 from redis.client import PubSub
 from redis.exceptions import RedisError
 
+from ..broker import connect
 from ..outbox import wake_channel
 from ..state import REDIS_TIMEOUT_S, State
-
-logger = logging.getLogger(__name__)
 
 CONFIRMED_S = 1.0
 """How long Redis may take to confirm that a subscription has ended."""
@@ -27,9 +24,8 @@ class Listener:
 
     def __init__(self, state: State) -> None:
         self._channel = wake_channel(state)
-        self._redis = Redis.from_url(
-            state.config.redis_url, socket_connect_timeout=REDIS_TIMEOUT_S, socket_timeout=CONFIRMED_S
-        )
+        self._outage = state.redis_outage
+        self._redis = connect(state.config, connect_timeout_s=REDIS_TIMEOUT_S, timeout_s=CONFIRMED_S)
         self._pubsub: PubSub | None = None
 
     @property
@@ -45,14 +41,16 @@ class Listener:
         except (RedisError, OSError) as error:
             self._lost(error)
 
-    def wait(self, seconds: float) -> None:
-        """Return when `wake` was called since the last time, after `seconds` at the latest."""
+    def wait(self, seconds: float) -> bool:
+        """Return whether `wake` was called since the last time: when it is, after `seconds` at the latest."""
+        heard = False
         if self._pubsub:
             try:
                 while self._pubsub.get_message(timeout=seconds):
-                    seconds = 0.0  # what was called meanwhile is one and the same call
+                    seconds, heard = 0.0, True  # what was called meanwhile is one and the same call
             except (RedisError, OSError) as error:
                 self._lost(error)
+        return heard
 
     def stop(self) -> None:
         """Stop listening; when this returns, `wake` queues jobs again. Look for due rows once more after it."""
@@ -69,7 +67,7 @@ class Listener:
             self._close()
 
     def _lost(self, error: Exception) -> None:
-        logger.warning("no longer listening for wake-ups, Redis cannot be reached (%s)", error)
+        self._outage.noticed(error)
         self._close()
 
     def _close(self) -> None:

@@ -1,12 +1,14 @@
-"""A thread pool that starts small and grows only when it is stuck."""
+"""A thread pool that starts small, grows only when it is stuck, and takes turns by destination."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
 from time import monotonic, sleep
 from typing import Generic, TypeVar
+
+from .caps import Caps
 
 Task = TypeVar("Task")
 Done = TypeVar("Done")
@@ -17,6 +19,14 @@ STUCK_S = 0.01
 
 Many threads that start at once on receivers that answer instantly form a convoy on the interpreter's lock.
 """
+HANGING_S = 1.0
+"""A task that has been at work for this long hangs: it does not count against the limit any more."""
+HANGING_TIMES, THREADS_MOST = 4, 256
+"""How far hanging tasks let the pool outgrow its limit: this many times, and to so many threads.
+
+Receivers that hang would otherwise take all threads: with 64, half of 200 destinations hanging made the others wait
+20 s; with 256 nothing was noticed of it (measured).
+"""
 IDLE_S = 5.0
 """A thread that has had nothing to do for this long ends."""
 BATCH = 512
@@ -26,27 +36,36 @@ BATCH_WAIT_S = 0.1
 
 
 class ElasticPool(Generic[Task, Done]):
-    """Runs `work` on threads. `submit` and `collect` belong to one thread, the owner's; `work` must not raise."""
+    """Runs `work` on threads, `limit` tasks at a time beside those that hang, in the order that `caps` allow.
 
-    def __init__(self, work: Callable[[Task], Done], limit: int) -> None:
+    `submit`, `collect` and `withdraw` belong to one thread, the owner's; `work` must not raise.
+    """
+
+    def __init__(self, work: Callable[[Task], Done], limit: int, caps: Caps[Task, Done]) -> None:
         self._work = work
         self._limit = limit
+        self._most = max(limit, min(HANGING_TIMES * limit, THREADS_MOST))
+        self._caps = caps
         self._threads = 0
+        self._begun: dict[int, float] = {}  # when each thread that is at work began its task
         self._lock = threading.Lock()
         self._todo: SimpleQueue[Task] = SimpleQueue()
         self._done: SimpleQueue[Done | None] = SimpleQueue()
+        self._moved_at = 0.0  # when something was collected last, or begun where nothing was queued
         self.unfinished = 0
-        """Tasks that were submitted and not yet collected."""
+        """Tasks that were submitted and neither collected nor withdrawn yet."""
 
     @property
     def queued(self) -> int:
-        """Tasks that no thread has begun."""
+        """Tasks that could be begun, but no thread has."""
         return self._todo.qsize()
 
     def submit(self, task: Task) -> None:
         self.unfinished += 1
+        if not self.queued:
+            self._moved_at = monotonic()
         with self._lock:
-            self._todo.put(task)
+            self._begin(self._caps.add(task))
             wanted = min(FIRST_THREADS, self._limit, self.unfinished)
             if self._threads < wanted:
                 self._start_thread()
@@ -61,8 +80,23 @@ class ElasticPool(Generic[Task, Done]):
             except Empty:
                 self._grow()
             else:
-                return self._counted([first, *self._more()])
+                done = self._counted([first, *self._more()])
+                self._moved_at = monotonic()
+                return done
         return []
+
+    def withdraw(self, everything: bool) -> list[tuple[Task, float]]:
+        """Take back what `caps` hold back, each with the seconds for which it is; or all that no thread has begun."""
+        withdrawn = self._caps.withdraw(everything)
+        while everything and self.queued:
+            try:
+                task = self._todo.get_nowait()
+            except Empty:
+                break
+            self._caps.unsent(task)
+            withdrawn.append((task, 0.0))
+        self.unfinished -= len(withdrawn)
+        return withdrawn
 
     def interrupt(self) -> None:
         """Have `collect` return at once; safe in a signal handler."""
@@ -72,20 +106,38 @@ class ElasticPool(Generic[Task, Done]):
         """What else gets done while more and more does. It naps: waking for each would take the others' lock away."""
         deadline = monotonic() + BATCH_WAIT_S
         before = -1
-        while before < (done := self._done.qsize()) < min(BATCH, self.unfinished) - 1 and monotonic() < deadline:
+        while before < (done := self._done.qsize()) < BATCH - 1 and monotonic() < deadline and self._moving():
             before = done
             sleep(NAP_S)
         return [self._done.get_nowait() for _ in range(min(BATCH - 1, self._done.qsize()))]
+
+    def _moving(self) -> bool:
+        """Whether more will be done soon: something is at work, and not for so long already that it may hang."""
+        return self.queued > 0 or self._at_work_since(monotonic() - BATCH_WAIT_S) > 0
+
+    def _at_work_since(self, moment: float) -> int:
+        return sum(began > moment for began in list(self._begun.values()))
 
     def _counted(self, items: list[Done | None]) -> list[Done]:
         done = [item for item in items if item is not None]
         self.unfinished -= len(done)
         return done
 
+    def _begin(self, tasks: Iterable[Task]) -> None:
+        for task in tasks:
+            self._todo.put(task)
+
     def _grow(self) -> None:
+        if monotonic() < self._moved_at + STUCK_S:
+            return
+        self._moved_at = monotonic()
         with self._lock:
-            for _ in range(min(self._threads, self._limit - self._threads, self.queued)):
+            for _ in range(min(self._threads or 1, self._allowed() - self._threads, self.queued)):
                 self._start_thread()
+
+    def _allowed(self) -> int:
+        hanging = len(self._begun) - self._at_work_since(monotonic() - HANGING_S)
+        return min(self._limit + hanging, self._most)
 
     def _start_thread(self) -> None:
         self._threads += 1
@@ -94,18 +146,32 @@ class ElasticPool(Generic[Task, Done]):
     def _run(self) -> None:
         while True:
             try:
-                task = self._todo.get(timeout=IDLE_S)
+                self._do(self._todo.get(timeout=IDLE_S))
             except Empty:
-                with self._lock:
-                    if self._todo.empty():
-                        self._threads -= 1
-                        return
+                if self._ends(idle=True):
+                    return
             else:
-                self._done.put(self._work(task))
+                if self._threads > self._limit and self._ends():
+                    return
+
+    def _do(self, task: Task) -> None:
+        number = threading.get_ident()
+        self._begun[number] = monotonic()
+        done = self._work(task)
+        del self._begun[number]
+        self._begin(self._caps.finished(task, done))
+        self._done.put(done)
+
+    def _ends(self, idle: bool = False) -> bool:
+        """Whether this thread is to end: it has nothing to do, or what let it outgrow the limit hangs no more."""
+        with self._lock:
+            ends = self._todo.empty() if idle else self._threads > self._allowed()
+            self._threads -= ends
+            return ends
 
 
 class InlinePool(ElasticPool[Task, Done]):
-    """Starts no thread: each task is done when it is collected, by the thread that collects."""
+    """Starts no thread and holds nothing back: each task is done by the thread that collects it, in order."""
 
     def submit(self, task: Task) -> None:
         self.unfinished += 1
@@ -117,3 +183,6 @@ class InlinePool(ElasticPool[Task, Done]):
             return []
         self.unfinished -= 1  # first, so that what breaks off in the middle leaves no task behind
         return [self._work(self._todo.get_nowait())]
+
+    def withdraw(self, everything: bool) -> list[tuple[Task, float]]:
+        return []

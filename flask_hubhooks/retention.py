@@ -1,0 +1,114 @@
+"""Deleting what has ended long ago: pushes with their deliveries and attempts, then webhooks and hooks left without."""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Collection, Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, bindparam, delete, exists, func, select
+from sqlalchemy.orm import Session
+
+from .chains import locking
+from .database import first_uuid, utcnow
+from .models import attempts, deliveries, hooks, pushes, webhooks
+from .state import State
+
+BATCH = 500
+"""Deliveries that are looked at in one transaction: PostgreSQL has it done within some 30 ms."""
+DAY_S = 24 * 3600
+
+
+def takes_turn(state: State) -> bool:
+    """Whether the caller is to prune now; once a day somebody is.
+
+    That two do it at once would do no harm. Raises what redis-py raises where Redis cannot be reached.
+    """
+    return bool(state.redis.set(f"{state.config.queue}:pruned", 1, nx=True, ex=DAY_S))
+
+
+def prunable(state: State) -> int:
+    """How many deliveries ended so long ago that `prune` looks at them."""
+    if (before := _limit(state)) is None:
+        return 0
+    with state.reading() as session:
+        return session.scalar(select(func.count()).select_from(deliveries).where(_ended(before))) or 0
+
+
+def prune(state: State) -> Iterator[int]:
+    """Delete what ended more than `HUBHOOKS_RETENTION_DAYS` ago; yields the deliveries of each batch, once committed.
+
+    A push goes with all that belongs to it, when the last of its deliveries has ended for so long: one that was sent
+    again stays, with the others of its push, until that is as long ago. Whoever takes the batches decides about
+    pauses between them. What is left of webhooks that were deleted, and hooks that were removed, so long ago goes
+    when no delivery tells of them any more.
+    """
+    if (before := _limit(state)) is None:
+        return
+    after: uuid.UUID | None = uuid.UUID(int=0)
+    while after:
+        with state.writing() as session:
+            after, deleted = _prune_batch(session, after, before)
+        yield deleted
+    with state.writing() as session:
+        for statement in _LEFT_OVER:
+            session.execute(statement, {"before": before})
+
+
+def _limit(state: State) -> datetime | None:
+    days = state.config.retention_days
+    return None if days is None else utcnow() - timedelta(days=days)
+
+
+def _ended(before: datetime) -> ColumnElement[bool]:
+    """By their ids, which begin with the time they were made, only those that are old enough are read at all."""
+    return and_(deliveries.c.id < first_uuid(before), deliveries.c.finished_at < before)
+
+
+def _prune_batch(session: Session, after: uuid.UUID, before: datetime) -> tuple[uuid.UUID | None, int]:
+    """Returns the delivery after which to go on, None where there is none, and how many were deleted."""
+    found = session.execute(_oldest(before), {"after": after}).all()
+    ended = _lock_ended(session, {each.push_id for each in found}, before)
+    for statement in _DELETE if ended else ():
+        session.execute(statement, {"pushes": list(ended)})
+    return found[-1].id if len(found) == BATCH else None, sum(ended.values())
+
+
+def _oldest(before: datetime) -> Select[Any]:
+    wanted = select(deliveries.c.id, deliveries.c.push_id).where(deliveries.c.id > bindparam("after"), _ended(before))
+    return wanted.order_by(deliveries.c.id).limit(BATCH)
+
+
+def _lock_ended(session: Session, push_ids: Collection[int], before: datetime) -> Counter[int]:
+    """Lock all deliveries of these pushes, so that nobody sends them again.
+
+    Returns the pushes of which all have ended, with how many these are. One under way has no time when it finished.
+    """
+    rows = session.execute(_LOCK, {"pushes": list(push_ids)}).all() if push_ids else []
+    lasting = {row.push_id for row in rows if row.finished_at is None or row.finished_at >= before}
+    return Counter(row.push_id for row in rows if row.push_id not in lasting)
+
+
+_of_pushes = deliveries.c.push_id.in_(bindparam("pushes", expanding=True))
+_LOCK = locking(select(deliveries.c.push_id, deliveries.c.finished_at).where(_of_pushes))
+
+_DELETE = (  # each table by itself: SQLite follows foreign keys only where it is told to
+    delete(attempts).where(attempts.c.delivery_id.in_(select(deliveries.c.id).where(_of_pushes))),
+    delete(deliveries).where(_of_pushes),
+    delete(pushes).where(pushes.c.id.in_(bindparam("pushes", expanding=True))),
+)
+
+# Only what was deleted long ago: a push that is recorded at this moment may still mean to deliver to it.
+_gone = and_(
+    webhooks.c.deleted_id != 0,
+    webhooks.c.last_updated < bindparam("before"),
+    ~exists().where(deliveries.c.webhook_id == webhooks.c.id),
+)
+_removed = and_(hooks.c.removed_at < bindparam("before"), ~exists().where(deliveries.c.hook_id == hooks.c.id))
+_LEFT_OVER = (
+    delete(hooks).where(hooks.c.webhook_id.in_(select(webhooks.c.id).where(_gone))),
+    delete(webhooks).where(_gone),
+    delete(hooks).where(_removed),
+)
