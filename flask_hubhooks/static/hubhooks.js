@@ -25,8 +25,18 @@
     offerCopying(element);
   };
 
+  /* Whether something came that is not shown yet. What somebody has selected stays until it is copied. */
+  const shown = new WeakMap([...root.querySelectorAll("[data-live], [data-live] > tr")].map((each) => [each, each.innerHTML]));
+  const isNew = (element, fresh) => {
+    const selected = getSelection();
+    if (!selected.isCollapsed && element.contains(selected.anchorNode)) return false;
+    if (shown.get(element) === fresh.innerHTML) return false;
+    shown.set(element, fresh.innerHTML);
+    return true;
+  };
+
   const refreshRow = (row, fresh) => {
-    if (row.innerHTML === fresh.innerHTML) return;
+    if (!isNew(row, fresh)) return;
     const text = fresh.dataset.said;
     if (text !== row.dataset.said) {
       say(text);
@@ -51,7 +61,7 @@
 
   const refresh = (element, fresh) => {
     if (element.tagName === "TBODY") return refreshRows(element, fresh);
-    if (element.querySelector(".menu[open]") || element.innerHTML === fresh.innerHTML) return;
+    if (element.querySelector(".menu[open]") || !isNew(element, fresh)) return;
     const before = element.querySelector("[data-said]")?.dataset.said;
     const after = fresh.querySelector("[data-said]")?.dataset.said;
     if (after && after !== before) say(after);

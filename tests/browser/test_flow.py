@@ -205,3 +205,29 @@ def test_going_back_sends_nothing(site: Host, visit: Visit) -> None:
     visit.page.reload()
     assert len(visit.posts) == 2
     assert site.api("GET", "acme/app/webhooks/").get_json()["count"] == 1
+
+
+def test_reading_is_not_disturbed(site: Host, visit: Visit) -> None:
+    """While a page follows what moves, opened headers stay open, and selected text stays as it is."""
+    with Receiver(503) as receiver:
+        webhook = site.create(receiver.url)
+        site.push()
+        site.deliver()
+        visit.page.clock.install()
+        visit.open(f"{webhook['id']}/history/{site.history(webhook)[0]['id']}/")
+        visit.page.get_by_text("headers", exact=False).first.click()
+        header = visit.page.locator("#attempt-1").get_by_text("webhook-signature")
+        expect(header).to_be_visible()
+        site.make_due()
+        site.deliver()
+        visit.wait_a_minute()
+        expect(visit.page.locator("#attempt-2")).to_be_visible()
+        expect(header).to_be_visible()
+        visit.page.evaluate("getSelection().selectAllChildren(document.querySelector('#attempt-1 dl'))")
+        site.make_due()
+        site.deliver()
+        visit.wait_a_minute()
+        assert "webhook-signature" in visit.page.evaluate("getSelection().toString()")
+        visit.page.evaluate("getSelection().removeAllRanges()")
+        visit.wait_a_minute()
+        expect(visit.page.locator("#attempt-3")).to_be_visible()
