@@ -79,8 +79,8 @@ def _rendered(template: str, status: int, **context: Any) -> Response:
 def when(text: str) -> Markup:
     """A time of the API's as how long ago it was, and exactly where a pointer rests on it."""
     time = _parsed(text)
-    markup = '<time datetime="{}" title="{}">{}</time>'
-    return Markup(markup).format(text, f"{time:%Y-%m-%d %H:%M:%S} UTC", words.ago(time))  # noqa: S704 - a constant
+    exactly = f"{time:%Y-%m-%d %H:%M:%S} UTC"
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(text, exactly, words.ago(time))
 
 
 def next_try(delivery: Mapping[str, Any]) -> Markup:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from ...database import utcnow
 from ..chain_history import Recent
@@ -122,7 +122,7 @@ def ago(time: datetime) -> Markup:
     now = utcnow()
     past, distance = time <= now, abs(now - time)
     if distance >= timedelta(days=31):
-        return Markup(f"{time:%Y-%m-%d}")  # noqa: S704 - digits
+        return escape(f"{time:%Y-%m-%d}")
     for size, words in (
         (timedelta(days=1), _days),
         (timedelta(hours=1), _hours),
