@@ -225,7 +225,7 @@ def test_no_answer(host: Host, answer: Answer, error: str) -> None:
     [attempt] = delivery["attempts"]
     assert attempt["cause"].startswith(error)
     assert attempt["response"] is None
-    assert in_seconds(delivery["next_attempt_at"]) > 0
+    assert delivery["next_attempt_at"] > attempt["started_at"]
 
 
 @pytest.mark.usefixtures("short_deadlines")
