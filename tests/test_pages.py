@@ -20,7 +20,7 @@ from flask_hubhooks.models import Delivery, Status
 
 from .host import Host
 from .receivers import Receiver
-from .visitor import Visitor, text_of
+from .visitor import Visitor, text_of, version_on
 
 MakeHost = Callable[..., Host]
 on_sqlite = pytest.mark.parametrize("database_uri", ["sqlite"], indirect=True)
@@ -75,15 +75,9 @@ class Filled:
     def send(self, name: str) -> TestResponse:
         path, _, form = ROUTES["POST", name]
         fields = {key: value.format(**self.ids) for key, value in form.items()}
-        if name == "edit":
-            fields["version"] = version_on(self.owner.get(ONE.format(**self.ids)))
+        if name in ("edit", "rotate_secret"):
+            fields["version"] = version_on(self.owner.get(path.format(**self.ids)))
         return self.owner.send(path.format(**self.ids), **fields)
-
-
-def version_on(answer: TestResponse) -> str:
-    found = re.search(r'name="version" value="([^"]+)"', answer.text)
-    assert found
-    return found[1]
 
 
 @pytest.fixture
@@ -427,7 +421,7 @@ def test_templates_of_the_host(host: Host) -> None:
     host.app.jinja_loader = DictLoader(
         {
             "hubhooks/webhooks.html": "{% extends '!hubhooks/webhooks.html' %}"
-            "{% block empty %}<p>Ask ops.</p>{% endblock %}"
+            "{% block hubhooks_empty %}<p>Ask ops.</p>{% endblock %}"
         }
     )
     page = Visitor(host).get().text
@@ -569,6 +563,10 @@ def test_the_history_by_outcome_and_tag(host: Host) -> None:
     for outcome, tags in expected.items():
         assert "Status." not in visitor.get(f"{path}?outcome={outcome}").text
         assert set(tags_on(visitor.get(f"{path}?outcome={outcome}"))) == tags
+    with host.writing() as session_:  # as pausing leaves it
+        for row in session_.query(Delivery).filter(Delivery.status == Status.WAITING):
+            row.status = Status.CANCELLED
+    assert set(tags_on(visitor.get(f"{path}?outcome=cancelled"))) == {"off"}
     assert tags_on(visitor.get(f"{path}?outcome=&tag=bad")) == ["bad"]
     assert tags_on(visitor.get(f"{path}?outcome=failed&tag=+bad+")) == ["bad"]
     assert "Nothing matches" in visitor.get(f"{path}?outcome=failed&tag=good").text
@@ -678,3 +676,57 @@ def test_a_url_prefix(make_host: MakeHost) -> None:
     page = visitor.ask("GET", "/hub/r/acme/app/webhooks/").text
     assert re.findall(r'(?:href|action|src)="(?!/hub/)[^"]*"', page) == []
     assert visitor.ask("GET", "/hub/hubhooks/static/hubhooks.css").status_code == 200
+
+
+def test_rotating_once(filled: Filled) -> None:
+    """Loading the answer again rotates nothing more: the receiver's secret stays good for as long as was promised."""
+    path = f"{filled.webhook['id']}/rotate-secret/"
+    version = version_on(filled.owner.get(path))
+    check_page(filled.owner.send(path, version=version), 200)
+    before = filled.host.api("GET", f"{filled.repository}/webhooks/{filled.webhook['id']}/").get_json()
+    check_page(filled.owner.send(path, version=version), 409)
+    check_page(filled.owner.send(path), 409)
+    assert filled.host.api("GET", f"{filled.repository}/webhooks/{filled.webhook['id']}/").get_json() == before
+
+
+def test_the_outcomes_of_longer_chains(host: Host) -> None:
+    """The list tells how the latest pushes ended, also those from when the webhook had more hooks."""
+    webhook = host.create(URL, URL + "/2", URL + "/3")
+    for number in range(25):
+        host.push(tag=f"v{number}", pushed_at=utcnow() - timedelta(hours=number))
+    with host.writing() as session_:
+        for row in session_.query(Delivery):
+            row.status = Status.SUCCEEDED if row.position else Status.FAILED
+    hooks = [{"id": webhook["hooks"][0]["id"]}]
+    assert host.api("PATCH", f"acme/app/webhooks/{webhook['id']}/", json={"hooks": hooks}).status_code == 200
+    assert "The latest 20: 20 Failed" in Visitor(host).get().text
+
+
+def test_a_hook_is_not_removed_by_emptying_its_line(filled: Filled) -> None:
+    """A line of a hook that is left empty is refused; removing it has a button of its own."""
+    hook = str(filled.ids["hook"])
+    answer = edit(filled, hook_id=[hook, ""], hook_url=["", "http://127.0.0.1:9/other"])
+    check_page(answer, 400)
+    assert "Give a URL, or remove the line" in text_of(answer)
+    document = filled.host.api("GET", f"{filled.repository}/webhooks/{filled.webhook['id']}/").get_json()
+    assert [each["id"] for each in document["hooks"]] == [filled.ids["hook"]]
+
+
+def test_a_page_beyond_the_last(filled: Filled) -> None:
+    """A page that there is not does not say that there are no webhooks."""
+    page = text_of(filled.owner.get("?page=99"))
+    assert "has no webhooks yet" not in page and "All webhooks" in page
+
+
+def test_a_layout_with_blocks_of_its_own(make_host: MakeHost, sqlite_uri: str) -> None:
+    """Blocks of the host's layout stay what they are, whatever they are called."""
+    names = ("menu", "page", "breadcrumbs", "notice", "crumbs", "filters", "chart", "payload", "secret", "fields")
+    blocks = "".join(f"{{% block {name} %}}<i>{name} of the host</i>{{% endblock %}}" for name in names)
+    host = make_host(database_uri=sqlite_uri, config={"HUBHOOKS_LAYOUT": "base.html"})
+    host.app.jinja_loader = DictLoader({"base.html": blocks + "{% block content %}{% endblock %}"})
+    filled = Filled(host)
+    for (method, name), (path, status, _) in ROUTES.items():
+        if method == "GET":
+            answer = filled.owner.get(path.format(**filled.ids))
+            check_page(answer, status)
+            assert all(answer.text.count(f"<i>{each} of the host</i>") == 1 for each in names), name

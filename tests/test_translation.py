@@ -29,6 +29,7 @@ from flask_hubhooks.webhooks import disable
 from . import catalogues
 from .host import Host
 from .receivers import Receiver
+from .visitor import version_on
 
 KNOWN = {
     *(
@@ -206,8 +207,10 @@ def test_forms_in_chinese(host: Host) -> None:
     one = f"{webhook['id']}/"
     assert_chinese(visit(host, one), "标签过滤器", "保存")
     assert_chinese(visit(host, one + "delete/"), "删除", "取消")
-    assert_chinese(visit(host, one + "rotate-secret/"), "此后 24 小时内")
-    assert_chinese(visit(host, one + "rotate-secret/", method="POST"), "请立即复制：密钥仅显示这一次。")
+    asked = visit(host, one + "rotate-secret/")
+    assert_chinese(asked, "此后 24 小时内")
+    sent = {"version": version_on(asked)}
+    assert_chinese(visit(host, one + "rotate-secret/", method="POST", data=sent), "请立即复制：密钥仅显示这一次。")
 
 
 TYPED = {"name": "b", "hook_url": "https://ci.example.com/", "hook_id": ""}

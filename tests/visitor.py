@@ -21,6 +21,13 @@ def text_of(answer: TestResponse) -> str:
     return " ".join(html.unescape(_TAGS.sub(" ", answer.text)).split())
 
 
+def version_on(answer: TestResponse) -> str:
+    """The version of the webhook that a form is for."""
+    found = re.search(r'name="version" value="([^"]+)"', answer.text)
+    assert found
+    return found[1]
+
+
 @dataclass
 class Visitor:
     """One visitor of a host's pages, with cookies of their own; `user` signs in."""

@@ -106,10 +106,17 @@
     const button = event.target.closest("[data-rearrange]");
     if (!button) return;
     event.preventDefault();
+    const fields = button.closest("[data-fields]");
     try {
-      const fields = await ask(button.form, button.value, "[data-fields]");
+      const asked = ask(button.form, button.value, "[data-fields]");
+      fields.inert = true; // what is typed meanwhile would be lost
+      await asked;
+      fields.inert = false;
       fields.querySelector("[autofocus]")?.focus();
-    } catch { button.form.requestSubmit(button); }
+    } catch {
+      fields.inert = false;
+      button.form.requestSubmit(button);
+    }
   });
   let typing;
   root.addEventListener("input", (event) => {
@@ -135,6 +142,10 @@
 
   const closeMenus = (except) => root.querySelectorAll(".menu[open]").forEach((each) => each === except || (each.open = false));
   document.addEventListener("click", (event) => closeMenus(event.target.closest(".menu")));
+  root.addEventListener("focusout", (event) => {
+    const menu = event.target.closest(".menu[open]");
+    if (menu && event.relatedTarget && !menu.contains(event.relatedTarget)) menu.open = false;
+  });
   root.addEventListener("keydown", (event) => {
     const menu = event.target.closest(".menu[open]");
     if (menu && event.key === "Escape") {

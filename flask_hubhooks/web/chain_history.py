@@ -8,8 +8,8 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, select, union_all
-from sqlalchemy.orm import Session, contains_eager, joinedload
+from sqlalchemy import ColumnElement, and_, exists, select, union_all
+from sqlalchemy.orm import Session, aliased, contains_eager, joinedload
 
 from ..chains import OUTCOMES, outcome
 from ..models import Delivery, Push, Status, Webhook, deliveries, unsucceeded
@@ -78,7 +78,14 @@ def _filters(webhook: Webhook, wanted: Mapping[str, Any]) -> Iterator[ColumnElem
     if wanted["outcome"] == "succeeded":  # the last hook is called when all before it have succeeded
         yield and_(Delivery.status == Status.SUCCEEDED, Delivery.position == Delivery.chain_length - 1)
     elif wanted["outcome"]:
-        yield from (unsucceeded, Delivery.status.in_(OUTCOMES[wanted["outcome"]]))
+        earlier = aliased(Delivery)
+        decided_before = exists().where(
+            earlier.push_id == Delivery.push_id,
+            earlier.webhook_id == Delivery.webhook_id,
+            earlier.position < Delivery.position,
+            earlier.status != Status.SUCCEEDED,
+        )
+        yield from (unsucceeded, Delivery.status.in_(OUTCOMES[wanted["outcome"]]), ~decided_before)
 
 
 def _chains(session: Session, webhook: Webhook, push_ids: Sequence[int]) -> list[list[Delivery]]:
@@ -102,15 +109,22 @@ def recent(session: Session, webhooks: Sequence[Webhook]) -> dict[int, list[Rece
     for (webhook_id, _), chain in groupby(in_order, lambda row: (row.webhook_id, row.push_id)):
         steps = list(chain)
         found[webhook_id].append(Recent(steps[0].pushed_at, outcome([each.status for each in steps])))
-    return {webhook_id: each[:RECENT] for webhook_id, each in found.items()}
+    return found
 
 
 def _latest_of(webhook: Webhook) -> Any:
+    """All deliveries of its latest pushes, since a chain that is cut has no outcome."""
     columns = deliveries.c
-    rows = (
-        select(columns.webhook_id, columns.push_id, columns.pushed_at, columns.position, columns.status)
+    pushed = (
+        select(columns.pushed_at, columns.push_id)
+        .distinct()
         .where(columns.webhook_id == webhook.id)
         .order_by(columns.pushed_at.desc(), columns.push_id.desc())
-        .limit(RECENT * max(len(webhook.hooks), 1))
+        .limit(RECENT)
+        .subquery()
     )
-    return select(rows.subquery())
+    return (
+        select(columns.webhook_id, columns.push_id, columns.pushed_at, columns.position, columns.status)
+        .join(pushed, pushed.c.push_id == columns.push_id)
+        .where(columns.webhook_id == webhook.id)
+    )

@@ -17,9 +17,9 @@ from ...outbox import recent_tags
 from ...tag_filter import TagFilter
 from ...webhooks import HookWanted, live
 from .. import documents
-from ..etag import require_match, tagged
+from ..etag import require_match, tagged, version
 from ..pipeline import Call, api_url, json_response
-from ..problems import not_found
+from ..problems import Problem, not_found
 
 
 def list_all(call: Call, query: dict[str, Any]) -> Response:
@@ -78,9 +78,14 @@ def delete(call: Call, webhook_id: int) -> Response:
     return Response(status=204)
 
 
-def rotate_secret(call: Call, wanted: dict[str, Any], webhook_id: int) -> Response:
-    """Answer with a new secret, which is shown this once; the former one is used as well for a while."""
+def rotate_secret(call: Call, wanted: dict[str, Any], webhook_id: int, known: str | None = None) -> Response:
+    """Answer with a new secret, which is shown this once; the former one is used as well for a while.
+
+    Raises 409 where the webhook is another than the version that is `known`.
+    """
     with editing(call, webhook_id) as (_, row):
+        if known not in (None, version(documents.webhook(row, call.viewer))):
+            raise Problem(409, "Nothing was done: the webhook was changed since you opened the page.")
         former_ttl = call.state.config.former_secret_ttl
         secret = credentials.rotate_secret(call.state.secrets, row, wanted["secret"], former_ttl)
         row.last_updater, row.last_updated = call.user, utcnow()

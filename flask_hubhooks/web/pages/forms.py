@@ -139,6 +139,9 @@ class WebhookForm:
         """Refuse what the API would allow and a form should not; False where there is an error."""
         if not any(each.url for each in self.urls):
             self._add("url-0", [_("Give the URL that pushes are to be sent to.")])
+        for index, line in enumerate(self.urls):
+            if line.id and not line.url and any(each.url for each in self.urls):
+                self._add(f"url-{index}", [_("Give a URL, or remove the line.")])
         names = [each.name for each in self.headers if each.name]
         for index, each in enumerate(self.headers):
             if names.count(each.name) > 1:

@@ -193,10 +193,11 @@ def delete(call: Call, sent: Form, webhook_id: int) -> Response:
 
 def confirm_rotation(call: Call, webhook_id: int) -> Response:
     hours = call.state.config.former_secret_ttl.total_seconds() / 3600
-    return page(call, "rotate_secret.html", webhook=_document(call, webhook_id), hours=f"{hours:g}")
+    webhook = _document(call, webhook_id)
+    return page(call, "rotate_secret.html", webhook=webhook, version=version(webhook), hours=f"{hours:g}")
 
 
 def rotate_secret(call: Call, sent: Form, webhook_id: int) -> Response:
-    """Replace the secret; the answer itself shows the new one, this once."""
-    rotated = api.rotate_secret(call, {"secret": None}, webhook_id).get_json()
+    """Replace the secret; the answer itself shows the new one, this once, and loading it again replaces nothing."""
+    rotated = api.rotate_secret(call, {"secret": None}, webhook_id, sent.get("version", "")).get_json()
     return page(call, "secret.html", webhook=_document(call, webhook_id), **rotated, created=False)
