@@ -231,3 +231,36 @@ def test_reading_is_not_disturbed(site: Host, visit: Visit) -> None:
         visit.page.evaluate("getSelection().removeAllRanges()")
         visit.wait_a_minute()
         expect(visit.page.locator("#attempt-3")).to_be_visible()
+
+
+def test_rows_that_fall_off(site: Host, visit: Visit) -> None:
+    """What newer pushes have put off the open page is behind its link to older ones."""
+    webhook = site.create(CI)
+    site.push(tag="first")
+    visit.page.clock.install()
+    visit.open(f"{webhook['id']}/history/")
+    older = visit.page.get_by_role("link", name="Older")
+    expect(older).to_have_count(0)
+    for number in range(20):
+        site.push(tag=f"v{number}")
+    visit.wait_a_minute()
+    expect(visit.page.get_by_role("row").filter(has_text="v19")).to_be_visible()
+    older.click()
+    expect(visit.page.get_by_role("row").filter(has_text="first")).to_be_visible()
+
+
+def test_a_menu_closes_when_it_is_left(site: Host, visit: Visit) -> None:
+    """A menu that Tab leads out of does not cover what comes next, and a full bar of outcomes fits 320 px."""
+    for name in ("one", "two"):
+        site.create(CI, name=name)
+    for number in range(20):
+        site.push(tag=f"v{number}")
+    visit.page.set_viewport_size({"width": 320, "height": 800})
+    visit.open()
+    assert visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    menu = visit.page.locator("details.menu").first
+    menu.locator("summary").press("Enter")
+    expect(menu.get_by_role("link", name="Delete")).to_be_visible()
+    menu.get_by_role("link", name="Delete").focus()
+    visit.page.keyboard.press("Tab")
+    expect(menu.get_by_role("link", name="Delete")).to_be_hidden()
