@@ -31,7 +31,7 @@ LAYERS = [
     "delivery.worker",
     "web.documents web.problems web.schemas",
     "web.history web.openapi.answers web.openapi.words web.pipeline web.pages.translation",
-    "web.chain_history web.etag web.openapi.requests web.rate web.pages.forms web.pages.week",
+    "web.chain_history web.etag web.openapi.requests web.rate web.pages.attempts web.pages.forms web.pages.week",
     "web.api.webhooks web.callbacks",
     "web.api.deliveries",
     "web.api web.openapi web.pages.words",

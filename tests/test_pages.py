@@ -16,7 +16,7 @@ from sqlalchemy import event
 from werkzeug.test import TestResponse
 
 from flask_hubhooks.database import utcnow
-from flask_hubhooks.models import Delivery, Status
+from flask_hubhooks.models import Attempt, Delivery, Status
 
 from .host import Host
 from .receivers import Receiver
@@ -477,6 +477,15 @@ def statements(host: Host) -> Iterator[list[str]]:
     event.remove(engine, "before_cursor_execute", note)
 
 
+PAGE = (
+    b"<!DOCTYPE html><html lang='en'><head><title>502 Bad Gateway</title></head>"
+    b"<body class='error'><h1>The application did not answer in time</h1>"
+    + b"<p>Backend app-1 at 10.0.0.7:8080 refused the connection, which was tried again twice; see the log.</p>"
+    * 160
+)
+"""What proxies answer, longer than what is kept of it."""
+
+
 def test_weight_and_statements(host: Host, statements: list[str]) -> None:
     """A full page weighs less than 60 KB with style and script, and takes at most six statements."""
     for number in range(11):
@@ -495,6 +504,7 @@ def test_weight_and_statements(host: Host, statements: list[str]) -> None:
     }
     host.set_all(Delivery, status=Status.SUCCEEDED, received_at=utcnow(), **said)
     delivery = host.history(first)[0]["id"]
+    try_often(host, delivery, 60)
     visitor = Visitor(host)
     extras = sum(len(visitor.ask("GET", f"/hubhooks/static/hubhooks.{kind}").data) for kind in ("css", "js"))
     weights = {}
@@ -504,6 +514,7 @@ def test_weight_and_statements(host: Host, statements: list[str]) -> None:
         f"{first['id']}/history/",
         f"{first['id']}/history/?tag=v1.3&outcome=succeeded",
         f"{first['id']}/history/{delivery}/",
+        f"{first['id']}/history/{delivery}/?attempt=30&payload=raw",
         f"{first['id']}/delete/",
     ):
         statements.clear()
@@ -511,6 +522,58 @@ def test_weight_and_statements(host: Host, statements: list[str]) -> None:
         assert len(statements) <= 6, (path, statements)
     print({path: weight for path, weight in weights.items()})
     assert max(weights.values()) < 60_000, weights
+
+
+def try_often(host: Host, delivery: str, times: int) -> None:
+    """Have a delivery's history hold so many attempts, each answered with a whole page."""
+    with host.writing() as session_:
+        session_.add_all(
+            Attempt(
+                delivery_id=uuid.UUID(delivery),
+                number=number,
+                round=1,
+                trigger="retry",
+                hook_url=URL,
+                started_at=utcnow() - timedelta(minutes=number),
+                duration_ms=30,
+                status_code=502,
+                error="",
+                request_headers=[["content-type", "application/json"], ["user-agent", "flask-hubhooks"]],
+                response_headers=[["Server", "nginx"], ["Content-Type", "text/html"]],
+                response_body=PAGE[:16384],
+                response_truncated=True,
+            )
+            for number in range(1, times + 1)
+        )
+
+
+def test_the_attempts_in_pages(host: Host) -> None:
+    """However often a delivery was tried, links lead to each of its attempts; the latest is shown unless asked."""
+    webhook = host.create(URL)
+    host.push()
+    delivery = host.history(webhook)[0]["id"]
+    path = f"{webhook['id']}/history/{delivery}/"
+    visitor = Visitor(host)
+    assert "It was not sent yet." in text_of(visitor.get(path))
+    try_often(host, delivery, 45)
+    answer = visitor.get(path)
+    assert "Attempt 45 " in text_of(answer) and "Attempts (45)" in text_of(answer)
+    seen = set()
+    while True:
+        seen |= {int(each) for each in re.findall(r"attempt=([0-9]+)#attempt", answer.text)}
+        older = re.search(r'rel="next" href="([^"]+)"', answer.text)
+        if not older:
+            break
+        answer = visitor.get(older[1])
+    assert seen == set(range(1, 46))
+    assert (newer := re.search(r'rel="prev" href="([^"]+)"', answer.text))
+    assert "Attempt 1 " not in text_of(visitor.get(newer[1]))
+    check_page(visitor.ask("GET", path + "?attempt=46"), 404)
+    for nonsense in ("0", "x", "-1", "²", "99999999999"):
+        check_page(visitor.ask("GET", f"{path}?attempt={nonsense}"), 400)
+    raw = visitor.get(path + "?attempt=7&payload=raw")
+    assert "Attempt 7 " in text_of(raw) and '{"callback_url":' in text_of(raw).replace('": "', '":"')
+    assert "attempt=7#payload" in raw.text
 
 
 def tags_on(answer: TestResponse) -> list[str]:
@@ -730,3 +793,42 @@ def test_a_layout_with_blocks_of_its_own(make_host: MakeHost, sqlite_uri: str) -
             answer = filled.owner.get(path.format(**filled.ids))
             check_page(answer, status)
             assert all(answer.text.count(f"<i>{each} of the host</i>") == 1 for each in names), name
+
+
+def test_a_layout_with_variables_of_its_own(make_host: MakeHost, sqlite_uri: str) -> None:
+    """What the host's layout knows stays what it is, whatever it is called."""
+    names = re.findall(
+        r"\w+",
+        "repository webhook webhooks form query language direction notice title words when count page payload delivery"
+        " chain chart recent secret version problem layout state csrf_token",
+    )
+    host = make_host(database_uri=sqlite_uri, config={"HUBHOOKS_LAYOUT": "base.html"})
+    host.app.context_processor(lambda: {name: f"{name} of the host" for name in names})
+    shown = "".join(f"<i>{{{{ {name} }}}}</i>" for name in names)
+    host.app.jinja_loader = DictLoader({"base.html": shown + "{% block content %}{% endblock %}"})
+    filled = Filled(host)
+    for (method, name), (path, status, _) in ROUTES.items():
+        if method == "GET":
+            answer = filled.owner.get(path.format(**filled.ids))
+            check_page(answer, status)
+            assert all(f"<i>{each} of the host</i>" in answer.text for each in names), name
+
+
+def test_back_to_where_the_button_was(host: Host) -> None:
+    """Pausing and resuming lead back to the page of the list or the history; a refusal leads to what it is about."""
+    webhook = host.create(URL)
+    visitor = Visitor(host)
+    for at, back in (("?at=2", "?page=2&notice=paused"), ("", "?notice=paused"), ("?at=//evil", "?notice=paused")):
+        answer = visitor.send(f"{webhook['id']}/pause/{at}")
+        assert answer.location == visitor.url() + back
+    answer = visitor.send(f"{webhook['id']}/resume/?at=history")
+    assert answer.location == visitor.url(f"{webhook['id']}/history/?notice=resumed")
+    for number in range(11):
+        host.create(URL, name=str(number))
+    assert f"{webhook['id']}/pause/?at=2" in visitor.get("?page=2").text
+    host.push()
+    delivery = visitor.url(f"{webhook['id']}/history/{host.history(webhook)[0]['id']}/")
+    host.api("PATCH", f"acme/app/webhooks/{webhook['id']}/", json={"active": False})
+    refused = visitor.send(delivery + "redeliver/")
+    check_page(refused, 409)
+    assert f'href="{delivery}"' in refused.text and f'href="{visitor.url()}"' in refused.text

@@ -6,7 +6,7 @@
   const said = document.getElementById("hubhooks-said");
   const MOVING_MS = 2000, RESTING_MS = 15000;
 
-  const say = (text) => { said.textContent = text; };
+  const say = (...texts) => { if (texts.length) said.textContent = texts.join("; "); };
   const page = async (url, options) => {
     const answer = await fetch(url, { headers: { Accept: "text/html" }, ...options });
     if (!answer.headers.get("Content-Type")?.startsWith("text/html")) throw new Error("no page");
@@ -25,59 +25,73 @@
     offerCopying(element);
   };
 
-  /* Whether something came that is not shown yet. What somebody has selected stays until it is copied. */
-  const shown = new WeakMap([...root.querySelectorAll("[data-live], [data-live] > tr")].map((each) => [each, each.innerHTML]));
+  /* Whether something came that is not shown yet; how long ago it was is told anew in its place.
+     What somebody has selected stays until it is copied. */
+  const times = (element) => [...element.querySelectorAll("time")];
+  const timeless = (element) => {
+    const copy = element.cloneNode(true);
+    times(copy).forEach((each) => each.replaceChildren());
+    return copy.innerHTML;
+  };
+  const shown = new WeakMap([...root.querySelectorAll("[data-live], [data-live] > tr")].map((each) => [each, timeless(each)]));
   const isNew = (element, fresh) => {
     const selected = getSelection();
     if (!selected.isCollapsed && element.contains(selected.anchorNode)) return false;
-    if (shown.get(element) === fresh.innerHTML) return false;
-    shown.set(element, fresh.innerHTML);
-    return true;
+    const text = timeless(fresh);
+    if (shown.get(element) !== text) {
+      shown.set(element, text);
+      return true;
+    }
+    const old = times(element);
+    times(fresh).forEach((each, index) => { old[index].textContent = each.textContent; });
+    return false;
   };
 
+  /* Refreshing tells what has changed, for who does not see it. */
   const refreshRow = (row, fresh) => {
-    if (!isNew(row, fresh)) return;
+    if (!isNew(row, fresh)) return [];
     const text = fresh.dataset.said;
-    if (text !== row.dataset.said) {
-      say(text);
-      row.classList.add("changed");
-    }
+    const changed = text !== row.dataset.said;
+    if (changed) row.classList.add("changed");
     [...fresh.attributes].forEach((each) => each.name !== "class" && row.setAttribute(each.name, each.value));
     row.toggleAttribute("data-moving", fresh.hasAttribute("data-moving"));
     fill(row, fresh);
+    return changed ? [text] : [];
   };
 
   const refreshRows = (rows, fresh) => {
     const wanted = [...fresh.children];
     [...rows.children].forEach((row) => wanted.some((each) => each.id === row.id) || row.remove());
-    wanted.forEach((each, index) => {
+    return wanted.flatMap((each, index) => {
       const row = document.getElementById(each.id);
       if (row) return refreshRow(row, each);
+      shown.set(each, timeless(each));
       rows.insertBefore(each, rows.children[index] ?? null);
       each.classList.add("changed");
-      if (each.dataset.said) say(each.dataset.said);
+      return each.dataset.said ?? [];
     });
   };
 
   const refresh = (element, fresh) => {
     if (element.tagName === "TBODY") return refreshRows(element, fresh);
-    if (element.querySelector(".menu[open]") || !isNew(element, fresh)) return;
+    if (element.querySelector(".menu[open]") || !isNew(element, fresh)) return [];
     const before = element.querySelector("[data-said]")?.dataset.said;
     const after = fresh.querySelector("[data-said]")?.dataset.said;
-    if (after && after !== before) say(after);
+    [...fresh.attributes].forEach((each) => element.setAttribute(each.name, each.value));
     element.toggleAttribute("data-moving", fresh.hasAttribute("data-moving"));
     fill(element, fresh);
+    return after && after !== before ? [after] : [];
   };
 
   const live = () => [...root.querySelectorAll("[data-live]")];
   const refreshAll = async () => {
     if (!document.hidden) {
       try {
-        const fresh = await page(location.href);
-        for (const element of live()) {
+        const fresh = await page(root.querySelector("[data-here]")?.dataset.here ?? location.href);
+        say(...live().flatMap((element) => {
           const found = fresh.querySelector(`[data-live="${element.dataset.live}"]`);
-          if (found) refresh(element, found);
-        }
+          return found ? refresh(element, found) : [];
+        }));
       } catch { /* the registry is away: the next time */ }
     }
     wait();
@@ -93,11 +107,14 @@
   }
 
   /* What a button or a field of a form asks for without saving: the server's own answer is put in its place. */
+  let asking;
   const ask = async (form, action, selector) => {
+    asking?.abort(); // lest an older answer come after a newer one
+    asking = new AbortController();
     const sent = new URLSearchParams(new FormData(form));
     sent.set("action", action);
     const url = form.getAttribute("action"); // form.action is the buttons of that name
-    const fresh = (await page(url, { method: "POST", body: sent })).querySelector(selector);
+    const fresh = (await page(url, { method: "POST", body: sent, signal: asking.signal })).querySelector(selector);
     const shown = document.querySelector(selector);
     fill(shown, fresh);
     return shown;
@@ -139,6 +156,15 @@
     }
   });
   offerCopying(root);
+
+  /* What was just done is announced, and not told again when the page is loaded again. */
+  const notice = root.querySelector(".notice");
+  if (notice) {
+    setTimeout(() => say(notice.textContent), 100); // a live region announces what comes after it
+    const here = new URL(location.href);
+    here.searchParams.delete("notice");
+    history.replaceState(history.state, "", here);
+  }
 
   const closeMenus = (except) => root.querySelectorAll(".menu[open]").forEach((each) => each === except || (each.open = false));
   document.addEventListener("click", (event) => closeMenus(event.target.closest(".menu")));

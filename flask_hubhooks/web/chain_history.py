@@ -44,7 +44,7 @@ class Recent:
 def page(session: Session, webhook: Webhook, wanted: Mapping[str, Any], size: int) -> ChainPage:
     """The `size` chain requests that a query, as `ChainHistorySchema` loads it, asks for; in three statements."""
     order = history.order_of(by_push=bool(wanted["tag"]))
-    newer, start = history.start_of(wanted["cursor"], order)
+    newer, start = history.start_of(wanted["cursor"] or None, order)
     found = (
         select(order.pushed_at, order.push_id)
         .distinct()

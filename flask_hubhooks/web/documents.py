@@ -135,7 +135,7 @@ def _step(row: Delivery, viewer: Viewer) -> dict[str, Any]:
 def delivery_with_attempts(row: Delivery, around: Around, viewer: Viewer) -> dict[str, Any]:
     """One delivery whole: `attempts` holds each request and what was answered."""
     sent = sent_body(row, viewer.state.config)
-    return delivery(row, around, viewer) | {"attempts": [_attempt(each, sent, viewer) for each in row.attempts]}
+    return delivery(row, around, viewer) | {"attempts": [attempt(each, sent, viewer) for each in row.attempts]}
 
 
 def _push(row: Push) -> dict[str, Any]:
@@ -162,7 +162,8 @@ def _callback(row: Delivery, viewer: Viewer) -> dict[str, Any] | None:
     }
 
 
-def _attempt(row: Attempt, sent_body: str, viewer: Viewer) -> dict[str, Any]:
+def attempt(row: Attempt, sent_body: str, viewer: Viewer) -> dict[str, Any]:
+    """One POST: what was sent, and what was answered, if anything was."""
     answered = row.status_code is not None
     return {
         "number": row.number,

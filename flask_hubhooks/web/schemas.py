@@ -17,7 +17,7 @@ from ..delivery.egress import egress_of
 from ..delivery.payload import without_tokens
 from ..delivery.signing import BadSecret, check_secret
 from ..hook_url import BadURL
-from ..models import DOCKER_WORDS, Status
+from ..models import DOCKER_WORDS, ID_LIMIT, Status
 from ..registry import as_utc, storable
 from ..request_headers import HEADERS_LIMIT, BadHeader, check_name, check_value
 from ..state import current_state
@@ -272,9 +272,19 @@ class ChainHistorySchema(Schema):
     class Meta:
         unknown = EXCLUDE
 
-    cursor = fields.String(load_default=None)
+    cursor = fields.String(load_default="")
     outcome = fields.String(load_default="", validate=OneOf(["", *OUTCOMES]))
     tag = Stripped(load_default="", validate=printable)
+
+
+class DeliveryPageSchema(Schema):
+    """What of a delivery is shown: the attempt of a number, else the latest; its payload to read or as it was sent."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    attempt = WholeNumber(load_default=None, validate=Range(1, ID_LIMIT))
+    payload = fields.String(load_default="pretty", validate=OneOf(["pretty", "raw"]))
 
 
 class CallbackSchema(Schema):

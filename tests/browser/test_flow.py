@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import pytest
 from playwright.sync_api import expect
+
+from flask_hubhooks.database import utcnow
+from flask_hubhooks.web.pages import words
 
 from ..host import Host
 from ..receivers import Receiver, http
@@ -208,29 +212,73 @@ def test_going_back_sends_nothing(site: Host, visit: Visit) -> None:
 
 
 def test_reading_is_not_disturbed(site: Host, visit: Visit) -> None:
-    """While a page follows what moves, opened headers stay open, and selected text stays as it is."""
+    """New attempts come to the list, and the one that is read stays as it is; the first comes where there was none."""
     with Receiver(503) as receiver:
         webhook = site.create(receiver.url)
         site.push()
-        site.deliver()
         visit.page.clock.install()
         visit.open(f"{webhook['id']}/history/{site.history(webhook)[0]['id']}/")
+        visit.sees("It was not sent yet.")
+        site.deliver()
+        visit.wait_a_minute()
+        expect(visit.page.get_by_role("heading", name="Attempt 1")).to_be_visible()
         visit.page.get_by_text("headers", exact=False).first.click()
-        header = visit.page.locator("#attempt-1").get_by_text("webhook-signature")
+        header = visit.page.get_by_text("webhook-signature")
         expect(header).to_be_visible()
+        visit.page.evaluate("getSelection().selectAllChildren(document.querySelector('dl.headers'))")
         site.make_due()
         site.deliver()
         visit.wait_a_minute()
-        expect(visit.page.locator("#attempt-2")).to_be_visible()
+        second = visit.page.get_by_role("link", name="#2 HTTP 503")
+        expect(second).to_be_visible()
         expect(header).to_be_visible()
-        visit.page.evaluate("getSelection().selectAllChildren(document.querySelector('#attempt-1 dl'))")
-        site.make_due()
-        site.deliver()
-        visit.wait_a_minute()
         assert "webhook-signature" in visit.page.evaluate("getSelection().toString()")
-        visit.page.evaluate("getSelection().removeAllRanges()")
+        expect(visit.page.get_by_role("heading", name="Attempt 1")).to_be_visible()
+        second.click()
+        expect(visit.page.get_by_role("heading", name="Attempt 2")).to_be_visible()
+        site.make_due()
+        site.deliver()
         visit.wait_a_minute()
-        expect(visit.page.locator("#attempt-3")).to_be_visible()
+        expect(visit.page.get_by_role("link", name="#3 HTTP 503")).to_be_visible()
+        expect(visit.page.get_by_role("heading", name="Attempt 2")).to_be_visible()
+
+
+def test_how_long_ago(site: Host, visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative times go on in their place: what stands beside them is not built anew."""
+    webhook = site.create(CI)
+    site.push(tag="v1")
+    visit.page.clock.install()
+    visit.open(f"{webhook['id']}/history/")
+    row = visit.page.get_by_role("row").filter(has_text="v1")
+    row.evaluate("(row) => { row.cells[0].kept = true; }")
+    monkeypatch.setattr(words, "utcnow", lambda: utcnow() + timedelta(minutes=3))
+    visit.wait_a_minute()
+    expect(row).to_contain_text("3 minutes ago")
+    assert row.evaluate("(row) => row.cells[0].kept")
+
+
+def test_what_is_announced(site: Host, visit: Visit) -> None:
+    """All that comes at once is announced, and so are a webhook's pausing elsewhere and what was just done."""
+    webhook = site.create(CI, name="Pipeline")
+    visit.page.clock.install()
+    visit.open(f"{webhook['id']}/history/")
+    status = visit.page.get_by_role("status")
+    site.push(tag="v1")
+    site.push(tag="v2")
+    visit.wait_a_minute()
+    expect(status).to_have_text("v2: Under way; v1: Under way")
+    expect(visit.page.get_by_role("img", name="Under way: 2")).to_be_visible()
+    site.api("PATCH", f"acme/app/webhooks/{webhook['id']}/", json={"active": False})
+    visit.wait_a_minute()
+    expect(status).to_contain_text("Paused")
+    visit.button("Resume").click()
+    visit.heading("History of Pipeline")
+    visit.sees("The webhook is active again.")
+    visit.page.clock.run_for(1000)
+    expect(status).to_have_text("The webhook is active again.")
+    visit.page.reload()
+    visit.heading("History of Pipeline")
+    expect(visit.page.get_by_text("The webhook is active again.")).to_have_count(0)
 
 
 def test_rows_that_fall_off(site: Host, visit: Visit) -> None:

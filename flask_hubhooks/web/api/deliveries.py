@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Response, request
 from sqlalchemy import select
-from sqlalchemy.orm import Session, joinedload, selectinload
+from sqlalchemy.orm import Session, joinedload
 
 from ... import redelivery
 from ...database import lock_repository
@@ -103,7 +103,7 @@ def find(session: Session, webhook: Webhook, delivery_id: uuid.UUID) -> Delivery
     row = session.scalar(
         select(Delivery)
         .where(Delivery.webhook_id == webhook.id, Delivery.id == delivery_id)
-        .options(joinedload(Delivery.push), joinedload(Delivery.hook), selectinload(Delivery.attempts))
+        .options(joinedload(Delivery.push), joinedload(Delivery.hook))
     )
     if row is None:
         raise not_found()

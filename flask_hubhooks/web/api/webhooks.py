@@ -148,8 +148,7 @@ def find(session: Session, call: Call, webhook_id: int) -> Webhook:
     """A webhook of the repository; raises 404."""
     row = None
     if webhook_id <= ID_LIMIT:
-        wanted = select(Webhook).where(Webhook.id == webhook_id, live(call.repository))
-        row = session.scalar(wanted.options(selectinload(Webhook.hooks)))
+        row = session.scalar(select(Webhook).where(Webhook.id == webhook_id, live(call.repository)))
     if row is None:
         raise not_found()
     return row

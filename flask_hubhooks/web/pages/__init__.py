@@ -11,7 +11,7 @@ from marshmallow import Schema
 from ...state import current_state
 from ..pipeline import Handler, authorized, carried_out, read_query, refuse_foreign_origin, route
 from ..problems import Problem
-from ..schemas import ChainHistorySchema, WebhooksPageSchema
+from ..schemas import ChainHistorySchema, DeliveryPageSchema, WebhooksPageSchema
 from . import deliveries, webhooks
 from .forms import EXPIRED, is_expired, read_form
 from .rendering import problem_page, templates
@@ -55,7 +55,7 @@ def add_routes(blueprint: Blueprint) -> None:
         POST=submits(webhooks.delete),
     )
     add(one + "history/", "history", GET=shows(deliveries.show_history, ChainHistorySchema()))
-    add(delivery, "delivery", GET=shows(deliveries.show))
+    add(delivery, "delivery", GET=shows(deliveries.show, DeliveryPageSchema()))
     add(delivery + "redeliver/", "redeliver", POST=submits(deliveries.redeliver))
 
 

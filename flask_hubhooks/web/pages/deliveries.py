@@ -15,7 +15,7 @@ from .. import chain_history, documents, history
 from ..api import deliveries as api
 from ..api.webhooks import find
 from ..pipeline import Call
-from . import week
+from . import attempts, week
 from .forms import Form
 from .rendering import page, see
 
@@ -28,11 +28,12 @@ def show_history(call: Call, query: dict[str, Any], webhook_id: int) -> Response
         row = find(session, call, webhook_id)
         found = chain_history.page(session, row, query, CHAIN_REQUESTS)
         chart = week.chart(week.read(session, row), utcnow())
+        webhook = documents.webhook(row, call.viewer)
     chains = [[documents.delivery(each, found.around, call.viewer) for each in chain] for chain in found.chains]
     return page(
         call,
         "history.html",
-        webhook=documents.webhook(row, call.viewer),
+        webhook=webhook,
         chains=[{"deliveries": chain, "state": _outcome(chain)} for chain in chains],
         chart=chart,
         outcomes=list(OUTCOMES),
@@ -46,22 +47,24 @@ def _outcome(chain: list[dict[str, Any]]) -> str:
     return outcome(Status(each["state"]) for each in chain).value
 
 
-def show(call: Call, webhook_id: int, delivery_id: uuid.UUID) -> Response:
+def show(call: Call, query: dict[str, Any], webhook_id: int, delivery_id: uuid.UUID) -> Response:
     with call.state.reading() as session:
         webhook = find(session, call, webhook_id)
         row = api.find(session, webhook, delivery_id)
         around = history.around(session, [row])
-        delivery = documents.delivery_with_attempts(row, around, call.viewer)
         chain = [documents.delivery(each, around, call.viewer) for each in around.chains[row.push_id]]
+        tried = attempts.read(session, row, query["attempt"])
     sent = documents.sent_body(row, call.state.config)
     return page(
         call,
         "delivery.html",
-        webhook=documents.webhook(webhook, call.viewer),
-        delivery=delivery,
+        webhook={"id": webhook.id, "name": webhook.name},
+        delivery=documents.delivery(row, around, call.viewer),
         chain={"deliveries": chain, "state": _outcome(chain)},
-        raw=sent,
-        pretty=json.dumps(json.loads(sent), indent=2, ensure_ascii=False),
+        attempts=tried,
+        shown=documents.attempt(tried.shown, sent, call.viewer) if tried.shown else None,
+        payload=sent if query["payload"] == "raw" else json.dumps(json.loads(sent), indent=2, ensure_ascii=False),
+        is_raw=query["payload"] == "raw",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from flask import Response, make_response, redirect, render_template, request, url_for
@@ -45,8 +46,8 @@ def page(call: Call, template: str, status: int = 200, **context: Any) -> Respon
 def problem_page(problem: Problem) -> Response:
     """An error as a page, in the layout of the others."""
     title = words.problem(problem.status)
-    repository = (request.view_args or {}).get("repository") if problem.status in REPEATABLE else None
-    known = {"problem": problem, "title": title, "repository": repository, "notice": None}
+    back = request.view_args if problem.status in REPEATABLE else None
+    known = {"problem": problem, "title": title, "back": back, "repository": None, "notice": None}
     response = _rendered("problem.html", problem.status, **known)
     response.headers.extend(dict(problem.headers))
     return response
@@ -58,19 +59,21 @@ def see(endpoint: str, *, notice: str | None = None, **arguments: Any) -> Respon
 
 
 def _rendered(template: str, status: int, **context: Any) -> Response:
-    known = {
-        "say": _,  # `_`, `gettext` and `ngettext` are the host's: its layout may have texts of its own
-        "say_number": ngettext,
-        "words": words,
-        "when": when,
-        "next_try": next_try,
-        "isolated": isolated,
-        "until": until,
-        "language": language(),
-        "direction": direction(),
-        "layout": current_state().config.layout,
-    }
-    response = make_response(render_template(f"hubhooks/{template}", **known, **context), status)
+    """A template with what it knows in one name, lest it hide what the host's layout knows."""
+    known = SimpleNamespace(
+        words=words,
+        when=when,
+        next_try=next_try,
+        isolated=isolated,
+        until=until,
+        language=language(),
+        direction=direction(),
+        layout=current_state().config.layout,
+        **context,
+    )
+    # `_`, `gettext` and `ngettext` are the host's: its layout may have texts of its own
+    text = render_template(f"hubhooks/{template}", hubhooks=known, say=_, say_number=ngettext)
+    response = make_response(text, status)
     response.headers["X-Frame-Options"] = "SAMEORIGIN"
     response.headers["X-Content-Type-Options"] = "nosniff"
     return response

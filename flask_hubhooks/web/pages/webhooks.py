@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
-from flask import Response
+from flask import Response, request
 from sqlalchemy import func, select
 from sqlalchemy.orm import selectinload
 
@@ -57,6 +58,7 @@ def _list(call: Call, form: WebhookForm, number: int = 1, status: int = 200) -> 
         count=count,
         older=number + 1 if number * size < count else None,
         newer=number - 1 if number > 1 else None,
+        here=number if number > 1 else None,
         payload=_example(call),
     )
 
@@ -174,12 +176,21 @@ def _document(call: Call, webhook_id: int) -> dict[str, Any]:
 
 def pause(call: Call, sent: Form, webhook_id: int) -> Response:
     api.edit(call, {"active": False}, webhook_id)
-    return see(".pages_webhooks", repository=call.repository, notice="paused")
+    return _back(call, webhook_id, "paused")
 
 
 def resume(call: Call, sent: Form, webhook_id: int) -> Response:
     api.edit(call, {"active": True}, webhook_id)
-    return see(".pages_webhooks", repository=call.repository, notice="resumed")
+    return _back(call, webhook_id, "resumed")
+
+
+def _back(call: Call, webhook_id: int, notice: str) -> Response:
+    """Lead to where the button was, which it tells by `at`: the webhook's history, or a page of the list."""
+    at = request.args.get("at", "")
+    if at == "history":
+        return see(".pages_history", repository=call.repository, webhook_id=webhook_id, notice=notice)
+    page_number = at if re.fullmatch("[0-9]{1,6}", at) else None
+    return see(".pages_webhooks", repository=call.repository, page=page_number, notice=notice)
 
 
 def confirm_delete(call: Call, webhook_id: int) -> Response:

@@ -47,6 +47,13 @@ def state(name: str) -> Markup:
     return words[name]
 
 
+def webhook_state(webhook: Mapping[str, Any]) -> Markup:
+    """Whether pushes are sent to a webhook."""
+    if webhook["active"]:
+        return _("Active")
+    return _("Disabled") if webhook["disabled_reason"] else _("Paused")
+
+
 def step(name: str) -> Markup:
     """How far a hook of a chain has come."""
     words = {"succeeded": _("delivered"), "failed": _("failed"), "expired": _("no callback came")}
