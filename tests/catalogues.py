@@ -25,8 +25,8 @@ SOURCES = [("templates/**.html", "jinja2"), ("**.py", "python")]
 CALLS = {
     "_": None,
     "ngettext": (1, 2),
-    "say": None,
-    "say_number": (1, 2),
+    "hubhooks_say": None,
+    "hubhooks_say_number": (1, 2),
     "marked": None,
     "Problem": (2,),
     "BadHeader": None,

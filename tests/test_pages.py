@@ -9,9 +9,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from flask import Flask, abort, redirect, session
+from flask import Flask, abort, redirect, render_template, session
 from flask_wtf import CSRFProtect
-from jinja2 import DictLoader, StrictUndefined
+from jinja2 import DictLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
 from sqlalchemy import event
 from werkzeug.test import TestResponse
 
@@ -346,6 +347,18 @@ def test_nonsense(filled: Filled, data: bytes) -> None:
                 check_page(answer, 400)
 
 
+def test_a_query_of_nonsense(filled: Filled) -> None:
+    """Bytes in the URL that are not UTF-8 are refused before anything is done."""
+    path = f"{filled.repository}/webhooks/"
+    before = filled.host.api("GET", path).get_json()
+    for method, name in ROUTES:
+        data = {"csrf_token": filled.owner.token()} if method == "POST" else None
+        check_page(
+            filled.ask(filled.owner, method, name, data=data, environ_overrides={"QUERY_STRING": "at=\xff"}), 400
+        )
+    assert filled.host.api("GET", path).get_json() == before
+
+
 def test_too_large(filled: Filled) -> None:
     """A form over the limit is refused with 413, as a page."""
     check_page(
@@ -676,6 +689,17 @@ def test_an_attempt(host: Host) -> None:
     assert token and token[1] not in page.text and "hook/***/" in page.text
 
 
+def test_an_attempt_that_was_received(host: Host) -> None:
+    """An attempt that was received is marked so, also where the answer's body broke off."""
+    with Receiver(lambda *_: b"HTTP/1.1 200 OK\r\nContent-Length: 18\r\n\r\ncut") as receiver:
+        webhook = host.create(receiver.url)
+        host.push()
+        host.deliver()
+    [delivery] = host.history(webhook)
+    assert delivery["state"] == "succeeded" and delivery["cause"]
+    assert "#1 ✓ HTTP 200" in text_of(Visitor(host).get(f"{webhook['id']}/history/{delivery['id']}/"))
+
+
 def test_redelivering_what_cannot_be(host: Host) -> None:
     """What cannot be sent again now is a page that says why."""
     webhook = host.create(URL)
@@ -796,29 +820,38 @@ def test_a_layout_with_blocks_of_its_own(make_host: MakeHost, sqlite_uri: str) -
 
 
 def test_a_layout_with_variables_of_its_own(make_host: MakeHost, sqlite_uri: str) -> None:
-    """What the host's layout knows stays what it is, whatever it is called."""
-    names = re.findall(
-        r"\w+",
-        "repository webhook webhooks form query language direction notice title words when count page payload delivery"
-        " chain chart recent secret version problem layout state csrf_token",
-    )
+    """What the host's layout knows stays what it is, whatever it is called: ours all begins with `hubhooks`."""
+    known: set[str] = set()
+
+    @pass_context
+    def note(context: Context) -> str:
+        known.update(context.get_all())
+        return ""
+
     host = make_host(database_uri=sqlite_uri, config={"HUBHOOKS_LAYOUT": "base.html"})
-    host.app.context_processor(lambda: {name: f"{name} of the host" for name in names})
-    shown = "".join(f"<i>{{{{ {name} }}}}</i>" for name in names)
-    host.app.jinja_loader = DictLoader({"base.html": shown + "{% block content %}{% endblock %}"})
+    host.app.context_processor(lambda: {"note": note})
+    host.app.jinja_loader = DictLoader({"base.html": "{{ note() }}{% block content %}{% endblock %}"})
+    with host.app.test_request_context():
+        render_template("base.html")
+    of_host = set(known)
     filled = Filled(host)
     for (method, name), (path, status, _) in ROUTES.items():
         if method == "GET":
-            answer = filled.owner.get(path.format(**filled.ids))
-            check_page(answer, status)
-            assert all(f"<i>{each} of the host</i>" in answer.text for each in names), name
+            known.clear()
+            check_page(filled.owner.get(path.format(**filled.ids)), status)
+            assert of_host <= known and all(each.startswith("hubhooks") for each in known - of_host), name
 
 
 def test_back_to_where_the_button_was(host: Host) -> None:
     """Pausing and resuming lead back to the page of the list or the history; a refusal leads to what it is about."""
     webhook = host.create(URL)
     visitor = Visitor(host)
-    for at, back in (("?at=2", "?page=2&notice=paused"), ("", "?notice=paused"), ("?at=//evil", "?notice=paused")):
+    for at, back in (
+        ("?at=2", "?page=2&notice=paused"),
+        ("", "?notice=paused"),
+        ("?at=//evil", "?notice=paused"),
+        ("?at=0", "?notice=paused"),
+    ):
         answer = visitor.send(f"{webhook['id']}/pause/{at}")
         assert answer.location == visitor.url() + back
     answer = visitor.send(f"{webhook['id']}/resume/?at=history")
@@ -832,3 +865,7 @@ def test_back_to_where_the_button_was(host: Host) -> None:
     refused = visitor.send(delivery + "redeliver/")
     check_page(refused, 409)
     assert f'href="{delivery}"' in refused.text and f'href="{visitor.url()}"' in refused.text
+    host.api("DELETE", f"acme/app/webhooks/{webhook['id']}/")
+    gone = visitor.send(delivery + "redeliver/")
+    check_page(gone, 404)
+    assert f'href="{visitor.url()}"' in gone.text and f'href="{delivery}"' not in gone.text

@@ -36,7 +36,7 @@
   const shown = new WeakMap([...root.querySelectorAll("[data-live], [data-live] > tr")].map((each) => [each, timeless(each)]));
   const isNew = (element, fresh) => {
     const selected = getSelection();
-    if (!selected.isCollapsed && element.contains(selected.anchorNode)) return false;
+    if (!selected.isCollapsed && selected.containsNode(element, true)) return false;
     const text = timeless(fresh);
     if (shown.get(element) !== text) {
       shown.set(element, text);
@@ -107,8 +107,9 @@
   }
 
   /* What a button or a field of a form asks for without saving: the server's own answer is put in its place. */
-  let asking;
+  let asking, typing;
   const ask = async (form, action, selector) => {
+    clearTimeout(typing);
     asking?.abort(); // lest an older answer come after a newer one
     asking = new AbortController();
     const sent = new URLSearchParams(new FormData(form));
@@ -135,7 +136,6 @@
       button.form.requestSubmit(button);
     }
   });
-  let typing;
   root.addEventListener("input", (event) => {
     const { preview } = event.target.dataset;
     if (!preview) return;

@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from flask import Blueprint, Response, request
 from marshmallow import Schema, ValidationError, fields
+from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from ..database import DATABASE_AWAY, is_deadlock
@@ -232,11 +233,16 @@ def read_json(schema: Schema, *, optional: bool = False) -> Any:
 def read_query(schema: Schema) -> Any:
     """The request's query, checked by `schema`; raises 400 with the errors by parameter."""
     lists = {name for name, field in schema.fields.items() if isinstance(field, fields.List)}
+    given = query_arguments()
+    return loaded(schema, given.to_dict() | {name: given.getlist(name) for name in lists})
+
+
+def query_arguments() -> MultiDict[str, str]:
+    """The request's query as it was sent; raises 400 where it is not UTF-8."""
     try:
-        given = request.args
+        return request.args
     except UnicodeDecodeError:
         raise Problem(400, "The query is not UTF-8.") from None
-    return loaded(schema, given.to_dict() | {name: given.getlist(name) for name in lists})
 
 
 def parse_json(body: bytes, schema: Schema) -> Any:

@@ -68,6 +68,16 @@ def test_right_to_left(site: Host, visit: Visit) -> None:
     assert edit and edit["x"] >= 0 and edit["x"] + edit["width"] <= NARROW
 
 
+def test_the_chart_can_be_read(site: Host, visit: Visit) -> None:
+    """Its days and times are no smaller than 10 px, also in a narrow window."""
+    go = ways(site)["history"]
+    for width in (NARROW, WIDE):
+        visit.resize(width)
+        go(visit)
+        texts = visit.page.locator(".chart text").all()
+        assert texts and all((box := each.bounding_box()) and box["height"] >= 10 for each in texts), width
+
+
 def test_hostile_text_is_only_shown(site: Host, visit: Visit) -> None:
     """Names, pushers, callbacks, answers and what was typed run nothing, end no element and widen no page."""
     for name, go in hostile_ways(site).items():

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 from flask_hubhooks.database import utcnow
-from flask_hubhooks.web.pages import words
+from flask_hubhooks.web.pages import webhooks, words
 
 from ..host import Host
 from ..receivers import Receiver, http
@@ -312,3 +312,52 @@ def test_a_menu_closes_when_it_is_left(site: Host, visit: Visit) -> None:
     menu.get_by_role("link", name="Delete").focus()
     visit.page.keyboard.press("Tab")
     expect(menu.get_by_role("link", name="Delete")).to_be_hidden()
+
+
+def test_an_example_that_is_read_stays(site: Host, visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The payload on the empty page is not built anew as time goes on, and so stays where it was scrolled to."""
+    noon = utcnow().replace(hour=12)
+    monkeypatch.setattr(webhooks, "utcnow", lambda: noon)
+    visit.page.clock.install()
+    visit.open()
+    example = visit.page.get_by_label("An example of a payload")
+    example.evaluate("(element) => { element.kept = true; }")
+    monkeypatch.setattr(webhooks, "utcnow", lambda: noon + timedelta(minutes=3))
+    for _ in range(2):  # the second is asked for once the first is shown
+        with visit.page.expect_response("**/webhooks/"):
+            visit.wait_a_minute()
+    assert example.evaluate("(element) => element.kept")
+
+
+def test_what_is_selected_stays(site: Host, visit: Visit) -> None:
+    """A selection over several rows stays whole until it is given up; then what came meanwhile is shown."""
+    visit.page.clock.install()
+    webhook = site.create(CI)
+    for tag in ("v1", "v2"):
+        site.push(tag=tag)
+    visit.open(f"{webhook['id']}/history/")
+    visit.page.evaluate("getSelection().selectAllChildren(document.querySelector('tbody'))")
+    selected = visit.page.evaluate("getSelection().toString()")
+    site.api("PATCH", f"acme/app/webhooks/{webhook['id']}/", json={"active": False})
+    visit.wait_a_minute()
+    visit.sees("Paused")
+    assert "v1" in selected and visit.page.evaluate("getSelection().toString()") == selected
+    visit.page.evaluate("getSelection().removeAllRanges()")
+    visit.wait_a_minute()
+    expect(visit.page.get_by_role("row").filter(has_text="v1")).to_contain_text("Cancelled")
+
+
+def test_adding_while_a_filter_is_tried(site: Host, visit: Visit) -> None:
+    """A line that is added while the preview of a filter is still to come is added without a new page."""
+    webhook = site.create(CI)
+    visit.page.clock.install()
+    visit.open(f"{webhook['id']}/")
+    visit.page.evaluate("window.stayed = true")
+    visit.field("Tag filter").fill("v*")
+    with visit.page.expect_response("**/webhooks/*/"):
+        visit.page.evaluate("document.getElementById('add-url').click()")
+        visit.wait_a_minute()
+    expect(visit.field("Destination URL 2")).to_be_focused()
+    expect(visit.field("Tag filter")).to_have_value("v*")
+    assert visit.page.evaluate("window.stayed")
+    assert len(visit.posts) == 1

@@ -9,7 +9,7 @@ from flask import Blueprint, Response
 from marshmallow import Schema
 
 from ...state import current_state
-from ..pipeline import Handler, authorized, carried_out, read_query, refuse_foreign_origin, route
+from ..pipeline import Handler, authorized, carried_out, query_arguments, read_query, refuse_foreign_origin, route
 from ..problems import Problem
 from ..schemas import ChainHistorySchema, DeliveryPageSchema, WebhooksPageSchema
 from . import deliveries, webhooks
@@ -63,6 +63,7 @@ def shows(function: Callable[..., Response], query: Schema | None = None, action
     """The handler of a page: `function` is called with a `Call`, and the query where it takes one."""
 
     def answer(repository: str, **ids: Any) -> Response:
+        query_arguments()
         call = authorized(action, repository)
         return carried_out(function, call, *([read_query(query)] if query else []), **ids)
 
@@ -77,6 +78,7 @@ def submits(function: Callable[..., Response], *, expired: Callable[..., Respons
 
     def answer(repository: str, **ids: Any) -> Response:
         refuse_foreign_origin(current_state())
+        query_arguments()
         call = authorized("write", repository)
         form = read_form()
         return carried_out(_unless_expired(form, function, expired), call, form, **ids)

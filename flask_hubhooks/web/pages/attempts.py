@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ...delivery.causes import cause
+from ...delivery.causes import received
 from ...models import ID_LIMIT, Attempt, Delivery
 from ..documents import time
 from ..problems import not_found
@@ -32,7 +32,7 @@ def read(session: Session, delivery: Delivery, number: int | None) -> Attempts:
     """The attempts around a number, or the latest; in two statements. Raises 404 where there is none of the number."""
     newest = number + LINES // 2 if number else ID_LIMIT
     rows = session.execute(
-        select(Attempt.number, Attempt.trigger, Attempt.started_at, Attempt.status_code, Attempt.error)
+        select(Attempt.number, Attempt.trigger, Attempt.started_at, Attempt.status_code)
         .where(Attempt.delivery_id == delivery.id, Attempt.number <= newest)
         .order_by(Attempt.number.desc())
         .limit(LINES)
@@ -46,7 +46,7 @@ def read(session: Session, delivery: Delivery, number: int | None) -> Attempts:
             "trigger": each.trigger,
             "started_at": time(each.started_at),
             "status_code": each.status_code,
-            "cause": cause(each.status_code, each.error),
+            "received": each.status_code is not None and received(each.status_code),
         }
         for each in rows
     ]

@@ -46,11 +46,18 @@ def page(call: Call, template: str, status: int = 200, **context: Any) -> Respon
 def problem_page(problem: Problem) -> Response:
     """An error as a page, in the layout of the others."""
     title = words.problem(problem.status)
-    back = request.view_args if problem.status in REPEATABLE else None
-    known = {"problem": problem, "title": title, "back": back, "repository": None, "notice": None}
+    known = {"problem": problem, "title": title, "back": _back(problem.status), "repository": None, "notice": None}
     response = _rendered("problem.html", problem.status, **known)
     response.headers.extend(dict(problem.headers))
     return response
+
+
+def _back(status: int) -> Mapping[str, Any] | None:
+    """What leads on from an error: to what it is about, or past a webhook that is gone to the repository's others."""
+    here = request.view_args or {}
+    if status in REPEATABLE:
+        return here
+    return {"repository": here["repository"]} if status in (403, 404) and "webhook_id" in here else None
 
 
 def see(endpoint: str, *, notice: str | None = None, **arguments: Any) -> Response:
@@ -59,7 +66,7 @@ def see(endpoint: str, *, notice: str | None = None, **arguments: Any) -> Respon
 
 
 def _rendered(template: str, status: int, **context: Any) -> Response:
-    """A template with what it knows in one name, lest it hide what the host's layout knows."""
+    """A template with what it knows in names of ours, lest they hide what the host's layout knows."""
     known = SimpleNamespace(
         words=words,
         when=when,
@@ -72,7 +79,7 @@ def _rendered(template: str, status: int, **context: Any) -> Response:
         **context,
     )
     # `_`, `gettext` and `ngettext` are the host's: its layout may have texts of its own
-    text = render_template(f"hubhooks/{template}", hubhooks=known, say=_, say_number=ngettext)
+    text = render_template(f"hubhooks/{template}", hubhooks=known, hubhooks_say=_, hubhooks_say_number=ngettext)
     response = make_response(text, status)
     response.headers["X-Frame-Options"] = "SAMEORIGIN"
     response.headers["X-Content-Type-Options"] = "nosniff"

@@ -64,13 +64,14 @@ def _list(call: Call, form: WebhookForm, number: int = 1, status: int = 200) -> 
 
 
 def _example(call: Call) -> str:
+    today = utcnow().replace(hour=0, minute=0, second=0, microsecond=0)  # else it would change while it is read
     content = payload.payload(
         external_url=call.state.config.external_url,
         token=payload.MASKED_TOKEN,
         repository=call.repository,
         tag="latest",
         pusher=call.user,
-        pushed_at=utcnow(),
+        pushed_at=today,
         details=call.details | {"full_description": "", "dockerfile": ""},
     )
     return json.dumps(content, indent=2, ensure_ascii=False)
@@ -189,7 +190,7 @@ def _back(call: Call, webhook_id: int, notice: str) -> Response:
     at = request.args.get("at", "")
     if at == "history":
         return see(".pages_history", repository=call.repository, webhook_id=webhook_id, notice=notice)
-    page_number = at if re.fullmatch("[0-9]{1,6}", at) else None
+    page_number = at if re.fullmatch("[1-9][0-9]{0,5}", at) else None
     return see(".pages_webhooks", repository=call.repository, page=page_number, notice=notice)
 
 
