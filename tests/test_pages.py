@@ -499,10 +499,11 @@ PAGE = (
 """What proxies answer, longer than what is kept of it."""
 
 
-def test_weight_and_statements(host: Host, statements: list[str]) -> None:
+@pytest.mark.parametrize("hooks", [3, 10])
+def test_weight_and_statements(host: Host, statements: list[str], hooks: int) -> None:
     """A full page weighs less than 60 KB with style and script, and takes at most six statements."""
     for number in range(11):
-        host.create(*[f"https://ci-{number}.example.com/hooks/docker"] * 3, name=f"webhook {number}")
+        host.create(*[f"https://ci-{number}.example.com/hooks/docker"] * hooks, name=f"webhook {number}")
     first = host.api("GET", "acme/app/webhooks/").get_json()["results"][0]
     with host.writing() as session_:
         session_.execute(Delivery.__table__.delete())

@@ -19,14 +19,15 @@ from . import attempts, week
 from .forms import Form
 from .rendering import page, see
 
-CHAIN_REQUESTS = 15
-"""Of a page."""
+CHAIN_REQUESTS, DELIVERIES = 15, 45
+"""Of a page, at most: the longer the chain, the fewer of them."""
 
 
 def show_history(call: Call, query: dict[str, Any], webhook_id: int) -> Response:
     with call.state.reading() as session:
         row = find(session, call, webhook_id)
-        found = chain_history.page(session, row, query, CHAIN_REQUESTS)
+        size = min(CHAIN_REQUESTS, max(1, DELIVERIES // max(1, len(row.hooks))))
+        found = chain_history.page(session, row, query, size)
         chart = week.chart(week.read(session, row), utcnow())
         webhook = documents.webhook(row, call.viewer)
     chains = [[documents.delivery(each, found.around, call.viewer) for each in chain] for chain in found.chains]
