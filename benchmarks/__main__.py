@@ -1,4 +1,7 @@
-"""`python -m benchmarks`: measures, shows progress on stderr, and prints the table, or JSON, on stdout."""
+"""`python -m benchmarks`: measures, shows progress on stderr, and prints the table, or JSON, on stdout.
+
+A full run writes `benchmarks/RESULTS.md`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ import logging
 import signal
 import sys
 
-from . import report, rows
+from . import report
+from .row import Run
+from .rows import ROWS
 from .servers import Failed, started
 
 
@@ -17,19 +22,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="less of everything: ends within 90 s")
     parser.add_argument("--json", action="store_true", help="print {row: {metric: median}}")
-    parser.add_argument("--only", choices=rows.NAMES, metavar="NAME", help=f"one row of {', '.join(rows.NAMES)}")
+    parser.add_argument("--only", choices=ROWS, metavar="NAME", help=f"one row of {', '.join(ROWS)}")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended
     logging.basicConfig(level=logging.WARNING)
-    progress = report.clock()
-    print(report.heading(), file=sys.stderr)
+    print(report.machine(), report.versions(), sep="\n", file=sys.stderr)
+    names = [options.only] if options.only else list(ROWS)
     try:
         with started() as bench:
-            figures = rows.measured(bench, [options.only] if options.only else rows.NAMES, options.quick, progress)
+            run = Run(bench, options.quick, report.clock())
+            figures = {name: ROWS[name].measure(run) for name in names}
     except Failed as failure:
         print(f"failed: {failure}", file=sys.stderr)
         return 1
-    print(json.dumps(report.by_row(figures), indent=2) if options.json else report.table(figures))
+    if not (options.quick or options.only):
+        report.RESULTS.write_text(report.markdown(ROWS, figures))
+    print(json.dumps(report.by_row(figures), indent=2) if options.json else report.table(ROWS, figures))
     return 0
 
 

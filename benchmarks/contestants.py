@@ -2,147 +2,144 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any, Protocol
 
 from redis import Redis
 from rq import Queue
-from sqlalchemy import Select, func, select
+from sqlalchemy import func, select
 
-from flask_hubhooks import ImagePush
-from flask_hubhooks.models import Status, attempts, deliveries, hooks
+from .host import Notification, db, example_body
+from .row import Run
+from .servers import Bench, Child, Failed, child, wait_until
+from .sites import Site, site
 
-from .host import Notification, db, example_body, hubhooks
-from .servers import Bench, Child, Failed, wait_until
+LIMIT_S = 300.0
+"""How long a turn may take."""
+WARM_UP = 300
 
-WORKER = ("-m", "flask", "--app", "benchmarks.host:create_app", "hubhooks", "worker")
+
+class Contestant(Protocol):
+    def rate(self) -> float:
+        """Take a turn: how many per second."""
 
 
 @dataclass(frozen=True)
-class Queued:
-    """One that takes its work from a queue, in a process of its own, and records it in the database.
+class Engine:
+    """Workers of ours, each in a process of its own. One turn delivers `due` pushes, of which all webhooks have some.
 
-    `lay_out` puts a number of deliveries before the process while it is held; `recorded` counts what stands
-    in the database as delivered. The time runs from when it is let go to when the last is recorded.
+    The time runs from when these are committed to when the last is recorded.
     """
 
-    name: str
-    process: tuple[str, ...]
-    path: str
+    site: Site
+    workers: Sequence[Child]
     due: int
-    warm_up: int
-    lay_out: Callable[[Bench, str, int], None]
-    recorded: Callable[[Bench, str], int]
 
-    def rate(self, bench: Bench) -> float:
+    def rate(self) -> float:
         """Deliveries per second."""
-        with bench.child(*self.process) as child:
-            self._seconds(bench, child, self.warm_up)
-            return self.due / self._seconds(bench, child, self.due)
+        return self.deliver(self.due)
 
-    def _seconds(self, bench: Bench, child: Child, count: int) -> float:
-        url = bench.url(self.path)
-        received = bench.received(self.path) + count
-        recorded = self.recorded(bench, url) + count
-        child.hold()
-        self.lay_out(bench, url, count)
-        started = perf_counter()
-        child.let_go()
-        wait_until(lambda: bench.received(self.path) >= received, child, 0.02)
-        wait_until(lambda: self.recorded(bench, url) >= recorded, child, 0.005)
-        seconds = perf_counter() - started
-        counted = (bench.received(self.path), self.recorded(bench, url))
-        if counted != (received, recorded):
-            raise Failed(f"{self.name}: received and recorded {counted}, due were {(received, recorded)}")
-        return seconds
+    def deliver(self, count: int) -> float:
+        """Deliver so many pushes; returns deliveries per second."""
+        first, began = self.site.lay_out([f"v{number}" for number in range(count)])
+        wait_until(lambda: not self.site.under_way(first), self.workers, 0.01, LIMIT_S)
+        seconds = perf_counter() - began
+        deliveries = sum(len(self.site.samples[n % len(self.site.samples)].deliveries) for n in range(count))
+        if (delivered := self.site.delivered(first)) != deliveries:
+            raise Failed(f"{delivered} of {deliveries} deliveries were delivered and recorded")
+        return deliveries / seconds
+
+
+@contextmanager
+def engine(
+    bench: Bench, due: int, *urls: str | Sequence[str], workers: int = 1, sqlite: bool = False, **settings: Any
+) -> Iterator[Engine]:
+    """Workers on a site of their own, with a webhook for each of these URLs, or chain of them, and warm."""
+    with ExitStack() as stack:
+        own = stack.enter_context(site(bench, sqlite=sqlite, **settings))
+        for each in urls:
+            own.subscribe(*([each] if isinstance(each, str) else each))
+        yield warm(Engine(own, [stack.enter_context(own.worker()) for _ in range(workers)], due))
+
+
+def warm(contestant: Engine) -> Engine:
+    """The same when it has delivered some: all is imported, connected and planned as it will be."""
+    wait_until(lambda: not contestant.site.under_way(), contestant.workers, 0.05, LIMIT_S)
+    contestant.deliver(WARM_UP)
+    contestant.site.settle()
+    return contestant
 
 
 @dataclass(frozen=True)
 class BareLoop:
     """`requests.Session().post` in a loop, in a process of its own, one thread: nothing is queued or recorded."""
 
-    name: str
-    path: str
+    process: Child
     due: int
-    warm_up: int
 
-    def rate(self, bench: Bench) -> float:
+    def rate(self) -> float:
         """Requests per second."""
-        before = bench.received(self.path)
-        with bench.child("-m", "benchmarks.rivals", "bare", bench.url(self.path)) as child:
-            child.ask(str(self.warm_up))
-            seconds = float(child.ask(str(self.due)))
-        if bench.received(self.path) - before != self.warm_up + self.due:
-            raise Failed(f"{self.name}: not all of {self.due} requests were received")
-        return self.due / seconds
+        return self.due / float(self.process.ask(str(self.due)))
 
 
-def push_all(bench: Bench, url: str, count: int) -> None:
-    """Push as a registry does; the webhook, with its secret, is made by the API before the first push."""
-    repository = f"acme{url[url.rindex('/') :]}"
-    webhook(bench, repository, url)
-    for number in range(count):
-        hubhooks.push(ImagePush(repository, f"v{number}", pusher="benchmark"))
+@contextmanager
+def bare_loop(bench: Bench, due: int, url: str) -> Iterator[BareLoop]:
+    with child("-m", "benchmarks.rivals", "bare", url, environment={"REQUESTS_CA_BUNDLE": bench.authority}) as process:
+        process.ask(str(WARM_UP))
+        yield BareLoop(process, due)
 
 
-def webhook(bench: Bench, repository: str, url: str) -> None:
-    """Make the webhook unless there is one."""
-    if not db.session.scalar(select(hooks.c.id).where(hooks.c.hook_url == url)):
-        answer = bench.app.test_client().post(
-            f"/v2/repositories/{repository}/webhooks/", json={"name": "deploy", "hook_url": url}
-        )
-        if answer.status_code != 201:
-            raise Failed(f"no webhook: {answer.text}")
-    db.session.rollback()
+@dataclass(frozen=True)
+class Jobs:
+    """A worker of RQ's own, in a process of its own, and one job for each delivery."""
+
+    site: Site
+    worker: Child
+    url: str
+    due: int
+
+    def rate(self) -> float:
+        """Deliveries per second, from when all jobs were queued to when the last has written its row."""
+        with self.site.app.app_context():
+            self._enqueue()
+            began = perf_counter()
+            wait_until(lambda: not self._pending(), [self.worker], 0.01, LIMIT_S)
+            return self.due / (perf_counter() - began)
+
+    def _enqueue(self) -> None:
+        rows = [Notification(url=self.url, body=example_body().decode()) for _ in range(self.due)]
+        db.session.add_all(rows)
+        db.session.flush()
+        jobs = [Queue.prepare_data("benchmarks.jobs.deliver", (row.id,)) for row in rows]
+        db.session.commit()
+        with Redis.from_url(self.site.state.config.redis_url) as connection, connection.pipeline() as pipeline:
+            Queue("jobs", connection=connection).enqueue_many(jobs, pipeline=pipeline)
+            pipeline.execute()
+
+    def _pending(self) -> bool:
+        pending = db.session.scalar(select(func.count(Notification.id)).where(Notification.status != "delivered"))
+        db.session.rollback()
+        return bool(pending)
 
 
-def attempts_recorded(bench: Bench, url: str) -> int:
-    """Attempts that stand in the history with the receiver's answer and a delivery that succeeded by it."""
-    query = (
-        select(func.count())
-        .select_from(attempts)
-        .join(deliveries, deliveries.c.id == attempts.c.delivery_id)
-        .where(attempts.c.hook_url == url, attempts.c.status_code == 200, deliveries.c.status == Status.SUCCEEDED)
-    )
-    return _count(query)
+@contextmanager
+def jobs(bench: Bench, due: int, url: str, kind: str) -> Iterator[Jobs]:
+    """`kind` is "simple" for a `SimpleWorker`, "worker" for a `Worker`, which forks for each job."""
+    with site(bench) as own, own.child("-m", "benchmarks.rivals", kind, "jobs") as worker:
+        contestant = Jobs(own, worker, url, due)
+        Jobs(own, worker, url, 20).rate()
+        yield contestant
 
 
-def enqueue_all(bench: Bench, url: str, count: int) -> None:
-    """A row and a job for each delivery, on the queue that the URL ends with."""
-    rows = [Notification(url=url, body=example_body().decode()) for _ in range(count)]
-    db.session.add_all(rows)
-    db.session.commit()
-    with Redis.from_url(bench.redis_url) as connection:
-        queue = Queue(url.rpartition("/")[2], connection=connection)
-        for row in rows:
-            queue.enqueue("benchmarks.jobs.deliver", row.id)
-
-
-def notifications_recorded(bench: Bench, url: str) -> int:
-    """Rows that a job has marked as delivered."""
-    return _count(
-        select(func.count(Notification.id)).where(Notification.url == url, Notification.status == "delivered")
-    )
-
-
-def _count(query: Select[tuple[int]]) -> int:
-    count = db.session.scalar(query)
-    db.session.rollback()
-    return int(count or 0)
-
-
-def contestants(quick: bool) -> dict[str, Queued | BareLoop]:
-    """All of them, in the order they take turns. Rates are compared, so the slow ones get less to do."""
-    due, simple, forking = (1500, 200, 50) if quick else (5000, 1000, 200)
-    all_ = (
-        Queued("hubhooks", WORKER, "/hubhooks", due, 200, push_all, attempts_recorded),
-        BareLoop("bare loop", "/bare", due, 200),
-        Queued("RQ SimpleWorker", _rq("simple"), "/simple", simple, 50, enqueue_all, notifications_recorded),
-        Queued("RQ Worker", _rq("worker"), "/worker", forking, 5, enqueue_all, notifications_recorded),
-    )
-    return {each.name: each for each in all_}
-
-
-def _rq(kind: str) -> tuple[str, ...]:
-    return ("-m", "benchmarks.rivals", kind, kind)
+def race(run: Run, row: str, contestants: Mapping[str, Contestant]) -> Mapping[str, Sequence[float]]:
+    """Every contestant has one turn in each round; returns each one's rates."""
+    rates: defaultdict[str, list[float]] = defaultdict(list)
+    for round_ in run.rounds:
+        for name, contestant in contestants.items():
+            rates[name].append(contestant.rate())
+            run.progress(f"{row}, round {round_} of {len(run.rounds)}: {name} {rates[name][-1]:,.0f}/s")
+    return rates

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
@@ -44,17 +45,18 @@ def load(name: str) -> Repository:
     return REPOSITORY
 
 
-def create_app(database_uri: str | None = None) -> Flask:
-    """The app, configured by FLASK_SQLALCHEMY_DATABASE_URI, unless another is given, and FLASK_HUBHOOKS_REDIS_URL."""
+def create_app(settings: Mapping[str, Any] | None = None) -> Flask:
+    """The app, with these settings, or with those of FLASK_… in the environment."""
     app = Flask(__name__)
     app.config.update(
         SECRET_KEY=SECRET_KEY,
         HUBHOOKS_EXTERNAL_URL=EXTERNAL_URL,
         HUBHOOKS_ALLOWED_NETWORKS=["127.0.0.0/8"],
     )
-    app.config.from_prefixed_env()
-    if database_uri:
-        app.config["SQLALCHEMY_DATABASE_URI"] = database_uri
+    if settings:
+        app.config.update(settings)
+    else:
+        app.config.from_prefixed_env()
     db.init_app(app)
     app.register_blueprint(hubhooks)
     return app

@@ -1,12 +1,14 @@
-"""Measures the receiver's own ceiling: `python -m benchmarks.load PORT CONNECTIONS SECONDS` prints requests/s.
+"""Measures the receiver's own ceiling: `python -m benchmarks.load PORT AUTHORITY CONNECTIONS SECONDS`.
 
-Each connection sends its next POST when the answer to the last one is in (no pipelining), over raw sockets.
+It prints requests/s. Each connection sends its next POST when the answer to the last one is in (no pipelining), over
+raw sockets, or over TLS where the file of an authority's certificate is given.
 """
 
 from __future__ import annotations
 
 import select
 import socket
+import ssl
 import sys
 from time import perf_counter
 
@@ -14,7 +16,7 @@ from .host import example_body
 from .receiver import ANSWER
 
 
-def ceiling(port: int, connections: int, seconds: float) -> float:
+def ceiling(port: int, authority: str, connections: int, seconds: float) -> float:
     """Requests per second that the receiver answers over as many connections at once."""
     body = example_body()
     head = "POST /ceiling HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
@@ -22,8 +24,7 @@ def ceiling(port: int, connections: int, seconds: float) -> float:
     poll = select.epoll()
     sockets = {}
     for _ in range(connections):
-        one = socket.create_connection(("127.0.0.1", port))
-        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        one = _connected(port, authority)
         poll.register(one, select.EPOLLIN)
         sockets[one.fileno()] = one
         one.sendall(request)
@@ -36,5 +37,13 @@ def ceiling(port: int, connections: int, seconds: float) -> float:
     return answered / elapsed
 
 
+def _connected(port: int, authority: str) -> socket.socket:
+    plain = socket.create_connection(("127.0.0.1", port))
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if not authority:
+        return plain
+    return ssl.create_default_context(cafile=authority).wrap_socket(plain, server_hostname="127.0.0.1")
+
+
 if __name__ == "__main__":
-    print(ceiling(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))
+    print(ceiling(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])))

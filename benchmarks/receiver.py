@@ -1,7 +1,14 @@
-"""The receiver: a process that answers every POST at once, as cheaply as Python can, and counts them by path.
+"""The receiver: a process that answers POSTs as cheaply as Python can, and counts them by path.
 
-`python -m benchmarks.receiver` prints its port and ends with its input. Of POSTs to paths that begin with
-`/timed/` it keeps when each arrived and its tag. `GET /report` tells what was counted.
+`python -m benchmarks.receiver CERTIFICATE` prints its ports, as JSON, and ends with its input. How a path begins says
+what comes of a POST to it; everything else is answered at once:
+
+/slow/    it is answered after 100 ms
+/hang/    it is never answered
+/timed/   when it arrived is kept, with its tag
+/chain/   its callback is posted at once, beside the answer
+
+`GET /counts` tells the POSTs by path, `GET /arrivals/timed/…` what was kept of a path, which is forgotten with that.
 """
 
 from __future__ import annotations
@@ -9,25 +16,35 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import ssl
 import sys
 import threading
 from collections import Counter, defaultdict
 from time import monotonic
 
+from .posting import Posting
+
+DESTINATIONS = 200
+SLOW_S = 0.1
+POSTING = 8
+"""Callbacks that are posted at once."""
 ANSWER = (
     b"HTTP/1.1 200 OK\r\nServer: receiver\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\n"
     b"Content-Type: application/json\r\nContent-Length: 15\r\n\r\n"
     b'{"status":"ok"}'
 )
-REPORT = b"/report"
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_TAG = re.compile(rb'"tag": ?"([^"]*)"')
+_CALLBACK = re.compile(rb'"callback_url": ?"([^"]*)"')
 
-counts: Counter[bytes] = Counter()
-arrivals: defaultdict[bytes, list[tuple[float, bytes]]] = defaultdict(list)
+counts: Counter[str] = Counter()
+arrivals: defaultdict[str, list[tuple[float, str]]] = defaultdict(list)
 
 
 class Connection(asyncio.Protocol):
     """One connection, kept alive until the client closes it."""
+
+    posting: Posting
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -41,39 +58,53 @@ class Connection(asyncio.Protocol):
             end = head + 4 + (int(length[1]) if length else 0)
             if len(data) < end:
                 break
-            self._answer(data[:end], head)
+            method, path, _ = data.split(b" ", 2)
+            if method == b"GET":
+                self._transport.write(_told(path.decode()))
+            else:
+                self._take(path.decode(), data[head + 4 : end])
             data = data[end:]
         self._data = data
 
-    def _answer(self, request: bytes, head: int) -> None:
-        path = request.split(b" ", 2)[1]
-        if path == REPORT:
-            body = _report()
-            self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
-            return
+    def _take(self, path: str, body: bytes) -> None:
         counts[path] += 1
-        if path.startswith(b"/timed/"):
-            arrivals[path].append((monotonic(), request[head + 4 :]))
+        if path.startswith("/hang/"):
+            return
+        if path.startswith("/slow/"):
+            asyncio.get_running_loop().call_later(SLOW_S, self._transport.write, ANSWER)
+            return
+        if path.startswith("/timed/"):
+            arrivals[path].append((monotonic(), _found(_TAG, body)))
+        elif path.startswith("/chain/"):
+            self.posting.add(_found(_CALLBACK, body))
         self._transport.write(ANSWER)
 
 
-def _report() -> bytes:
-    """Counts by path, and of timed paths [seconds on the machine's monotonic clock, tag] of each POST."""
-    timed = {
-        path.decode(): [(at, json.loads(body)["push_data"]["tag"]) for at, body in arrived]
-        for path, arrived in arrivals.items()
-    }
-    return json.dumps({"counts": {path.decode(): count for path, count in counts.items()}, "timed": timed}).encode()
+def _found(pattern: re.Pattern[bytes], body: bytes) -> str:
+    found = pattern.search(body)
+    assert found, "this is no payload"
+    return found[1].decode()
 
 
-async def serve() -> None:
+def _told(path: str) -> bytes:
+    told = counts if path == "/counts" else arrivals.pop(path.removeprefix("/arrivals"), [])
+    body = json.dumps(told).encode()
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+
+async def serve(certificate: str) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Connection, "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    Connection.posting = Posting(POSTING)
+    plain = [await loop.create_server(Connection, "127.0.0.1", 0) for _ in range(DESTINATIONS)]
+    secure = await loop.create_server(Connection, "127.0.0.1", 0, ssl=tls)
+    http, (https,) = ([each.sockets[0].getsockname()[1] for each in servers] for servers in (plain, [secure]))
+    print(json.dumps({"http": http, "https": https}), flush=True)
     ended = asyncio.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), loop.call_soon_threadsafe(ended.set)), daemon=True).start()
     await ended.wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(serve())
+    asyncio.run(serve(sys.argv[1]))

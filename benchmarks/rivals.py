@@ -31,8 +31,8 @@ def rq_worker(kind: type[Worker], queue: str) -> None:
 
 
 if __name__ == "__main__":
-    what, argument = sys.argv[1:]
+    what, *arguments = sys.argv[1:]
     if what == "bare":
-        bare_loop(argument)
+        bare_loop(*arguments)
     else:
-        rq_worker({"simple": SimpleWorker, "worker": Worker}[what], argument)
+        rq_worker({"simple": SimpleWorker, "worker": Worker}[what], *arguments)

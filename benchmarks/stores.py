@@ -1,4 +1,4 @@
-"""Databases of one server with a long or a short history in them, made by SQL."""
+"""Sites with a long or a short history, made by SQL."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, text
 
-from .host import REPOSITORY, create_app, db
+from .host import REPOSITORY
 from .servers import Bench, Failed
+from .sites import Site, site
 
 NAME = "acme/pushed"
 START = datetime(2025, 1, 1, tzinfo=timezone.utc)
@@ -68,6 +68,8 @@ SELECT id, 1, 1, CASE position WHEN 0 THEN 'push' ELSE 'chain' END, :url, pushed
 FROM hubhooks_delivery WHERE status <> 'waiting'
 """
 
+_NEXT_PUSH = "SELECT setval(pg_get_serial_sequence('hubhooks_push', 'id'), :pushes)"
+
 _SENT = [
     ["Content-Type", "application/json"],
     ["User-Agent", "hubhooks"],
@@ -80,10 +82,9 @@ _ANSWERED = [["Server", "ci"], ["Content-Type", "application/json"], ["Content-L
 
 @dataclass(frozen=True)
 class Store:
-    """An app on a database of its own, whose one webhook has `size` deliveries."""
+    """A site whose one webhook has `size` deliveries."""
 
-    app: Flask
-    engine: Engine
+    site: Site
     size: int
     client: FlaskClient
     webhook: str
@@ -113,42 +114,17 @@ def pushes(deliveries: int) -> int:
 
 @contextmanager
 def stored(bench: Bench, size: int) -> Iterator[Store]:
-    """A database with so many deliveries on the server of the run; it is dropped at the end."""
-    name = f"history_{size}"
-    with bench.app.app_context():
-        uri = db.engine.url.set(database=name).render_as_string(hide_password=False)
-    _maintain(bench, f"CREATE DATABASE {name}")
-    app = create_app(uri)
-    with app.app_context():
-        db.create_all()
-        engine = db.engine
-    try:
-        yield _filled(bench, app, engine, size)
-    finally:
-        engine.dispose()
-        _maintain(bench, f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def _maintain(bench: Bench, statement: str) -> None:
-    with bench.app.app_context(), db.engine.connect() as connection:
-        connection.execution_options(isolation_level="AUTOCOMMIT").execute(text(statement))
-
-
-def _filled(bench: Bench, app: Flask, engine: Engine, size: int) -> Store:
-    """Make the webhook by the API and its history by SQL."""
-    client = app.test_client()
-    all_ = f"/v2/repositories/{NAME}/webhooks/"
-    urls = [bench.url("/history/1"), bench.url("/history/2")]
-    answer = client.post(all_, json={"name": "deploy", "hooks": [{"hook_url": url} for url in urls]})
-    if answer.status_code != 201:
-        raise Failed(f"no webhook: {answer.text}")
-    webhook = answer.get_json()
-    with engine.begin() as connection:
-        _fill(connection, size, webhook)
-    with engine.connect() as connection:
-        vacuum = text("VACUUM ANALYZE")  # else the server does, while we measure
-        connection.execution_options(isolation_level="AUTOCOMMIT").execute(vacuum)
-    return Store(app, engine, size, client, f"{all_}{webhook['id']}/")
+    """A site with so many deliveries: its webhook is made by the API, its history by SQL."""
+    with site(bench) as own:
+        urls = [bench.url("/history/1"), bench.url("/history/2")]
+        own.create(NAME, *urls)
+        client = own.app.test_client()
+        every = f"/v2/repositories/{NAME}/webhooks/"
+        webhook = client.get(every).get_json()["results"][0]
+        with own.engine.begin() as connection:
+            _fill(connection, size, webhook)
+        own.settle()
+        yield Store(own, size, client, f"{every}{webhook['id']}/")
 
 
 def _fill(connection: Connection, size: int, webhook: dict[str, Any]) -> None:
@@ -167,5 +143,5 @@ def _fill(connection: Connection, size: int, webhook: dict[str, Any]) -> None:
         "answered": json.dumps(_ANSWERED),
     }
     connection.execute(text("SET LOCAL session_replication_role = replica"))  # checks no foreign key, of rows we made
-    for statement in (_PUSHES, _DELIVERIES, _ATTEMPTS):
+    for statement in (_PUSHES, _DELIVERIES, _ATTEMPTS, _NEXT_PUSH):
         connection.execute(text(statement), values)

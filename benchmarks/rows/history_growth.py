@@ -1,17 +1,10 @@
-"""The history's pages with a thousand deliveries and with a million: how much longer a user waits for them.
-
-`python -m benchmarks.history` measures these alone, and prints how the database carries out each query as well.
-"""
+"""A worker, and the history's pages, with a thousand deliveries stored and with a million."""
 
 from __future__ import annotations
 
-import logging
 import re
-import signal
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from statistics import median
 from time import perf_counter
@@ -20,41 +13,57 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 from sqlalchemy import Engine, event
 
-from . import report
-from .report import ROUNDS, Figure, Progress, ratios
-from .servers import Bench, Failed, started
-from .stores import NAME, RARE, Store, stored
+from ..contestants import Engine as Workers
+from ..contestants import race, warm
+from ..row import Figure, Goal, Row, Run, ratios
+from ..servers import Failed
+from ..stores import NAME, RARE, Store, stored
 
-ROW = "history"
-SMALL, LARGE, QUICK = 1_000, 1_000_000, 100_000
-TIMES, QUICK_TIMES = 20, 7
+SMALL, LARGE, QUICK = 1_000, 1_000_000, 20_000
+TIMES, QUICK_TIMES = 20, 3
 """How often each page is asked for in a round."""
 PAGE_SIZE = 25
 EXPLAIN = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, BUFFERS OFF)"
 _READS_ALL = re.compile(r"Seq Scan on hubhooks_(delivery|push|attempt)\b")
 
 
-@dataclass
-class Result:
-    """What was measured, and of each page the statements it took on the large database, with their plans."""
+def measure(run: Run) -> list[Figure]:
+    """Raises `Failed` where a page has the large database read a whole table."""
+    bench = run.bench
+    with stored(bench, SMALL) as small, stored(bench, run.size(LARGE, QUICK)) as large:
+        run.progress(f"history-growth: {small.size:,} and {large.size:,} deliveries stored")
+        return [*_pages_compared(run, small, large), *_throughput_compared(run, small, large)]
 
-    figures: list[Figure] = field(default_factory=list)
-    plans: dict[str, list[str]] = field(default_factory=dict)
 
-
-def measured(bench: Bench, quick: bool, progress: Progress) -> Result:
-    """Measure all pages; raises `Failed` where one has the large database read a whole table."""
-    times = QUICK_TIMES if quick else TIMES
-    with stored(bench, SMALL) as small, stored(bench, QUICK if quick else LARGE) as large:
-        progress(f"history: {small.size:,} and {large.size:,} deliveries stored")
-        small_urls, large_urls = _pages(small), _pages(large)
-        result = Result(plans={name: _plans(large, url) for name, url in large_urls.items()})
-        _refuse_whole_reads(result.plans)
-        progress("history: no plan reads a whole table")
+def _pages_compared(run: Run, small: Store, large: Store) -> list[Figure]:
+    small_urls, large_urls = _pages(small), _pages(large)
+    for name, url in large_urls.items():
+        _refuse_whole_reads(name, _plans(large, url))
+    compared: dict[str, list[tuple[float, float]]] = {name: [] for name in large_urls}
+    for round_ in run.rounds:
         for name, url in large_urls.items():
-            result.figures += _compared(name, (small, small_urls[name]), (large, url), times)
-            progress(f"history: {name} {_said(result.figures[-2:])}")
-    return result
+            compared[name].append(_compared((small, small_urls[name]), (large, url), run.size(TIMES, QUICK_TIMES)))
+        worst = max(ratio[-1][1] for ratio in compared.values())
+        run.progress(f"history-growth, round {round_} of {len(run.rounds)}: pages take up to {worst:.2f} times as long")
+    pages = {name: tuple(zip(*each, strict=True)) for name, each in compared.items()}
+    return [
+        Figure("first page, ms", pages["first page"][0]),
+        *(Figure(f"{name} over {SMALL:,} stored", ratio) for name, (_, ratio) in pages.items()),
+    ]
+
+
+def _throughput_compared(run: Run, small: Store, large: Store) -> list[Figure]:
+    url, due = run.bench.url("/history-growth"), run.size(10_000, 1_500)
+    contestants = {}
+    with ExitStack() as stack:
+        for name, store in (("little stored", small), ("much stored", large)):
+            store.site.subscribe(url)
+            contestants[name] = warm(Workers(store.site, [stack.enter_context(store.site.worker())], due))
+        rates = race(run, "history-growth", contestants)
+    return [
+        *(Figure(f"{name}, /s", values) for name, values in rates.items()),
+        Figure("throughput over 1,000 stored", ratios(rates["much stored"], rates["little stored"])),
+    ]
 
 
 def _pages(store: Store) -> dict[str, str]:
@@ -113,16 +122,11 @@ def _query(url: str) -> dict[str, str]:
     return {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
 
 
-def _compared(name: str, small: tuple[Store, str], large: tuple[Store, str], times: int) -> list[Figure]:
-    """How long the large one takes, and how much longer than the small one where both answer as many deliveries."""
+def _compared(small: tuple[Store, str], large: tuple[Store, str], times: int) -> tuple[float, float]:
+    """The milliseconds of the large one, and how many times those of the small one where both answer as many rows."""
     rows = len(small[0].get(small[1]).get("results", [])) or 1
-    equal = [(store, _sized(url, rows)) for store, url in (small, large)]
-    rounds = [_medians([large, *equal], times) for _ in range(ROUNDS)]
-    whole, less, more = zip(*rounds, strict=True)
-    return [
-        Figure(ROW, f"{name}, ms", list(whole)),
-        Figure(ROW, f"{name}, over {small[0].size:,}", ratios(more, less)),
-    ]
+    whole, less, more = _medians([large, *((store, _sized(url, rows)) for store, url in (small, large))], times)
+    return whole, more / less
 
 
 def _sized(url: str, rows: int) -> str:
@@ -141,17 +145,12 @@ def _medians(asked: Sequence[tuple[Store, str]], times: int) -> list[float]:
     return [median(taken) for taken in all_taken]
 
 
-def _said(figures: Sequence[Figure]) -> str:
-    milliseconds, ratio = (median(each.values) for each in figures)
-    return f"{milliseconds:.1f} ms, {ratio:.2f} times as long"
-
-
 def _plans(store: Store, url: str) -> list[str]:
     """Each statement that an answer takes, with how the database carries it out."""
     store.get(url)  # with what is asked only once
-    with _statements(store.engine) as statements:
+    with _statements(store.site.engine) as statements:
         store.get(url)
-    with store.engine.connect() as connection:
+    with store.site.engine.connect() as connection:
         return [
             "\n".join([statement, *connection.exec_driver_sql(f"{EXPLAIN} {statement}", parameters).scalars()])
             for statement, parameters in statements
@@ -173,29 +172,19 @@ def _statements(engine: Engine) -> Iterator[list[tuple[str, Any]]]:
         event.remove(engine, "before_cursor_execute", listen)
 
 
-def _refuse_whole_reads(plans: dict[str, list[str]]) -> None:
-    for name, each in plans.items():
-        for plan in each:
-            if _READS_ALL.search(plan):
-                raise Failed(f"{name} reads a whole table:\n{plan}")
+def _refuse_whole_reads(name: str, plans: Sequence[str]) -> None:
+    for plan in plans:
+        if _READS_ALL.search(plan):
+            raise Failed(f"{name} reads a whole table:\n{plan}")
 
 
-def main() -> int:
-    """Measure the history alone; 1 where the run is worth nothing."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended
-    logging.basicConfig(level=logging.WARNING)
-    print(report.heading(), file=sys.stderr)
-    try:
-        with started() as bench:
-            result = measured(bench, False, report.clock())
-    except Failed as failure:
-        print(f"failed: {failure}", file=sys.stderr)
-        return 1
-    for name, plans in result.plans.items():
-        print(f"== {name}", *plans, "", sep="\n")
-    print(report.table(result.figures))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+ROW = Row(
+    "history-growth",
+    "`throughput`, and each page of the history, with 1,000,000 deliveries stored over the same with 1,000",
+    measure,
+    (
+        Goal("throughput over 1,000 stored", 0.95, 1.0),
+        Goal("first page over 1,000 stored", 1.2, 1.0, at_most=True),
+        Goal("page 10,000 over 1,000 stored", 1.2, 1.0, at_most=True),
+    ),
+)

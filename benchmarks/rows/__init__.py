@@ -1,0 +1,44 @@
+"""The rows of the table, one module each, in the order of the table."""
+
+from __future__ import annotations
+
+from ..row import Row
+from . import (
+    callbacks,
+    chains,
+    dead_backlog,
+    history_growth,
+    idle_latency,
+    isolation,
+    memory,
+    push_cost,
+    receiver,
+    scale_out,
+    slow_receiver,
+    sqlite,
+    throughput,
+    tls,
+    vs_rq,
+)
+
+ROWS: dict[str, Row] = {
+    row.name: row
+    for row in (
+        receiver.ROW,
+        throughput.ROW,
+        tls.ROW,
+        chains.ROW,
+        vs_rq.WORKER,
+        vs_rq.SIMPLE,
+        slow_receiver.ROW,
+        idle_latency.ROW,
+        push_cost.ROW,
+        isolation.ROW,
+        dead_backlog.ROW,
+        history_growth.ROW,
+        scale_out.ROW,
+        memory.ROW,
+        callbacks.ROW,
+        sqlite.ROW,
+    )
+}

@@ -1,0 +1,38 @@
+"""Chains of three hooks whose receivers post their callbacks at once, through gunicorn."""
+
+from __future__ import annotations
+
+from ..contestants import Engine, engine, race, warm
+from ..row import Figure, Goal, Row, Run, ratios
+from ..sites import site
+from ..web import listening, web
+
+HOOKS = 3
+
+
+def measure(run: Run) -> list[Figure]:
+    due, bench = run.size(3_000, 300), run.bench
+    urls = [bench.url(f"/chain/{position}", position) for position in range(HOOKS)]
+    with (
+        listening() as (socket, url),
+        site(bench, HUBHOOKS_EXTERNAL_URL=url) as own,
+        web(own, socket) as gunicorn,
+        engine(bench, due * HOOKS, bench.url("/unchained")) as single,
+    ):
+        own.subscribe(*urls)
+        with own.worker() as worker:
+            chains = warm(Engine(own, [worker, gunicorn], due))
+            rates = race(run, "chains", {"in chains": chains, "without chains": single})
+    return [
+        Figure("chain requests/s", [rate / HOOKS for rate in rates["in chains"]]),
+        *(Figure(f"{name}, deliveries/s", values) for name, values in rates.items()),
+        Figure("over without chains", ratios(rates["in chains"], rates["without chains"])),
+    ]
+
+
+ROW = Row(
+    "chains",
+    "chains of three whose receivers post callbacks at once, through gunicorn (2 processes): over the same without",
+    measure,
+    (Goal("over without chains", 0.0, 0.7),),
+)

@@ -1,0 +1,80 @@
+"""A hundred thousand deliveries are due to one destination that is dead; the others must not notice."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import perf_counter
+
+from sqlalchemy.orm import Session
+
+from flask_hubhooks.delivery.claims import claim
+from flask_hubhooks.delivery.dispatcher import CLAIM_LEAST
+
+from ..contestants import LIMIT_S, WARM_UP, Engine, engine, race
+from ..row import Figure, Goal, Row, Run, ratios
+from ..servers import wait_until
+from ..sites import Site, breakers_open, site
+
+BACKLOG, BATCH = 100_000, 10_000
+DESTINATIONS = 16
+CLAIMS = 30
+
+
+def measure(run: Run) -> list[Figure]:
+    due, bench = run.size(10_000, 1_500), run.bench
+    urls = [bench.url("/beside-the-dead", number) for number in range(DESTINATIONS)]
+    with site(bench) as own, _dead_url() as dead:
+        own.subscribe(dead)
+        _lay_out_backlog(own, run.size(BACKLOG, BATCH))
+        own.samples.clear()
+        for url in urls:
+            own.subscribe(url)
+        own.lay_out(["v0"] * WARM_UP)
+        run.progress("dead-backlog: it is laid out")
+        claims = [_claim_ms(own) for _ in range(CLAIMS)]
+        with own.worker() as worker, engine(bench, due, *urls) as alone:
+            wait_until(lambda: bool(breakers_open(worker)), [worker], 0.05, LIMIT_S)
+            beside = Engine(own, [worker], due)
+            beside.deliver(WARM_UP)
+            rates = race(run, "dead-backlog", {"beside it": beside, "without it": alone})
+    return [
+        *(Figure(f"{name}, /s", values) for name, values in rates.items()),
+        Figure("over without it", ratios(rates["beside it"], rates["without it"])),
+        Figure("claim, ms", claims),
+    ]
+
+
+def _lay_out_backlog(own: Site, count: int) -> None:
+    for _ in range(count // BATCH):
+        own.lay_out(["v0"] * BATCH)
+    own.settle()
+
+
+@contextmanager
+def _dead_url() -> Iterator[str]:
+    """A port that refuses connections, and that nobody else takes meanwhile."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}/"
+
+
+def _claim_ms(own: Site) -> float:
+    """How long a claim takes that serves the dead destination as well as the others."""
+    with Session(own.engine) as session:
+        session.connection()
+        began = perf_counter()
+        claim(session, CLAIM_LEAST)
+        taken = (perf_counter() - began) * 1000
+        session.rollback()
+    return taken
+
+
+ROW = Row(
+    "dead-backlog",
+    "deliveries/s of 16 destinations beside 100,000 due for a dead one, over the same without; what a claim of "
+    "64 takes there",
+    measure,
+    (Goal("over without it", 0.9, 1.0), Goal("claim, ms", 10, 3, at_most=True)),
+)

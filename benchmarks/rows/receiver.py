@@ -1,0 +1,33 @@
+"""What the receiver carries by itself: it must be far more than is asked of it, or it would be what is measured."""
+
+from __future__ import annotations
+
+from ..row import Figure, Row, Run
+from ..servers import child
+
+CONNECTIONS = 16
+SECONDS = 1
+
+
+def measure(run: Run) -> list[Figure]:
+    figures = []
+    for metric, port, authority in (
+        ("requests/s", run.bench.ports[0], ""),
+        ("requests/s over TLS", run.bench.tls_port, run.bench.authority),
+    ):
+        rates = []
+        for _ in run.rounds:
+            load = ("-m", "benchmarks.load", str(port), authority, str(CONNECTIONS), str(SECONDS))
+            with child(*load) as process:
+                rates.append(float(process.ask()))
+        run.progress(f"receiver alone: {max(rates):,.0f} {metric}")
+        figures.append(Figure(metric, rates))
+    return figures
+
+
+ROW = Row(
+    "receiver",
+    "what the receiver answers when raw sockets do nothing but ask it, on 16 connections",
+    measure,
+    limited_by="Python's event loop in one process",
+)

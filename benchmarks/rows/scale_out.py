@@ -1,0 +1,48 @@
+"""More workers on one PostgreSQL and one Valkey, with a receiver that takes its time."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+
+from ..contestants import Engine, engine, race
+from ..row import Figure, Goal, Row, Run, ratios
+
+CONCURRENCY = 16
+DESTINATIONS = 16
+WORKERS = (1, 2, 4)
+
+
+class Scaled:
+    """Workers that are all at work when the measurement begins: one that is idle notices by its beat."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._warm_up = replace(engine, due=engine.due // 4)
+        self._engine = engine
+
+    def rate(self) -> float:
+        self._warm_up.rate()
+        return self._engine.rate()
+
+
+def measure(run: Run) -> list[Figure]:
+    bench, each = run.bench, run.size(1_600, 240)
+    urls = [bench.url("/slow/scale-out", number) for number in range(DESTINATIONS)]
+    with ExitStack() as stack:
+        contestants = {}
+        for count in WORKERS:
+            ours = engine(bench, each * count, *urls, workers=count, HUBHOOKS_CONCURRENCY=CONCURRENCY)
+            contestants[str(count)] = Scaled(stack.enter_context(ours))
+        rates = race(run, "scale-out", contestants)
+    return [
+        *(Figure(f"{count} workers, /s", values) for count, values in rates.items()),
+        *(Figure(f"{count} over 1", ratios(rates[count], rates["1"])) for count in ("2", "4")),
+    ]
+
+
+ROW = Row(
+    "scale-out",
+    "receiver that takes 100 ms, 16 threads a worker, 1, 2 and 4 workers on one PostgreSQL and Valkey",
+    measure,
+    (Goal("4 over 1", 3.8, 3.97),),
+)

@@ -1,0 +1,27 @@
+"""The embedded default, without a server of its own."""
+
+from __future__ import annotations
+
+from ..contestants import engine, race
+from ..row import Figure, Goal, Row, Run, ratios
+
+
+def measure(run: Run) -> list[Figure]:
+    due, bench = run.size(10_000, 1_500), run.bench
+    with (
+        engine(bench, due, bench.url("/sqlite"), sqlite=True) as sqlite,
+        engine(bench, due, bench.url("/postgresql")) as postgresql,
+    ):
+        rates = race(run, "sqlite", {"SQLite": sqlite, "PostgreSQL": postgresql})
+    return [
+        *(Figure(f"{name}, /s", values) for name, values in rates.items()),
+        Figure("over PostgreSQL", ratios(rates["SQLite"], rates["PostgreSQL"])),
+    ]
+
+
+ROW = Row(
+    "sqlite",
+    "`throughput` on SQLite, over the same on PostgreSQL",
+    measure,
+    (Goal("over PostgreSQL", 0.9, 1.1),),
+)

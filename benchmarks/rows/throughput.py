@@ -1,0 +1,36 @@
+"""One worker on a receiver that answers at once, beside a loop that does nothing but POST."""
+
+from __future__ import annotations
+
+from ..contestants import bare_loop, engine, race
+from ..row import Figure, Goal, Row, Run, ratios
+
+DUE, QUICK_DUE = 10_000, 1_500
+
+
+def measure(run: Run) -> list[Figure]:
+    due, bench = run.size(DUE, QUICK_DUE), run.bench
+    spread = [bench.url("/throughput/200", number) for number in range(run.size(200, 50))]
+    with (
+        engine(bench, due, bench.url("/throughput/1")) as one,
+        engine(bench, due, *spread) as many,
+        bare_loop(bench, due, bench.url("/bare")) as bare,
+    ):
+        rates = race(run, "throughput", {"one destination": one, "200 destinations": many, "bare loop": bare})
+    return [
+        *(Figure(f"{name}, /s", values) for name, values in rates.items()),
+        *(
+            Figure(f"{name} over bare loop", ratios(rates[name], rates["bare loop"]))
+            for name in ("one destination", "200 destinations")
+        ),
+    ]
+
+
+ROW = Row(
+    "throughput",
+    "deliveries/s of one worker, instant receiver, 10,000 due, full history, over `requests.Session().post` in a loop",
+    measure,
+    (Goal("one destination over bare loop", 1.2, 1.6), Goal("200 destinations over bare loop", 1.2, 1.6)),
+    "Python's interpreter lock: of the time under it a third goes into recording, a quarter into claiming, the rest "
+    "into building, sending and reading requests",
+)

@@ -1,0 +1,35 @@
+"""One worker beside what a Flask developer would write: one RQ job for each delivery."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ..contestants import engine, jobs, race
+from ..row import Figure, Goal, Row, Run, ratios
+
+
+def measure(run: Run, kind: str, due: int) -> list[Figure]:
+    bench = run.bench
+    with (
+        engine(bench, run.size(5_000, 1_000), bench.url("/ours")) as ours,
+        jobs(bench, due, bench.url("/jobs"), kind) as theirs,
+    ):
+        rates = race(run, f"vs-rq-{kind}", {"ours": ours, "theirs": theirs})
+    return [
+        *(Figure(f"{name}, /s", values) for name, values in rates.items()),
+        Figure("over theirs", ratios(rates["ours"], rates["theirs"])),
+    ]
+
+
+WORKER = Row(
+    "vs-rq-worker",
+    "deliveries/s over one RQ job for each delivery on RQ's `Worker`, modules preloaded",
+    partial(measure, kind="worker", due=100),
+    (Goal("over theirs", 25, 32),),
+)
+SIMPLE = Row(
+    "vs-rq-simple",
+    "deliveries/s over one RQ job for each delivery on RQ's `SimpleWorker`",
+    partial(measure, kind="simple", due=500),
+    (Goal("over theirs", 7, 9),),
+)
