@@ -23,6 +23,7 @@ from .host import Host, Owned
 from .processes import free_port
 
 hypothesis.settings.register_profile("busy", deadline=None)  # how long an example takes says nothing on a busy machine
+hypothesis.settings.register_profile("long", deadline=None, max_examples=2500)
 hypothesis.settings.load_profile("busy")
 
 

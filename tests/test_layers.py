@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from importlib.util import resolve_name
 from pathlib import Path
+
+import pytest
 
 import flask_hubhooks
 
@@ -69,6 +72,21 @@ def test_pytest_is_no_dependency() -> None:
     imports = {module: set(_imports(module, path, set(paths))) for module, path in paths.items()}
     assert [module for module, imported in imports.items() if "pytest" in imported] == ["flask_hubhooks.testing"]
     assert not [module for module, imported in imports.items() if "flask_hubhooks.testing" in imported]
+
+
+@pytest.mark.parametrize("page", ["guarantees.md", "security.md"])
+def test_documents_name_tests_that_exist(page: str) -> None:
+    """Every test that a page names is there; `::test_…` is of the file that was named last."""
+    tests, file = Path(__file__).parent, ""
+    names = re.findall(
+        r"`((?:\w+/)?test_\w+\.py)?(?:::(test_\w+))?`", (tests.parent / "docs" / page).read_text("utf-8")
+    )
+    for file_named, test in names:
+        file = file_named or file
+        if file_named or test:
+            defined = {getattr(each, "name", "") for each in ast.parse((tests / file).read_text("utf-8")).body}
+            assert not test or test in defined, f"{file}::{test}"
+    assert len([test for _, test in names if test]) > 20
 
 
 def _root() -> Path:

@@ -414,6 +414,20 @@ def test_without_redis(
         assert len(receiver.requests) == 1
 
 
+def test_redis_is_asked_once(make_host: MakeHost) -> None:
+    """A push asks a Redis that never answers once, and waits for it, connecting included, less than a second."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        host = make_host(redis_url=f"redis://127.0.0.1:{server.getsockname()[1]}/0")
+        host.create(URL)
+        host.push()
+        server.setblocking(False)
+        server.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            server.accept()
+        limits = host.state.redis.connection_pool.connection_kwargs
+        assert limits["socket_connect_timeout"] + limits["socket_timeout"] < 1
+
+
 def test_a_fault_of_ours_in_our_own_transaction(host: Host, caplog: pytest.LogCaptureFixture) -> None:
     """By default a fault of ours is logged, raises nothing to the host, and leaves nothing half recorded."""
     webhook = host.create(URL)

@@ -1,0 +1,327 @@
+"""What webhooks and deliveries are to do, said once more in plain Python, for the package to be held against.
+
+Times are seconds on the database's clock, but for those that end in `_here`: they are on the clock of the processes,
+which may be off.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from .delivery_records import Chain, Delivery, Hook, Push, Sent, Webhook
+
+DAY = 24 * 3600.0
+LEASE, GIVE_UP, CALLBACK_TTL, RETENTION = 60.0, 5 * DAY, 7 * DAY, 90 * DAY
+SCHEDULE = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
+
+UNSENT = {"waiting", "pending"}
+UNDER_WAY = {"pending", "awaiting_callback"}
+FAILED = {"failed", "expired"}
+
+RECEIVED, RETRY, REFUSED, GONE = "received", "retry", "refused", "gone"
+MEANING = {
+    "200": (RECEIVED, 0, 0),
+    "302": (RECEIVED, 0, 0),
+    "500": (RETRY, 0.8, 1.2),
+    "reset": (RETRY, 0.8, 1.2),
+    "429, again soon": (RETRY, 1, 1),
+    "503, again in years": (RETRY, 2, 2),
+    "301": (REFUSED, 0, 0),
+    "blocked": (REFUSED, 0, 0),
+    "410": (GONE, 0, 0),
+}
+"""What an answer means; of a retry after how many times the scheduled delay it is, at least and at most."""
+CODES = {answer: int(answer[:3]) if answer[0].isdigit() else None for answer in MEANING}
+
+
+@dataclass
+class Model:
+    now: float = 0.0
+    skew: float = 0.0
+    webhooks: list[Webhook] = field(default_factory=list)
+    pushes: list[Push] = field(default_factory=list)
+
+    @property
+    def here(self) -> float:
+        return self.now + self.skew
+
+    @property
+    def live(self) -> list[Webhook]:
+        return [each for each in self.webhooks if not each.deleted]
+
+    @property
+    def chains(self) -> list[Chain]:
+        return [chain for push in self.pushes for chain in push.chains]
+
+    def all(self) -> list[tuple[Push, Chain, Delivery]]:
+        return [(push, chain, each) for push in self.pushes for chain in push.chains for each in chain.deliveries]
+
+    # What owners do
+
+    def pause(self, webhook: Webhook) -> None:
+        webhook.active = False
+        self._cancel(
+            each for chain in self.chains if chain.webhook is webhook and not chain.is_test for each in chain.deliveries
+        )
+
+    def resume(self, webhook: Webhook) -> None:
+        webhook.active = True
+        for hook in webhook.hooks:
+            hook.failing_here = None
+
+    def delete(self, webhook: Webhook) -> None:
+        webhook.deleted = True
+        self._cancel(each for chain in self.chains if chain.webhook is webhook for each in chain.deliveries)
+
+    def set_hooks(self, webhook: Webhook, hooks: list[Hook]) -> None:
+        for gone in [each for each in webhook.hooks if each not in hooks]:
+            gone.removed = True
+            for chain in self.chains:
+                self._cancel_hook(chain, gone)
+        webhook.hooks = hooks
+
+    def set_url(self, hook: Hook, url: str) -> None:
+        if url == hook.url:
+            return
+        hook.url, hook.failing_here = url, None
+        for _, _, each in self.all():
+            if each.hook is hook and each.status in UNSENT:
+                each.destination = hook.destination
+
+    def _cancel(self, deliveries: Iterable[Delivery]) -> None:
+        for each in deliveries:
+            if each.status in UNSENT:
+                each.end("cancelled", self.now)
+
+    def _cancel_hook(self, chain: Chain, hook: Hook) -> None:
+        """What the hook has not sent, and what waits for it or for its callback."""
+        for position, each in enumerate(chain.deliveries):
+            if each.hook is hook and each.status in UNSENT | UNDER_WAY:
+                self._cancel(chain.deliveries[position:])
+
+    # Pushes and rounds
+
+    def chain(self, webhook: Webhook, is_test: bool = False, most: int | None = None) -> Chain:
+        """A chain request as it is to be for a push now; `record` makes it count."""
+        last = len(webhook.hooks) - 1
+        final = last > 0 if webhook.final_callback is None else webhook.final_callback
+        deliveries = [
+            Delivery(hook, position < last or final, hook.destination) for position, hook in enumerate(webhook.hooks)
+        ]
+        return Chain(webhook, deliveries[:most], is_test)
+
+    def record(self, tag: str, event_id: str | None, chains: list[Chain]) -> Push | None:
+        if not chains or (event_id and any(push.event_id == event_id for push in self.pushes)):
+            return None
+        for chain in chains:
+            self._make_due(chain.deliveries[0])
+        self.pushes.append(Push(tag, event_id, chains, self.here))
+        return self.pushes[-1]
+
+    def _make_due(self, delivery: Delivery) -> None:
+        delivery.status, delivery.due, delivery.give_up = "pending", self.now, self.now + GIVE_UP
+
+    def redeliver(self, chain: Chain, position: int) -> int:
+        """Begin a round, or not; returns the HTTP status."""
+        if chain.webhook.deleted:
+            return 404
+        on_the_wire = any(each.leased(self.now) for each in chain.deliveries)
+        too_early = any(each.status in UNDER_WAY | {"waiting"} for each in chain.deliveries[:position])
+        if not chain.webhook.active or chain.deliveries[position].hook.removed or on_the_wire or too_early:
+            return 409
+        self._begin_round(chain, position)
+        return 202
+
+    def _begin_round(self, chain: Chain, position: int) -> None:
+        chain.start = position
+        for each in chain.deliveries[position:]:
+            fresh = Delivery(each.hook, each.callback_expected, each.hook.destination, each.id)
+            fresh.round, fresh.attempts = each.round + 1, each.attempts
+            vars(each).update(vars(fresh))
+        self._make_due(chain.deliveries[position])
+
+    def recover(self, webhook: Webhook, since: float) -> int:
+        """Begin a round wherever something was lost; returns how many."""
+        lost = [
+            (chain, position)
+            for chain in self.chains
+            for position in [self._lost(chain, since)]
+            if chain.webhook is webhook and position is not None
+        ]
+        for chain, position in lost:
+            self._begin_round(chain, position)
+        return len(lost)
+
+    def _lost(self, chain: Chain, since: float) -> int | None:
+        for position, each in enumerate(chain.deliveries):
+            if each.hook.removed:
+                return None
+            if each.status != "succeeded":
+                ours = each.status in ("failed", "cancelled") and each.received is None
+                late = each.finished is not None and each.finished >= since
+                held = chain.is_test or any(other.leased(self.now) for other in chain.deliveries)
+                return position if ours and late and not held else None
+        return None
+
+    # What workers do
+
+    def due(self, left_out: set[str]) -> list[tuple[Push, Chain, Delivery]]:
+        return [
+            (push, chain, each)
+            for push, chain, each in self.all()
+            if each.status == "pending"
+            and isinstance(each.due, float)
+            and each.due <= self.now
+            and each.destination not in left_out
+        ]
+
+    def sendable(self, chain: Chain, delivery: Delivery) -> bool:
+        return not chain.switched_off(delivery) and delivery.give_up is not None and delivery.give_up > self.now
+
+    def end_unsendable(self, chain: Chain, delivery: Delivery) -> None:
+        delivery.end("cancelled" if chain.switched_off(delivery) else "failed", self.now)
+        self._advance(chain)
+
+    def claimed(self, push: Push, chain: Chain, delivery: Delivery, token: uuid.UUID) -> Sent:
+        delivery.token, delivery.due = token, self.now + LEASE
+        first = "test" if chain.is_test else "push"
+        trigger = (
+            "retry"
+            if delivery.step
+            else "redelivery"
+            if delivery.round > 1
+            else "chain"
+            if chain.deliveries.index(delivery)
+            else first
+        )
+        return Sent(delivery, chain, push, token, delivery.round, delivery.step, delivery.hook.url, trigger)
+
+    def let_go(self, sent: Sent, delay: float) -> None:
+        if sent.delivery.token == sent.token:
+            sent.delivery.token, sent.delivery.due = None, self.now + delay
+
+    def answered(self, answers: Sequence[tuple[Sent, str]]) -> None:
+        """What a worker writes in one transaction of what it sent, in time or too late."""
+        known = [(sent, answer) for sent, answer in answers if not sent.push.forgotten]
+        held = [(sent, answer) for sent, answer in known if self._holds(sent)]
+        for sent, answer in known:
+            sent.delivery.attempts.append((sent.round, sent.trigger, sent.url, answer))
+            if MEANING[answer][0] == RECEIVED and (sent.delivery.status, sent.delivery.round) == (
+                "cancelled",
+                sent.round,
+            ):
+                sent.delivery.received = self.now
+        stale = [
+            sent
+            for sent, answer in held
+            if MEANING[answer][0] != RECEIVED and sent.url != sent.delivery.hook.url and not sent.chain.is_test
+        ]
+        for sent, answer in held:
+            self._move(sent, answer, sent in stale)
+        for sent, _ in held:
+            self._advance(sent.chain)
+        self._note_health(
+            [(sent, MEANING[answer][0]) for sent, answer in held if sent not in stale and not sent.chain.is_test]
+        )
+
+    def _holds(self, sent: Sent) -> bool:
+        delivery = sent.delivery
+        return (delivery.token, delivery.round, delivery.status) == (sent.token, sent.round, "pending")
+
+    def _move(self, sent: Sent, answer: str, stale: bool) -> None:
+        delivery, (meaning, least, most) = sent.delivery, MEANING[answer]
+        if meaning == RECEIVED:
+            delivery.received = self.now
+            if not delivery.callback_expected:
+                return delivery.end("succeeded", self.now)
+            delivery.status, delivery.token, delivery.due = "awaiting_callback", None, None
+            delivery.give_up = self.now + CALLBACK_TTL
+            return None
+        delivery.step += 1
+        used_up = sent.step == len(SCHEDULE) or sent.chain.is_test
+        if stale:
+            delivery.token, delivery.due = None, self.now
+        elif meaning == RETRY and not used_up:
+            delay = SCHEDULE[sent.step]
+            delivery.token, delivery.due = None, (self.now + least * delay, self.now + most * delay)
+        else:
+            delivery.end("failed", self.now)
+        return None
+
+    def _note_health(self, told: list[tuple[Sent, str]]) -> None:
+        well = {sent.delivery.hook for sent, meaning in told if meaning == RECEIVED}
+        for hook in well:
+            hook.failing_here = None
+        for sent, meaning in told:
+            hook = sent.delivery.hook
+            if meaning != RECEIVED and hook not in well and hook.failing_here is None:
+                hook.failing_here = self.here
+        for sent, meaning in told:
+            hook = sent.delivery.hook
+            too_long = hook.failing_here is not None and hook.failing_here <= self.here - GIVE_UP
+            if (
+                (meaning == GONE or (meaning != RECEIVED and hook not in well and too_long))
+                and not sent.chain.webhook.deleted
+                and sent.chain.webhook.active
+            ):
+                self.pause(sent.chain.webhook)
+
+    def sweep(self) -> None:
+        """End what is overdue and not on the wire."""
+        for _, chain, each in self.all():
+            if (
+                each.status in UNDER_WAY
+                and each.give_up is not None
+                and each.give_up <= self.now
+                and not each.leased(self.now)
+            ):
+                each.end("failed" if each.status == "pending" else "expired", self.now)
+                self._advance(chain)
+
+    def _advance(self, chain: Chain) -> None:
+        """Carry a chain on after the last that succeeded, or end what waits behind what did not."""
+        for position, each in enumerate(chain.deliveries[1:], 1):
+            before = [other.status for other in chain.deliveries[:position]]
+            if each.status != "waiting" or UNDER_WAY & set(before):
+                continue
+            if before[-1] == "succeeded":
+                if chain.switched_off(each):
+                    each.end("cancelled", self.now)
+                else:
+                    self._make_due(each)
+            else:
+                each.end("skipped" if before[-1] in FAILED | {"skipped"} else "cancelled", self.now)
+
+    def prune(self) -> None:
+        before = self.here - RETENTION
+        for push in self.pushes:
+            deliveries = [each for chain in push.chains for each in chain.deliveries]
+            old = all(each.finished is not None and each.finished < before for each in deliveries)
+            push.forgotten = old and push.made_here < before
+        self.pushes = [push for push in self.pushes if not push.forgotten]
+
+    # What receivers do
+
+    def callback(self, push: Push, chain: Chain, delivery: Delivery, round_: int, state: str) -> int:
+        """Let it decide, or not; returns the HTTP status."""
+        if push.forgotten:
+            return 404
+        if round_ != delivery.round:
+            return 409
+        if delivery.said:
+            return 200 if delivery.said == state else 409
+        if delivery.status not in ("pending", "awaiting_callback", "succeeded"):
+            return 410
+        ends = delivery.finished is None
+        succeeds = state == "success" or not delivery.callback_expected
+        delivery.status, delivery.said = "succeeded" if succeeds else "failed", state
+        delivery.token = delivery.due = None
+        delivery.received = self.now if delivery.received is None else delivery.received
+        delivery.finished = self.now if delivery.finished is None else delivery.finished
+        if not chain.is_test:
+            delivery.hook.failing_here = None
+        if ends:
+            self._advance(chain)
+        return 200

@@ -1,0 +1,102 @@
+"""Webhooks, pushes and deliveries as the model knows them, without any database.
+
+Times are seconds on the database's clock, but for those that end in `_here`: they are on the clock of the processes,
+which may be off.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+
+UNKNOWN = uuid.UUID(int=0)
+
+
+@dataclass(eq=False)
+class Hook:
+    id: int
+    url: str
+    failing_here: float | None = None
+    removed: bool = False
+
+    @property
+    def destination(self) -> str:
+        return self.url.removesuffix("/hook")
+
+
+@dataclass(eq=False)
+class Webhook:
+    id: int
+    hooks: list[Hook]
+    only_versions: bool
+    """Its tag filter is `v*`."""
+    final_callback: bool | None
+    active: bool = True
+    deleted: bool = False
+
+    def wants(self, tag: str) -> bool:
+        return self.active and not self.deleted and bool(self.hooks) and (tag.startswith("v") or not self.only_versions)
+
+
+@dataclass(eq=False)
+class Delivery:
+    hook: Hook
+    callback_expected: bool
+    destination: str
+    id: uuid.UUID = UNKNOWN
+    status: str = "waiting"
+    round: int = 1
+    step: int = 0
+    due: float | tuple[float, float] | None = None
+    """Two times: at some time between them, which the package chooses."""
+    give_up: float | None = None
+    token: uuid.UUID | None = None
+    received: float | None = None
+    finished: float | None = None
+    said: str = ""
+    """The state that its callback told."""
+    attempts: list[tuple[int, str, str, str]] = field(default_factory=list)
+    """Of each attempt the round, the trigger, the URL and the answer."""
+
+    def end(self, status: str, now: float) -> None:
+        self.status, self.finished = status, now
+        self.due = self.give_up = self.token = None
+
+    def leased(self, now: float) -> bool:
+        return self.token is not None and isinstance(self.due, float) and self.due > now
+
+
+@dataclass(eq=False)
+class Chain:
+    webhook: Webhook
+    deliveries: list[Delivery]
+    is_test: bool
+    start: int = 0
+    """Which of them was pushed or redelivered last."""
+
+    def switched_off(self, delivery: Delivery) -> bool:
+        off = self.webhook.deleted or delivery.hook.removed
+        return off or not (self.webhook.active or self.is_test)
+
+
+@dataclass(eq=False)
+class Push:
+    tag: str
+    event_id: str | None
+    chains: list[Chain]
+    made_here: float
+    forgotten: bool = False
+
+
+@dataclass(eq=False)
+class Sent:
+    """One POST of a delivery, as it was when it was claimed."""
+
+    delivery: Delivery
+    chain: Chain
+    push: Push
+    token: uuid.UUID
+    round: int
+    step: int
+    url: str
+    trigger: str
