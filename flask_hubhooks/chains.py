@@ -45,10 +45,14 @@ def outcome(states: Iterable[Status]) -> Status:
     return next((each for each in states if each != Status.SUCCEEDED), Status.SUCCEEDED)
 
 
-def sendable_now() -> dict[str, Any]:
+HEAD_START_S = 30 * 24 * 3600.0
+"""What a person waits for is due since so long ago, before all else: nothing else is pending for more than 5 days."""
+
+
+def sendable_now(*, urgent: bool = False) -> dict[str, Any]:
     return {
         "status": Status.PENDING,
-        "next_attempt_at": now_plus(literal(0.0)),
+        "next_attempt_at": now_plus(literal(-HEAD_START_S if urgent else 0.0)),
         "give_up_at": now_plus(literal(GIVE_UP_AFTER.total_seconds())),
     }
 

@@ -41,7 +41,7 @@ def redeliver(session: Session, delivery: Delivery) -> None:
         raise NotNow("a delivery of this chain is being sent: try again in a moment")
     if any(each.position < delivery.position and each.status in UNDER_WAY for each in chain):
         raise NotNow("the chain has not come this far yet: an earlier hook is still under way")
-    _begin_round(session, [delivery])
+    _begin_round(session, [delivery], urgent=True)
 
 
 def _on_the_wire(rows: FromClause) -> ColumnElement[bool]:
@@ -94,7 +94,7 @@ def _undelivered(webhook: Webhook, since: datetime, until: datetime | None) -> C
     )
 
 
-def _begin_round(session: Session, first: Sequence[Delivery]) -> None:
+def _begin_round(session: Session, first: Sequence[Delivery], *, urgent: bool = False) -> None:
     """Make these due at once, and have what follows them wait."""
     ids = [each.id for each in first]
     start = aliased(Delivery)
@@ -106,7 +106,7 @@ def _begin_round(session: Session, first: Sequence[Delivery]) -> None:
     )
     of_pushes = deliveries.c.push_id.in_({each.push_id for each in first})
     session.execute(update(deliveries).where(of_pushes, following).values(_NEW_ROUND))
-    session.execute(update(deliveries).where(deliveries.c.id.in_(ids)).values(sendable_now()))
+    session.execute(update(deliveries).where(deliveries.c.id.in_(ids)).values(sendable_now(urgent=urgent)))
 
 
 _NEW_ROUND: dict[str, Any] = {

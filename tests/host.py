@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from blinker import Signal
 from flask import Flask, abort, request
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import literal, update
+from sqlalchemy import event, literal, update
 from sqlalchemy.orm import Session
 from werkzeug.routing import Rule
 from werkzeug.test import TestResponse
@@ -114,6 +114,21 @@ class Host:
         """Run the job that workers run, on its threads and with Redis: it ends when nothing is due."""
         with self.app.app_context():
             deliver_due()
+
+    @contextmanager
+    def listening(self, note: Callable[[str, object, object], None]) -> Iterator[None]:
+        """Call it with each statement that a later session is about to execute, its parameters and its cursor."""
+
+        def before(_connection: object, cursor: object, statement: str, parameters: object, *_: object) -> None:
+            note(statement, parameters, cursor)
+
+        with self.app.app_context():
+            engine = self.db.engine  # older releases of SQLAlchemy tell nothing of what is derived from it
+        event.listen(engine, "before_cursor_execute", before)
+        try:
+            yield
+        finally:
+            event.remove(engine, "before_cursor_execute", before)
 
     @contextmanager
     def writing(self) -> Iterator[Session]:

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 import trustme
 from blinker import Signal
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from flask_hubhooks.database import utcnow
 from flask_hubhooks.delivery import claims, dispatcher
@@ -411,6 +411,35 @@ def test_failing_for_five_days(host: Host) -> None:
     assert [each["webhook"].id for each in told] == [webhook["id"]]
 
 
+def test_each_hook_of_a_chain_fails_for_itself(host: Host) -> None:
+    """A first hook that is well does not hide that the second has failed for five days; once enabled it begins anew."""
+    with Receiver() as first, Receiver(500) as second:
+        webhook = host.create(first.url, second.url, expect_final_callback=False)
+        for number in range(2):
+            host.push(tag=f"v{number}")
+            host.deliver()
+            assert host.call_back(first.requests[number].body).status_code == 200
+            host.deliver()
+            since = [each["failing_since"] for each in host.api("GET", path(webhook)).get_json()["hooks"]]
+            assert since[0] is None and since[1] is not None
+            with host.writing() as session:
+                failing = update(Hook).where(Hook.failing_since.is_not(None))
+                session.execute(failing.values(failing_since=utcnow() - timedelta(days=5, minutes=1)))
+    disabled = host.api("GET", path(webhook)).get_json()
+    assert not disabled["active"]
+    assert f"127.0.0.1:{second.port} have failed since" in disabled["disabled_reason"]
+    assert [each["state"] for each in host.history(webhook)] == ["succeeded", "cancelled"] * 2
+    enabled = host.api("PATCH", path(webhook), json={"active": True}).get_json()
+    assert [each["failing_since"] for each in enabled["hooks"]] == [None, None]
+    recovered = host.api("POST", f"{path(webhook)}recover/", json={"since": "2020-01-01T00:00:00Z"}).get_json()
+    assert recovered == {"recovered": 2, "remaining": 0}
+    assert [each["state"] for each in host.history(webhook)] == ["succeeded", "pending"] * 2
+
+
+def path(webhook: dict[str, Any]) -> str:
+    return f"acme/app/webhooks/{webhook['id']}/"
+
+
 def test_failing_for_less_than_five_days(host: Host) -> None:
     """Within five days of failing a webhook stays active, and what is received later ends the failing."""
     with Receiver(500, 200) as receiver:
@@ -717,7 +746,7 @@ def test_let_go(host: Host) -> None:
         host.push()
         with host.writing() as session:
             taken = claims.claim(session, 10)[0]
-            claims.let_go(session, taken, 0.0, "")
+            claims.let_go(session, [claims.Unsent(each) for each in taken])
         host.deliver()
         assert len(receiver.requests) == 1
     assert only(host, webhook)["attempts"][0]["trigger"] == "push"

@@ -14,11 +14,11 @@ from sqlalchemy.orm import Session
 
 from flask_hubhooks.database import utcnow
 from flask_hubhooks.delivery import claims, recording
-from flask_hubhooks.delivery.claims import Claim
+from flask_hubhooks.delivery.claims import Claim, Unsent
 from flask_hubhooks.delivery.recording import Result
 from flask_hubhooks.delivery.retry import judge
 from flask_hubhooks.delivery.transport import Outcome
-from flask_hubhooks.models import Hook, Webhook
+from flask_hubhooks.models import Delivery, Hook, Webhook
 
 from .host import Host
 from .receivers import Connection, Receiver, Request, poll
@@ -88,6 +88,20 @@ def test_attempts_of_a_worker_and_its_successor_are_both_kept(host: Host) -> Non
     assert [each["response"]["status_code"] for each in host.details(webhook, delivery)["attempts"]] == [500, 200]
 
 
+def test_a_lost_lease_gives_nothing_back(host: Host) -> None:
+    """Who lost a lease, and gives the delivery back, does not take it from the successor."""
+    host.create("http://127.0.0.1:9/")
+    host.push()
+    with host.writing() as session:
+        (lost,) = claims.claim(session, 5)[0]
+    host.make_due()
+    with host.writing() as session:
+        (held,) = claims.claim(session, 5)[0]
+    with host.writing() as session:
+        claims.let_go(session, [Unsent(lost)])
+        assert session.scalars(select(Delivery.lease_token)).one() == held.lease_token
+
+
 @pytest.mark.parametrize("database_uri", ["postgresql"], indirect=True)
 def test_deleting_a_webhook_that_is_just_being_disabled(host: Host) -> None:
     """Deleting and disabling at the same moment wait for each other, and neither fails."""
@@ -106,6 +120,28 @@ def test_deleting_a_webhook_that_is_just_being_disabled(host: Host) -> None:
     assert answers == [204]
 
 
+def test_many_that_fail_together(host: Host) -> None:
+    """However many fail or are given back at once, each by its own delay, writing it takes as many statements."""
+    webhook = host.create("http://127.0.0.1:9/")
+    counts = [statements_of_failures(host, together) for together in (2, 30)]
+    assert counts[0] == counts[1] < 15
+    due = [each["next_attempt_at"] for each in host.history(webhook)]
+    assert len(set(due)) == len(due) > 20
+
+
+def statements_of_failures(host: Host, together: int) -> int:
+    """How many statements it takes to record so many failures, and to give as many claims back."""
+    for _ in range(2 * together):
+        host.push()
+    with host.writing() as session:
+        taken = claims.claim(session, 100)[0]
+    statements: list[str] = []
+    with host.listening(lambda statement, *_: statements.append(statement)), host.writing() as session:
+        recording.record(session, [result(each, 500) for each in taken[:together]], 60)
+        claims.let_go(session, [Unsent(each, 60.0 + number) for number, each in enumerate(taken[together:])])
+    return len(statements)
+
+
 def test_a_success_ends_failing_whichever_was_claimed_first(host: Host) -> None:
     """A hook is well after a success, though the success was claimed before the failure was recorded."""
     webhook = host.create("http://127.0.0.1:9/")
@@ -119,6 +155,21 @@ def test_a_success_ends_failing_whichever_was_claimed_first(host: Host) -> None:
         recording.record(session, [result(second)], 60)
     (hook,) = host.api("GET", f"acme/app/webhooks/{webhook['id']}/").get_json()["hooks"]
     assert hook["failing_since"] is None
+
+
+def test_a_success_ends_failing_of_its_own_hook_alone(host: Host) -> None:
+    """Where one hook is well and another fails in the same moment, the other has failed since then."""
+    host.create("http://127.0.0.1:9/", name="well")
+    host.create("http://127.0.0.1:9/", name="failing")
+    host.push()
+    with host.writing() as session:
+        well, failing = sorted(claims.claim(session, 5)[0], key=lambda claim: claim.hook_id)
+    with host.writing() as session:
+        recording.record(session, [result(well), result(failing, 500)], 60)
+        assert [each is not None for each in session.scalars(select(Hook.failing_since).order_by(Hook.id))] == [
+            False,
+            True,
+        ]
 
 
 def test_a_late_failure_does_not_disable_a_hook_that_is_well_again(host: Host) -> None:

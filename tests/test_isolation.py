@@ -9,10 +9,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import event, select, text
+from sqlalchemy import select, text
 
 from flask_hubhooks.database import utcnow
 from flask_hubhooks.delivery import breaker, claims, dispatcher
+from flask_hubhooks.delivery.caps import CAP
 from flask_hubhooks.delivery.jobs import dispatchers
 from flask_hubhooks.models import Delivery, Status
 
@@ -46,6 +47,14 @@ def running(host: Host) -> Iterator[None]:
     assert not job.is_alive()
 
 
+class Clock:
+    """The breakers' clock, which stands still until it is put forward."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(breaker, "monotonic", lambda: self.now)
+
+
 def push_to(host: Host, url: str, pushes: int, repository: str = "acme/app") -> dict[str, Any]:
     webhook = host.create(url, repository=repository)
     for number in range(pushes):
@@ -56,17 +65,6 @@ def push_to(host: Host, url: str, pushes: int, repository: str = "acme/app") -> 
 def stored(host: Host, status: Status) -> list[Delivery]:
     with host.writing() as session:
         return list(session.scalars(select(Delivery).where(Delivery.status == status).order_by(Delivery.id)))
-
-
-def run_until(host: Host, condition: Callable[[], object]) -> None:
-    """Let time pass for all that is put off, and run the job, again and again."""
-
-    def come_to_hold() -> object:
-        host.make_due()
-        host.run_job()
-        return condition()
-
-    poll(come_to_hold)
 
 
 # Caps
@@ -81,12 +79,15 @@ def test_one_that_hangs(host: Host) -> None:
         with running(host):
             healthy.wait_for(20)
             poll(lambda: len(stored(host, Status.SUCCEEDED)) == 20)
+            host.push("acme/hanging", tag="later")
             host.push("acme/healthy")
             healthy.wait_for(21)
+            waiting = [each for each in stored(host, Status.PENDING) if f":{hanging.port}" in each.destination]
+            assert waiting[-1].lease_token is None, "nothing more is claimed for it"
             assert len(hanging.requests) == 1
             gate.opened.set()
-    assert len(hanging.requests) == 5
-    assert len(stored(host, Status.SUCCEEDED)) == 26
+    assert len(hanging.requests) == 6
+    assert len(stored(host, Status.SUCCEEDED)) == 27
 
 
 def test_many_that_hang(make_host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,22 +111,20 @@ def test_many_that_hang(make_host: Callable[..., Host], monkeypatch: pytest.Monk
 
 
 def test_cap_falls(host: Host) -> None:
-    """After a failure a destination has one request on the wire again, whatever its cap had grown to."""
-    gate = Gate()
-    with Receiver(200, 200, 200, 500, gate) as receiver, Receiver() as other:
-        push_to(host, receiver.url, 4)
-        host.run_job()
-        assert len(receiver.requests) == 4
-        push_to(host, other.url, 1, "acme/other")
-        for number in range(3):
-            host.push(tag=f"w{number}")
+    """After a failure nothing more is sent until all that is on the wire to the destination is answered."""
+    failing, good = Gate(500), Gate()
+    with Receiver(200, 200, 200, 200, failing, good) as receiver, Receiver() as other:
+        push_to(host, receiver.url, 20)
         with running(host):
-            receiver.wait_for(5)
+            receiver.wait_for(9)
+            failing.opened.set()
+            poll(lambda: any(each.retry_step for each in stored(host, Status.PENDING)))
+            push_to(host, other.url, 1, "acme/other")
             other.wait_for(1)
-            poll(lambda: len(stored(host, Status.SUCCEEDED)) == 4)
-            assert len(receiver.requests) == 5
-            gate.opened.set()
-    assert len(receiver.requests) == 7
+            poll(lambda: len(stored(host, Status.SUCCEEDED)) == 5)
+            assert len(receiver.requests) == 9
+            good.opened.set()
+    assert len(receiver.requests) == 20
 
 
 def test_paused_while_its_deliveries_wait(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,44 +186,62 @@ def test_breaker_opens(host: Host, caplog: pytest.LogCaptureFixture) -> None:
     assert f"destination http://127.0.0.1:{receiver.port} has not answered 3 times in a row" in caplog.text
 
 
+def test_breaker_opens_once(host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """What was on the wire before the breaker opened, and fails after it, does not keep it open for longer."""
+    Clock(monkeypatch)
+    gate = Gate()
+
+    def close_later(request: Request, connection: Connection) -> None:
+        gate(request, connection)
+
+    with Receiver(200, 200, 200, 200, close_later) as receiver:
+        push_to(host, receiver.url, 20)
+        with running(host):
+            receiver.wait_for(9)
+            gate.opened.set()
+    assert len(receiver.requests) == 9
+    assert len(stored(host, Status.SUCCEEDED)) == 4
+    assert caplog.text.count("(breaker open)") == 1
+
+
 def test_breaker_closes(host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """When it was open for a while one delivery is tried; once that is answered, all are sent. The log tells each."""
     caplog.set_level("INFO")
-    monkeypatch.setattr(breaker, "OPEN_S", (0.05,))
-    gate = Gate()
+    clock, gate = Clock(monkeypatch), Gate()
     with Receiver(close, close, close, gate) as receiver, Receiver() as other:
         push_to(host, receiver.url, 8)
         host.run_job()
+        host.make_due()
+        host.run_job()
         assert len(receiver.requests) == 3
         push_to(host, other.url, 3, "acme/other")
-
-        def probe() -> None:
-            run_until(host, lambda: len(receiver.requests) > 3)
-
-        probing = threading.Thread(target=probe)
-        probing.start()
-        receiver.wait_for(4)
-        other.wait_for(3)
-        poll(lambda: len(stored(host, Status.SUCCEEDED)) == 3)
-        assert len(receiver.requests) == 4
-        gate.opened.set()
-        probing.join(20)
-        run_until(host, lambda: len(stored(host, Status.SUCCEEDED)) == 11)
+        clock.now += 1.2 * breaker.OPEN_S[0]
+        host.make_due()
+        with running(host):
+            receiver.wait_for(4)
+            other.wait_for(3)
+            poll(lambda: len(stored(host, Status.SUCCEEDED)) == 3)
+            assert len(receiver.requests) == 4
+            gate.opened.set()
+        host.make_due()
+        host.run_job()
+        assert len(stored(host, Status.SUCCEEDED)) == 11
     said = [each.getMessage().rpartition("(breaker ")[2] for each in caplog.records if "(breaker " in each.getMessage()]
     assert said == ["open)", "half-open)", "closed)"]
 
 
 def test_breaker_opens_again(host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """A probe that fails opens it again, for longer."""
-    monkeypatch.setattr(breaker, "OPEN_S", (0.05, 500.0))
+    clock = Clock(monkeypatch)
     with Receiver(close) as receiver:
         push_to(host, receiver.url, 8)
         host.run_job()
-        run_until(host, lambda: len(receiver.requests) > 3)
-        host.make_due()
-        host.run_job()
-        assert len(receiver.requests) == 4
-    assert caplog.text.count("(breaker open)") == 2
+        for requests in (4, 4, 5):
+            clock.now += 1.2 * breaker.OPEN_S[0]
+            host.make_due()
+            host.run_job()
+            assert len(receiver.requests) == requests
+    assert caplog.text.count("(breaker open)") == 3
 
 
 def busy(request: Request, connection: Connection) -> bytes:
@@ -252,6 +269,20 @@ def test_failures_in_a_row(host: Host) -> None:
         assert len(receiver.requests) == 6
 
 
+def test_failures_of_long_ago(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When nothing was sent to a destination for more than an hour its failures are counted anew."""
+    clock = Clock(monkeypatch)
+    with Receiver(close) as receiver:
+        for requests in (2, 4):
+            push_to(host, receiver.url, 2, f"acme/{requests}")
+            host.run_job()
+            assert len(receiver.requests) == requests
+            clock.now += 3601
+        push_to(host, receiver.url, 4, "acme/more")
+        host.run_job()
+        assert len(receiver.requests) == 7
+
+
 def test_tests_do_not_count(host: Host) -> None:
     """Test pushes that fail count for no breaker."""
     with Receiver(close) as receiver:
@@ -275,6 +306,55 @@ def test_given_up_while_held_back(host: Host) -> None:
     assert {(each["state"], each["reason"]) for each in host.history(webhook)} == {
         ("failed", "not delivered within 5 days")
     }
+
+
+# What a person waits for
+
+
+def ask_for(host: Host, webhook: dict[str, Any], what: str) -> dict[str, Any]:
+    """Send a test push, or the first delivery again; returns the delivery as it stands then."""
+    path = "test/" if what == "test" else f"history/{host.history(webhook)[-1]['id']}/redeliver/"
+    assert host.api("POST", f"acme/app/webhooks/{webhook['id']}/{path}").status_code == 202
+    return host.history(webhook)[0 if what == "test" else -1]
+
+
+@pytest.mark.parametrize(("what", "requests"), [("test", 4), ("redelivery", 11)])
+def test_past_a_breaker(host: Host, monkeypatch: pytest.MonkeyPatch, what: str, requests: int) -> None:
+    """A test or redelivery goes at once where a breaker is open, alone; a redelivery that is answered closes it."""
+    Clock(monkeypatch)
+    with Receiver(close, close, close, 200) as receiver:
+        webhook = push_to(host, receiver.url, 8)
+        host.run_job()
+        asked_for = ask_for(host, webhook, what)
+        assert asked_for["next_attempt_at"] >= asked_for["created_at"]
+        host.run_job()
+        assert receiver.requests[3].headers["webhook-id"] == asked_for["id"]
+        host.make_due()
+        host.run_job()
+    assert len(receiver.requests) == requests
+
+
+@pytest.mark.parametrize("what", ["test", "redelivery"])
+def test_past_one_that_hangs(host: Host, what: str) -> None:
+    """A test or redelivery waits neither for the request before it nor for a backlog, up to eight of them together."""
+    gate = Gate()
+    with Receiver(200, gate) as receiver:
+        webhook = push_to(host, receiver.url, 1)
+        host.run_job()
+        for number in range(20):
+            host.push(tag=f"w{number}")
+        with running(host):
+            receiver.wait_for(2)
+            asked_for = ask_for(host, webhook, what)
+            receiver.wait_for(3)
+            assert receiver.requests[2].headers["webhook-id"] == asked_for["id"]
+            for _ in range(8):
+                ask_for(host, webhook, "test")
+            poll(lambda: not any(each.lease_token is None for each in stored(host, Status.PENDING)[-8:]))
+            receiver.wait_for(1 + CAP)
+            assert len(receiver.requests) == 1 + CAP
+            gate.opened.set()
+    assert not stored(host, Status.PENDING)
 
 
 # Claims
@@ -334,19 +414,18 @@ def test_claims_stay_flat(host: Host, analyzed: bool) -> None:
     with host.app.app_context(), host.db.engine.begin() as connection:
         connection.execute(text("ANALYZE" if analyzed else "SELECT 1"))
     plans: list[dict[str, Any]] = []
-    with host.writing() as session:
-        connection = session.connection()
 
-        def explain(_connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+    def explain(statement: str, parameters: Any, cursor: Any) -> None:
+        if not statement.startswith("SAVEPOINT"):
             cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters)
             plans.extend(nodes(cursor.fetchone()[0][0]["Plan"]))
             cursor.execute("ROLLBACK TO SAVEPOINT before; SAVEPOINT before")
 
+    with host.listening(explain), host.writing() as session:
         session.execute(text("SAVEPOINT before"))
-        event.listen(connection, "before_cursor_execute", explain)
         claims.anything_due(session)
-        taken, _ = claims.claim(session, 64, {"http://dead.example.com:80"})
-        claims.expire_overdue(session, 64)
+        taken, _ = claims.claim(session, 512, {"http://dead.example.com:80"})
+        claims.expire_overdue(session, 512)
     assert len(taken) == 6
     read = {each["Index Name"] for each in plans if "Index Name" in each}
     assert {"ix_hubhooks_delivery_due", "ix_hubhooks_delivery_overdue"} <= read

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,12 @@ from typing import Any
 
 import pytest
 from sqlalchemy.engine import make_url
+
+from flask_hubhooks.database import utcnow
+from flask_hubhooks.delivery import claims, recording
+from flask_hubhooks.delivery.recording import Result
+from flask_hubhooks.delivery.retry import judge
+from flask_hubhooks.delivery.transport import Outcome
 
 from .host import Host
 from .processes import Process
@@ -74,6 +81,35 @@ def test_nobody_finds_it_locked(
         poll(lambda: awaiting(host) == THREADS * PUSHES)
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
     assert [process.log for process in started] == ["hubhooks: delivering from queue 'hubhooks'\n"] * 2
+
+
+@pytest.mark.parametrize("database_uri", ["delete", "wal"], indirect=True)
+def test_who_writes_later_waits_before_it_reads(make_host: Callable[..., Host]) -> None:
+    """Two who record attempts of one delivery at once number them one after the other."""
+    host = make_host()
+    webhook = host.create("http://127.0.0.1:9/")
+    host.push()
+    with host.writing() as session:
+        (claim,) = claims.claim(session, 5)[0]
+    other_writes = threading.Event()
+
+    def note(statement: str, *_: object) -> None:
+        if threading.current_thread() is other and not statement.startswith("SELECT"):
+            other_writes.set()
+
+    def record() -> None:
+        outcome = Outcome(utcnow(), 1, 500)
+        with host.writing() as session:
+            recording.record(session, [Result(claim, {}, outcome, judge(outcome, 0))], 60)
+            if threading.current_thread() is not other:
+                other.start()
+                assert other_writes.wait(10)
+
+    other = threading.Thread(target=record)
+    with host.listening(note):
+        record()
+        other.join(10)
+    assert host.history(webhook)[0]["attempt_count"] == 2
 
 
 def answers(host: Host, webhook: dict[str, Any], number: int) -> None:

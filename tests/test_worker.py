@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,19 @@ class Postgres:
     def start(self) -> None:
         self._server.ensure_postgres_running()
 
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Its connections stand meanwhile, and nothing is answered."""
+        server = self._server.get_postmaster_info().process
+        all_ = [server, *server.children()]
+        for each in all_:
+            each.suspend()
+        try:
+            yield
+        finally:
+            for each in all_:
+                each.resume()
+
 
 @pytest.fixture
 def postgres() -> Iterator[Postgres]:
@@ -78,9 +92,11 @@ def start(database_uri: str, redis_url: str, tmp_path: Path) -> Iterator[Start]:
     """A function that starts `python -m …` on the test's database and broker."""
     processes: list[Process] = []
 
-    def run(*command: str, redis_url: str = redis_url, database_uri: str = database_uri) -> Process:
+    def run(
+        *command: str, redis_url: str = redis_url, database_uri: str = database_uri, app: str = "tests.worker_app"
+    ) -> Process:
         environment = {
-            "FLASK_APP": "tests.worker_app",
+            "FLASK_APP": app,
             "FLASK_SQLALCHEMY_DATABASE_URI": database_uri,
             "FLASK_HUBHOOKS_REDIS_URL": redis_url,
         }
@@ -394,6 +410,34 @@ def test_stopped_while_waiting_for_postgresql(postgres: Postgres, make_host: Mak
     assert process.ends() == 0
     assert worker("--burst").ends() == 1
     assert len(told(process)) == 1
+
+
+IMPATIENT = """
+from flask_hubhooks.delivery import worker
+from tests.worker_app import app
+worker.STOP_S = 3.0
+"""
+
+
+@killable
+def test_stopped_while_postgresql_hangs(postgres: Postgres, make_host: MakeHost, worker: Start, tmp_path: Path) -> None:
+    """SIGTERM ends a worker whose PostgreSQL answers no more; what was on the wire is sent again by the next one."""
+    impatient = tmp_path / "impatient.py"
+    impatient.write_text(IMPATIENT)
+    host = make_host()
+    with Receiver(slow(1), 200) as receiver:
+        webhook = host.create(receiver.url)
+        host.push()
+        process = worker(app=str(impatient))
+        receiver.wait_for(1)
+        with postgres.hanging():
+            process.send(signal.SIGTERM)
+            assert process.ends() == 1
+        assert told(process) == ["a server has not answered for 3 s: stopped without it"]
+        host.make_due()
+        assert worker("--burst").ends() == 0
+    assert states(host, webhook) == {"succeeded": 1}
+    assert list(ids(receiver).values()) == [2]
 
 
 def test_stopped_while_redis_hangs(make_host: MakeHost, worker: Start, port: int) -> None:

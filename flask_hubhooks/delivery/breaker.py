@@ -19,6 +19,9 @@ OPEN_S = (5.0, 10.0, 20.0, 40.0, 60.0)
 
 A receiver that is back is noticed within about a minute; one that hangs takes a thread for 15 of 75 seconds.
 """
+FORGET_S = 3600.0
+"""A destination to which nothing was sent for this long since it failed begins anew: else each that ever failed would
+be remembered for as long as the process lives."""
 JITTER = 0.2
 """Destinations that failed together are not all probed together."""
 
@@ -56,6 +59,7 @@ class Breaker:
         self._failures = 0
         self._opened = 0
         self._open_until = -inf
+        self._failed_at = -inf
         self._probing = False
 
     @property
@@ -65,8 +69,8 @@ class Breaker:
 
     @property
     def untroubled(self) -> bool:
-        """Whether it knows of no failure."""
-        return self._failures == 0
+        """Whether it knows of no failure, or only of some that were long ago."""
+        return self._failures == 0 or monotonic() > self._failed_at + FORGET_S
 
     def sending(self) -> None:
         """Note that a request is about to be sent; the first one after it was open is a probe."""
@@ -87,6 +91,7 @@ class Breaker:
         if self.open_for_s:
             return
         self._failures += 1
+        self._failed_at = monotonic()
         if self._failures >= FAILURES:
             self._open()
 

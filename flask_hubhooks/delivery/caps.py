@@ -32,7 +32,7 @@ class Caps(Generic[Task, Done]):
     """What may be sent now, destination by destination; safe to use from all threads.
 
     `limit` is what all have in flight together: a destination that is alone gets all of it once it has proved good.
-    What is known of a destination is forgotten when it has nothing to send, but for its failures.
+    What is known of a destination is forgotten when it has nothing to send, but for its failures of the last hour.
     """
 
     def __init__(
@@ -45,13 +45,19 @@ class Caps(Generic[Task, Done]):
         self._proven = 0  # lanes whose last request was answered well
         self._lock = threading.Lock()
 
-    def add(self, task: Task) -> list[Task]:
-        """Take a task in; returns what is to be begun now: it, or nothing."""
+    def add(self, task: Task, at_once: bool = False) -> list[Task]:
+        """Take a task in; returns what is to be begun now: it, or nothing.
+
+        Where it is to be begun `at_once` it waits for no turn and no breaker, unless `CAP` are in flight already.
+        """
         destination = self._destination_of(task)
         with self._lock:
             lane = self._lanes.get(destination)
             if lane is None:
                 lane = self._lanes[destination] = _Lane(Breaker(destination))
+            if at_once and lane.in_flight < CAP:
+                lane.in_flight += 1
+                return [task]
             lane.waiting.append(task)
             return self._next_of(lane)
 
@@ -118,7 +124,7 @@ class Caps(Generic[Task, Done]):
                 if lane.waiting and (everything or open_for_s):
                     withdrawn += [(task, open_for_s) for task in lane.waiting]
                     lane.waiting.clear()
-                    self._forget_if_idle(destination, lane)
+                self._forget_if_idle(destination, lane)
             return withdrawn
 
     @property

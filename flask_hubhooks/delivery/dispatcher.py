@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain, repeat
 from math import inf
 from time import monotonic
@@ -24,7 +24,7 @@ from ..state import State
 from . import claims, payload, recording
 from .breaker import Sign, sign
 from .caps import Caps
-from .claims import Claim
+from .claims import Claim, Unsent
 from .egress import egress_of
 from .listener import Listener
 from .pool import ElasticPool
@@ -48,7 +48,8 @@ CLAIM_LEAST, CLAIM_MOST = 64, 512
 HELD_MOST = 8192
 """Rows that are held in all, before no more is claimed: what hangs and what waits behind it."""
 POLL_S = 0.05
-"""How soon, while requests are on the wire, due rows are looked for again where nobody says that there are some."""
+"""How soon, while requests are on the wire, due rows are looked for again where nobody says that there are some. Where
+looking takes longer, as among thousands of destinations, it is done for half of the time at most."""
 HEAR_S = 0.005
 """How often, while requests are on the wire, it hears whether there are some."""
 LISTEN_S = 0.5
@@ -59,16 +60,6 @@ HELD_S = 60.0
 """How long a delivery that we cannot send, by a fault of ours, is put off."""
 BACK_OFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Waits between tries to reach a database that is away; the last is repeated."""
-
-
-@dataclass(frozen=True)
-class Unsent:
-    """A claim that is given back: nothing was sent, no attempt is used up."""
-
-    claim: Claim
-    delay_s: float = 0.0
-    reason: str = ""
-    """For the history, where it is a fault of ours."""
 
 
 _Task = tuple[Claim, float]
@@ -136,11 +127,11 @@ class Dispatcher:
         self._completed = 0
         self._claim_not_before = self._sweep_not_before = 0.0
         self._more_due = False
-        self.stopping = False
+        self.stopping = threading.Event()
 
     def stop(self) -> None:
         """Claim nothing more and send nothing that is not on the wire; safe in a signal handler."""
-        self.stopping = True
+        self.stopping.set()
         self._pool.interrupt()
 
     def run(self) -> bool:
@@ -160,9 +151,9 @@ class Dispatcher:
         self._sweep_not_before = 0.0
         while True:
             if self._pool.unfinished:  # first of all what an earlier run may have left behind
-                self._record(self._collected())
+                self._record(self._pool.collect(HEAR_S if self._listener.listening else POLL_S))
                 quiet_since = monotonic()
-            cut_short = self.stopping or monotonic() >= ends
+            cut_short = self.stopping.is_set() or monotonic() >= ends
             self._record([Unsent(claim, open_s) for (claim, _), open_s in self._pool.withdraw(everything=cut_short)])
             if not cut_short:
                 self._look_for_work()
@@ -175,15 +166,9 @@ class Dispatcher:
             else:
                 self._listener.wait(LISTEN_S)
 
-    def _collected(self) -> list[Result | Unsent]:
-        """What is done, or nothing where there may be something to claim before that."""
-        if not self._listener.listening:
-            return self._pool.collect(POLL_S)
-        if self._listener.wait(0.0):
-            self._claim_not_before = -inf
-        return self._pool.collect(HEAR_S)
-
     def _look_for_work(self) -> None:
+        if self._pool.unfinished and self._listener.wait(0.0):  # asked last, so that nothing stands before the claim
+            self._claim_not_before = -inf
         try:
             self._claim()
             self._expire_overdue()
@@ -207,20 +192,20 @@ class Dispatcher:
         running_low = self._more_due and self._pool.queued + self._caps.waiting <= limit // 4
         if busy >= HELD_MOST or (busy and not running_low and monotonic() < self._claim_not_before):
             return
-        wait_until = monotonic() + WAIT_MOST_S
+        began = monotonic()
         with self._state.writing() as session:
             taken, changes = claims.claim(session, limit, self._caps.supplied(limit), self._rotation)
         self._completed = 0
-        self._claim_not_before = monotonic() + POLL_S
+        self._claim_not_before = monotonic() + max(POLL_S, monotonic() - began)
         self._more_due = _may_be_more(taken)
         for claim in taken:
-            self._pool.submit((claim, wait_until))
+            self._pool.submit((claim, began + WAIT_MOST_S), at_once=claim.urgent)
         announce(self._state, changes)
 
     def _deliver(self, task: _Task) -> Result | Unsent:
         """Send one claim, on a thread of the pool."""
         claim, wait_until = task
-        if self.stopping or monotonic() > wait_until:
+        if self.stopping.is_set() or monotonic() > wait_until:
             return Unsent(claim)
         try:
             return self._send(claim)
@@ -277,7 +262,7 @@ class Dispatcher:
             except DATABASE_AWAY as fault:
                 if not is_deadlock(fault):
                     self._state.database_outage.noticed(fault)
-                if self.stopping and wait_s == BACK_OFF_S[-1]:
+                if self.stopping.is_set() and wait_s == BACK_OFF_S[-1]:
                     return
                 time.sleep(wait_s)
             except SQLAlchemyError:
@@ -307,10 +292,9 @@ class Dispatcher:
     def _write(self, done: Sequence[Result | Unsent], *, with_attempts: bool = True) -> Changes:
         results = [each for each in done if isinstance(each, Result)]
         unsent = [each for each in done if isinstance(each, Unsent)]
-        for delay_s, reason in {(each.delay_s, each.reason) for each in unsent}:
-            these = [each.claim for each in unsent if (each.delay_s, each.reason) == (delay_s, reason)]
-            with self._state.writing() as session:  # each locks its rows in order
-                claims.let_go(session, these, delay_s, reason)
+        if unsent:
+            with self._state.writing() as session:
+                claims.let_go(session, unsent)
         if not results:
             return Changes()
         ttl_s = self._state.config.callback_ttl.total_seconds()

@@ -60,12 +60,13 @@ class ElasticPool(Generic[Task, Done]):
         """Tasks that could be begun, but no thread has."""
         return self._todo.qsize()
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: Task, at_once: bool = False) -> None:
+        """Have a task done: in its turn, or `at_once`."""
         self.unfinished += 1
         if not self.queued:
             self._moved_at = monotonic()
         with self._lock:
-            self._begin(self._caps.add(task))
+            self._begin(self._caps.add(task, at_once))
             wanted = min(FIRST_THREADS, self._limit, self.unfinished)
             if self._threads < wanted:
                 self._start_thread()
@@ -173,7 +174,7 @@ class ElasticPool(Generic[Task, Done]):
 class InlinePool(ElasticPool[Task, Done]):
     """Starts no thread and holds nothing back: each task is done by the thread that collects it, in order."""
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: Task, at_once: bool = False) -> None:
         self.unfinished += 1
         self._todo.put(task)
 

@@ -50,7 +50,9 @@ def record(
     _note_receipt(session, [each for each in results if _cancelled_meanwhile(rows[each.claim.id], each)])
     stale = _of_earlier_urls(session, held)
     held = [replace(each, judgement=_AT_ONCE) if each.claim.id in stale else each for each in held]
-    finished = [claim for move, claims in _moves(held, callback_ttl_s) for claim in _apply(session, move, claims)]
+    _put_off(session, [each for each in held if each.judgement.verdict is Verdict.RETRY])
+    ended = [each for each in held if each.judgement.verdict is not Verdict.RETRY]
+    finished = [claim for move, claims in _moves(ended, callback_ttl_s) for claim in _apply(session, move, claims)]
     chains = {(each.push_id, each.webhook_id) for each in finished if each.chain_length > 1}
     goes_on = bool(chains) and advance(session, chains)
     telling = [each for each in held if each.claim.id not in stale and not each.claim.is_test]
@@ -158,14 +160,35 @@ def _attempt_row(result: Result, number: int) -> dict[str, Any]:
     }
 
 
+def _put_off(session: Session, results: Sequence[Result]) -> None:
+    """Let each be tried again after its own delay. One round trip: where many hang, many fail together."""
+    rows = [
+        {"claim_id": each.claim.id, "step": each.claim.retry_step + 1, "delay_s": each.judgement.delay_s}
+        for each in results
+    ]
+    if rows:
+        session.execute(_PUT_OFF, rows)
+
+
+_PUT_OFF = (
+    update(deliveries)
+    .where(deliveries.c.id == bindparam("claim_id"))
+    .values(
+        reason="",
+        retry_step=bindparam("step"),
+        lease_token=None,
+        next_attempt_at=now_plus(bindparam("delay_s", type_=Float)),
+    )
+)
+
+
 @dataclass(frozen=True)
 class _Move:
-    """Where an outcome takes a delivery. Times are seconds from now; None becomes NULL."""
+    """Where an outcome takes a delivery that is not tried again. Times are seconds from now; None becomes NULL."""
 
     new_status: Status
     new_reason: str
     new_retry_step: int
-    due_in_s: float | None = None
     expires_in_s: float | None = None
     received_in_s: float | None = None
     finished_in_s: float | None = None
@@ -179,7 +202,7 @@ _MOVE = (
         reason=bindparam("new_reason"),
         retry_step=bindparam("new_retry_step"),
         lease_token=None,
-        next_attempt_at=now_plus(bindparam("due_in_s", type_=Float)),
+        next_attempt_at=None,
         give_up_at=func.coalesce(now_plus(bindparam("expires_in_s", type_=Float)), deliveries.c.give_up_at),
         received_at=now_plus(bindparam("received_in_s", type_=Float)),
         finished_at=now_plus(bindparam("finished_in_s", type_=Float)),
@@ -197,8 +220,6 @@ def _moves(results: Sequence[Result], callback_ttl_s: float) -> Iterable[tuple[_
 
 def _move(claim: Claim, judgement: Judgement, callback_ttl_s: float) -> _Move:
     step = claim.retry_step
-    if judgement.verdict is Verdict.RETRY:
-        return _Move(Status.PENDING, "", step + 1, due_in_s=judgement.delay_s)
     if judgement.verdict is not Verdict.RECEIVED:
         return _Move(Status.FAILED, judgement.reason, step + 1, finished_in_s=0.0)
     if claim.callback_expected:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from math import inf
 from time import monotonic, sleep
 from types import FrameType
@@ -25,12 +26,14 @@ from ..outbox import enqueue_delivery, wake, wake_unless_queued
 from ..retention import prune, takes_turn
 from ..state import State, current_state
 from .claims import anything_due
-from .dispatcher import Dispatcher
+from .dispatcher import DEADLINE_S, Dispatcher
 from .jobs import dispatchers
 from .servers import WAITS_S, CannotWork, await_redis, await_servers
 
 logger = logging.getLogger(__name__)
 
+STOP_S = DEADLINE_S + 10.0
+"""How long stopping may take: what is on the wire is answered, and written in spite of a short outage."""
 BEAT_S = 1.0
 LINGER_S = 5.0
 """How long a job listens for more: hearing of a push is quicker than a way through RQ's queue."""
@@ -48,13 +51,20 @@ def work(app: Flask, concurrency: int | None = None, burst: bool = False) -> Non
     """Deliver until a signal stops it; with `burst`, until nothing is due.
 
     It outlives its servers: what they interrupt is taken up when they are back. Raises `CannotWork` where waiting
-    would not help, or with `burst` would be needed. Call it in the main thread, within an app context.
+    would not help, or with `burst` would be needed. Where a server that hangs would keep it from stopping it ends the
+    process. Call it in the main thread, within an app context.
     """
     state = current_state()
     dispatchers[state] = dispatcher = Dispatcher(state, concurrency, slice_s=inf, linger_s=0.0 if burst else LINGER_S)
+
+    def stop_waiting(signum: int, frame: FrameType | None) -> None:
+        """On a signal before RQ's worker takes over."""
+        dispatcher.stop()
+        raise StopRequested
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop_waiting)
-    with suppress(StopRequested):
+        signal.signal(number, stop_waiting)
+    with _stopping_in_time(dispatcher.stopping), suppress(StopRequested):
         await_servers(state, patient=not burst)
         if burst:
             _deliver_once(state, dispatcher)
@@ -62,9 +72,23 @@ def work(app: Flask, concurrency: int | None = None, burst: bool = False) -> Non
             _deliver_on_and_on(app, state, dispatcher)
 
 
-def _stop_waiting(signum: int, frame: FrameType | None) -> None:
-    """On a signal before RQ's worker takes over."""
-    raise StopRequested
+@contextmanager
+def _stopping_in_time(stopping: threading.Event) -> Iterator[None]:
+    """End the process where the block lasts for `STOP_S` after `stopping` was set: a call to a server that hangs is
+    not interrupted by a signal. Leases bring back what was on the wire."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        stopping.wait()
+        if not ended.wait(STOP_S):
+            logger.error("a server has not answered for %.0f s: stopped without it", STOP_S)
+            os._exit(1)
+
+    threading.Thread(target=watch, name="hubhooks-stop", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 def _deliver_once(state: State, dispatcher: Dispatcher) -> None:
@@ -86,7 +110,7 @@ def _deliver_on_and_on(app: Flask, state: State, dispatcher: Dispatcher) -> None
                 beat.worker.work(logging_level="WARNING")
             except state.redis_outage.faults as fault:
                 state.redis_outage.noticed(fault)
-            if dispatcher.stopping:
+            if dispatcher.stopping.is_set():
                 return
             sleep(WAITS_S[0])
             await_redis(state)

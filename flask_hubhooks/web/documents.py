@@ -115,10 +115,17 @@ def delivery(row: Delivery, around: Around, viewer: Viewer) -> dict[str, Any]:
         "callback_expected": row.callback_expected,
         "callback": _callback(row, viewer),
         "created_at": time(row.created_at),
-        "next_attempt_at": None if row.lease_token else time(row.next_attempt_at),
+        "next_attempt_at": _next_attempt_at(row),
         "received_at": time(row.received_at),
         "finished_at": time(row.finished_at),
     }
+
+
+def _next_attempt_at(row: Delivery) -> str | None:
+    """Null while it is under way. What a person waits for is due since before it was made."""
+    if row.lease_token or row.next_attempt_at is None:
+        return None
+    return time(max(row.next_attempt_at, row.created_at))
 
 
 def _step(row: Delivery, viewer: Viewer) -> dict[str, Any]:
