@@ -8,14 +8,25 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import DateTime, Dialect, Table, TypeDecorator, text
+from sqlalchemy import (
+    ARRAY,
+    BindParameter,
+    DateTime,
+    Dialect,
+    Table,
+    TypeDecorator,
+    any_,
+    bindparam,
+    text,
+)
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import NULLTYPE
 
 DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, NoConnectionLeft)
 """What SQLAlchemy raises where waiting may help: no connection, a lock, a standby that takes no writes yet."""
@@ -64,6 +75,30 @@ def _sqlite(element: now_plus, compiler: Any, **kwargs: Any) -> str:
     # SQLAlchemy stores six digits of a second, SQLite's clock gives three.
     seconds = compiler.process(element.clauses, **kwargs)
     return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', {seconds} || ' seconds')"
+
+
+class among(FunctionElement[Any]):  # noqa: N801 RUF100 - reads as the SQL operator it is
+    """Whether a column is among the values of a parameter: `among(column, bindparam("ids", expanding=True))`.
+
+    PostgreSQL takes them as one array: a statement with a place for each would be another one for each number of
+    them, which SQLAlchemy, psycopg and PostgreSQL all have to read through anew.
+    """
+
+    type = NULLTYPE  # a boolean would be compared with 1 on SQLite, which then finds nothing by an index
+    inherit_cache = True
+
+
+@compiles(among)
+def _in(element: among, compiler: Any, **kwargs: Any) -> str:
+    column, values = element.clauses
+    return str(compiler.process(column.in_(values), **kwargs))
+
+
+@compiles(among, "postgresql")
+def _any(element: among, compiler: Any, **kwargs: Any) -> str:
+    column, values = element.clauses
+    array = bindparam(cast("BindParameter[Any]", values).key, type_=ARRAY(column.type))
+    return str(compiler.process(column == any_(array), **kwargs))
 
 
 def take_write_lock(session: Session) -> None:

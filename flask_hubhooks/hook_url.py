@@ -135,7 +135,8 @@ def masked(url: str) -> str:
     return url[:start] + _PARAMETER.sub(_masked_parameter, url[start:])
 
 
-def credentials(url: str) -> list[str]:
+@lru_cache(maxsize=4096)
+def credentials(url: str) -> tuple[str, ...]:
     """The values that `masked` hides, as they stand in the URL, as they are sent and as they are meant.
 
     Their parameters follow whole: a value may be too short to be looked for by itself in what a receiver tells back.
@@ -146,7 +147,7 @@ def credentials(url: str) -> list[str]:
     parameters = [each for way in written for each in _PARAMETER.findall(way[_query_start(way) :])]
     parted = [(shown, credential) for shown, credential in map(_parted, parameters) if credential]
     hidden = [*(credential for _, credential in parted), *map("".join, parted)]
-    return [*hidden, *map(unquote_plus, hidden)]
+    return (*hidden, *map(unquote_plus, hidden))
 
 
 BARE_LEAST = 8

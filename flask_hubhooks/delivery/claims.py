@@ -34,8 +34,8 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from ..chains import HEAD_START_S, SWITCHED_OFF, Changes, advance, ended, lock_waiting, switched_off
-from ..database import now_plus
-from ..models import Hook, Kind, Push, Status, Webhook, deliveries
+from ..database import among, now_plus
+from ..models import Kind, Status, deliveries, hooks, pushes, webhooks
 from .retry import GIVE_UP_AFTER
 
 LEASE_S = 60.0
@@ -257,24 +257,24 @@ _READ_TAKEN = (
         deliveries.c.push_id,
         deliveries.c.webhook_id,
         deliveries.c.hook_id,
-        Hook.hook_url,
+        hooks.c.hook_url,
         deliveries.c.destination,
-        Webhook.encrypted_secret,
-        case((Webhook.former_secret_until > _now, Webhook.encrypted_former_secret)),
-        Webhook.encrypted_headers,
-        Push.kind,
-        Push.repository,
-        Push.tag,
-        Push.pusher,
-        Push.pushed_at,
-        Push.snapshot,
+        webhooks.c.encrypted_secret,
+        case((webhooks.c.former_secret_until > _now, webhooks.c.encrypted_former_secret)),
+        webhooks.c.encrypted_headers,
+        pushes.c.kind,
+        pushes.c.repository,
+        pushes.c.tag,
+        pushes.c.pusher,
+        pushes.c.pushed_at,
+        pushes.c.snapshot,
         switched_off.label("switched_off"),
         (deliveries.c.give_up_at <= _now).label("gave_up"),
     )
-    .join(Hook, Hook.id == deliveries.c.hook_id)
-    .join(Webhook, Webhook.id == deliveries.c.webhook_id)
-    .join(Push, Push.id == deliveries.c.push_id)
-    .where(deliveries.c.id.in_(bindparam("taken", expanding=True)))
+    .join(hooks, hooks.c.id == deliveries.c.hook_id)
+    .join(webhooks, webhooks.c.id == deliveries.c.webhook_id)
+    .join(pushes, pushes.c.id == deliveries.c.push_id)
+    .where(among(deliveries.c.id, bindparam("taken", expanding=True)))
     .order_by(deliveries.c.id)
 )
 

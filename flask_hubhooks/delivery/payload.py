@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -77,18 +78,28 @@ def masked(outcome: Outcome, secrets: Iterable[str] = ()) -> Outcome:
 
     The history must not show them. Secrets of less than 8 characters stay: they would take ordinary words along.
     """
-    spelled = {spelling for secret in secrets if len(secret) >= SECRET_LEAST for spelling in _spellings(secret)}
-    hidden = sorted(spelled, key=len, reverse=True)  # one may be part of another
-    headers = tuple((_without(name, hidden), _without(value, hidden)) for name, value in outcome.response_headers)
+    hidden = _spellings_of(tuple(secrets))
+    told = "\n".join(chain.from_iterable(outcome.response_headers))  # they hold no control characters
+    shown = _without(told, hidden)
     body = without_tokens(outcome.response_body)
     for secret in hidden:
         body = body.replace(secret.encode(), MASKED_TOKEN.encode())
         if outcome.truncated:
             body = _without_beginning(body, secret.encode())
+    if shown == told and body == outcome.response_body:
+        return outcome
+    texts = shown.split("\n")
+    headers = tuple(zip(texts[::2], texts[1::2], strict=True)) if told else ()
     return replace(outcome, response_headers=headers, response_body=body)
 
 
 @lru_cache(maxsize=4096)
+def _spellings_of(secrets: tuple[str, ...]) -> tuple[str, ...]:
+    """All that is looked for, the longest first: one may be part of another."""
+    spelled = {spelling for secret in secrets if len(secret) >= SECRET_LEAST for spelling in _spellings(secret)}
+    return tuple(sorted(spelled, key=len, reverse=True))
+
+
 def _spellings(secret: str) -> frozenset[str]:
     """The ways in which a receiver may tell it back: as it is, in JSON, in HTML, in a URL."""
     bare = secret.removeprefix(SECRET_PREFIX)

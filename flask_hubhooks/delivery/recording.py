@@ -12,7 +12,7 @@ from sqlalchemy import Float, and_, bindparam, func, literal, or_, select, updat
 from sqlalchemy.orm import Session
 
 from ..chains import Changes, advance, locking, unsent
-from ..database import insert_rows, lock_repository, now_plus, utcnow
+from ..database import among, insert_rows, lock_repository, now_plus, utcnow
 from ..models import Status, attempts, deliveries, hooks, unsucceeded
 from ..webhooks import disable
 from .claims import Claim
@@ -85,7 +85,7 @@ def _note_receipt(session: Session, results: Sequence[Result]) -> None:
 
 _RECEIVED = (
     update(deliveries)
-    .where(deliveries.c.id.in_(bindparam("ids", expanding=True)))
+    .where(among(deliveries.c.id, bindparam("ids", expanding=True)))
     .values(received_at=now_plus(literal(0.0)))
 )
 
@@ -107,8 +107,8 @@ def _lock(session: Session, results: Sequence[Result]) -> dict[uuid.UUID, Any]:
     return {row.id: row for row in locked}
 
 
-_these = deliveries.c.id.in_(bindparam("ids", expanding=True))
-_whole = and_(deliveries.c.webhook_id.in_(bindparam("webhooks", expanding=True)), unsucceeded, unsent)
+_these = among(deliveries.c.id, bindparam("ids", expanding=True))
+_whole = and_(among(deliveries.c.webhook_id, bindparam("webhooks", expanding=True)), unsucceeded, unsent)
 _rows = select(deliveries.c.id, deliveries.c.lease_token, deliveries.c.round, deliveries.c.status)
 _LOCK = locking(_rows.where(_these))
 _LOCK_MORE = locking(_rows.where(or_(_these, _whole)))
@@ -121,7 +121,7 @@ def _attempt_counts(session: Session, ids: Iterable[uuid.UUID]) -> Counter[uuid.
 
 _COUNT_ATTEMPTS = (
     select(attempts.c.delivery_id, func.count().label("count"))
-    .where(attempts.c.delivery_id.in_(bindparam("ids", expanding=True)))
+    .where(among(attempts.c.delivery_id, bindparam("ids", expanding=True)))
     .group_by(attempts.c.delivery_id)
 )
 
@@ -196,7 +196,7 @@ class _Move:
 
 _MOVE = (
     update(deliveries)
-    .where(deliveries.c.id.in_(bindparam("ids", expanding=True)))
+    .where(among(deliveries.c.id, bindparam("ids", expanding=True)))
     .values(
         status=bindparam("new_status"),
         reason=bindparam("new_reason"),
@@ -233,12 +233,12 @@ def _apply(session: Session, move: _Move, claims: list[Claim]) -> list[Claim]:
     return claims if move.finished_in_s is not None else []
 
 
-_these_hooks = update(hooks).where(hooks.c.id.in_(bindparam("ids", expanding=True)))
+_these_hooks = update(hooks).where(among(hooks.c.id, bindparam("ids", expanding=True)))
 _HOOKS_ARE_WELL = _these_hooks.where(hooks.c.failing_since.is_not(None)).values(failing_since=None)
 _HOOKS_FAIL = _these_hooks.where(hooks.c.failing_since.is_(None)).values(failing_since=bindparam("since"))
-_HOOK_URLS = select(hooks.c.id, hooks.c.hook_url).where(hooks.c.id.in_(bindparam("ids", expanding=True)))
+_HOOK_URLS = select(hooks.c.id, hooks.c.hook_url).where(among(hooks.c.id, bindparam("ids", expanding=True)))
 _FAILING_TOO_LONG = select(hooks.c.id, hooks.c.webhook_id, hooks.c.destination, hooks.c.failing_since).where(
-    hooks.c.id.in_(bindparam("ids", expanding=True)), hooks.c.failing_since <= bindparam("limit")
+    among(hooks.c.id, bindparam("ids", expanding=True)), hooks.c.failing_since <= bindparam("limit")
 )
 
 
