@@ -8,7 +8,7 @@ ifneq ($(shell $(IN_VENV) -c "print('works')" 2>/dev/null),works)
 $(shell rm -rf .venv)
 endif
 
-.PHONY: demo run test lint translations bench screenshots clean
+.PHONY: demo run test lint translations bench chaos screenshots clean
 
 demo: .venv/demo.stamp          ## push an image and watch webhooks, callbacks and a chain
 	@$(IN_VENV) -m example_app.demo
@@ -35,6 +35,9 @@ bench: .venv/test.stamp         ## deliveries per second beside what else one co
 
 screenshots: .venv/test.stamp   ## pictures of all pages in build/screenshots, and README's in docs/images
 	$(IN_VENV) -m tests.browser.screenshots
+
+chaos: .venv/test.stamp         ## kill workers and servers under load, and count what was lost; `make chaos SEED=1` replays
+	$(IN_VENV) -m tests.chaos $(if $(SEED),--seed $(SEED))
 
 clean:
 	rm -rf .venv build dist *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis

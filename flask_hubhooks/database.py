@@ -112,6 +112,17 @@ def take_write_lock(session: Session) -> None:
         session.execute(text("DELETE FROM hubhooks_push WHERE 0"))
 
 
+def limit_idling(session: Session, seconds: float) -> None:
+    """Have PostgreSQL end the transaction where nothing more is heard of it for so long, and let go what it locked.
+
+    A machine that lost its power, or a process that was suspended, would otherwise keep its rows from everybody until
+    TCP gives the connection up, which takes two hours.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        limit = text("SELECT set_config('idle_in_transaction_session_timeout', :ms, true)")
+        session.execute(limit, {"ms": str(round(seconds * 1000))})
+
+
 def lock_repository(session: Session, repository: str) -> None:
     """Wait until nobody else changes the repository's webhooks, and keep others waiting until the commit.
 

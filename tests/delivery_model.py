@@ -14,6 +14,8 @@ from .delivery_records import Chain, Delivery, Hook, Push, Sent, Webhook
 
 DAY = 24 * 3600.0
 LEASE, GIVE_UP, CALLBACK_TTL, RETENTION = 60.0, 5 * DAY, 7 * DAY, 90 * DAY
+HEAD_START = 30 * DAY
+"""What a person waits for, a test or a redelivery, is due since so long ago."""
 SCHEDULE = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
 
 UNSENT = {"waiting", "pending"}
@@ -116,12 +118,13 @@ class Model:
         if not chains or (event_id and any(push.event_id == event_id for push in self.pushes)):
             return None
         for chain in chains:
-            self._make_due(chain.deliveries[0])
+            self._make_due(chain.deliveries[0], urgent=chain.is_test)
         self.pushes.append(Push(tag, event_id, chains, self.here))
         return self.pushes[-1]
 
-    def _make_due(self, delivery: Delivery) -> None:
-        delivery.status, delivery.due, delivery.give_up = "pending", self.now, self.now + GIVE_UP
+    def _make_due(self, delivery: Delivery, urgent: bool = False) -> None:
+        delivery.status, delivery.give_up = "pending", self.now + GIVE_UP
+        delivery.due = self.now - HEAD_START if urgent else self.now
 
     def redeliver(self, chain: Chain, position: int) -> int:
         """Begin a round, or not; returns the HTTP status."""
@@ -131,16 +134,16 @@ class Model:
         too_early = any(each.status in UNDER_WAY | {"waiting"} for each in chain.deliveries[:position])
         if not chain.webhook.active or chain.deliveries[position].hook.removed or on_the_wire or too_early:
             return 409
-        self._begin_round(chain, position)
+        self._begin_round(chain, position, urgent=True)
         return 202
 
-    def _begin_round(self, chain: Chain, position: int) -> None:
+    def _begin_round(self, chain: Chain, position: int, urgent: bool = False) -> None:
         chain.start = position
         for each in chain.deliveries[position:]:
             fresh = Delivery(each.hook, each.callback_expected, each.hook.destination, each.id)
             fresh.round, fresh.attempts = each.round + 1, each.attempts
             vars(each).update(vars(fresh))
-        self._make_due(chain.deliveries[position])
+        self._make_due(chain.deliveries[position], urgent)
 
     def recover(self, webhook: Webhook, since: float) -> int:
         """Begin a round wherever something was lost; returns how many."""
@@ -168,13 +171,13 @@ class Model:
     # What workers do
 
     def due(self, left_out: set[str]) -> list[tuple[Push, Chain, Delivery]]:
+        """What is due, but for destinations that are left out: of these, what is due before all else."""
         return [
             (push, chain, each)
             for push, chain, each in self.all()
             if each.status == "pending"
             and isinstance(each.due, float)
-            and each.due <= self.now
-            and each.destination not in left_out
+            and each.due <= self.now - (HEAD_START if each.destination in left_out else 0.0)
         ]
 
     def sendable(self, chain: Chain, delivery: Delivery) -> bool:

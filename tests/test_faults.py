@@ -6,14 +6,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import select, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from flask_hubhooks.chains import Changes
 from flask_hubhooks.database import utcnow
-from flask_hubhooks.delivery import claims, recording
+from flask_hubhooks.delivery import claims, dispatcher, recording
 from flask_hubhooks.delivery.claims import Claim, Unsent
 from flask_hubhooks.delivery.recording import Result
 from flask_hubhooks.delivery.retry import judge
@@ -60,6 +62,65 @@ def test_a_database_that_is_away_costs_nothing_on_the_wire(host: Host, monkeypat
         poll(lambda: not away.is_set())
         assert [(each["state"], each["attempt_count"]) for each in host.history(webhook)] == [("succeeded", 1)]
         assert len(receiver.requests) == 1
+
+
+def test_a_commit_whose_answer_is_lost(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was committed, though the database went away before it could say so, is not written a second time."""
+    writing, record, recorded = host.state.writing, recording.record, threading.Event()
+    lost: list[bool] = []
+
+    @contextmanager
+    def breaking() -> Iterator[Session]:
+        recorded.clear()
+        with writing() as session:
+            yield session
+        if recorded.is_set() and not lost:
+            lost.append(True)
+            raise OperationalError("", {}, Exception("server closed the connection unexpectedly"))
+
+    def noted(*args: Any, **options: Any) -> Changes:
+        recorded.set()
+        return record(*args, **options)
+
+    monkeypatch.setattr(recording, "record", noted)
+    with Receiver(500) as receiver:
+        webhook = host.create(receiver.url)
+        host.push()
+        monkeypatch.setattr(host.state, "writing", breaking)
+        host.run_job()
+        assert lost
+        (delivery,) = host.history(webhook)
+        assert (delivery["state"], delivery["attempt_count"]) == ("pending", 1)
+
+
+@pytest.mark.parametrize("database_uri", ["postgresql"], indirect=True)
+def test_a_worker_that_stands_still_within_a_transaction(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a frozen worker has locked is let go after a while, and what it wrote then is written when it goes on."""
+    record, frozen, thawed = recording.record, threading.Event(), threading.Event()
+    kept_waiting: list[bool] = []
+
+    def freezing(*args: Any, **options: Any) -> Changes:
+        changes = record(*args, **options)
+        if not frozen.is_set():
+            frozen.set()
+            kept_waiting.append(not thawed.wait(10))
+        return changes
+
+    monkeypatch.setattr(recording, "record", freezing)
+    monkeypatch.setattr(dispatcher, "IDLE_S", 0.2)
+    with Receiver() as receiver:
+        webhook = host.create(receiver.url, receiver.url)
+        host.push()
+        worker = threading.Thread(target=host.run_job)
+        worker.start()
+        assert frozen.wait(20)
+        assert host.call_back(receiver.requests[0].body, state="success").status_code == 200
+        thawed.set()
+        worker.join(20)
+        host.run_job()
+        assert kept_waiting == [False]
+        states = [(each["state"], each["attempt_count"]) for each in host.history(webhook)]
+        assert states == [("succeeded", 1), ("awaiting_callback", 1)]
 
 
 @pytest.mark.parametrize("database_uri", ["postgresql"], indirect=True)

@@ -6,19 +6,21 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain, repeat
 from math import inf
 from time import monotonic
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from .. import request_headers
 from ..announce import announce
 from ..chains import Changes
 from ..config import Config
-from ..database import DATABASE_AWAY, is_deadlock
+from ..database import DATABASE_AWAY, is_deadlock, limit_idling
 from ..hook_url import MASK, credentials
 from ..state import State
 from . import claims, payload, recording
@@ -38,8 +40,6 @@ logger = logging.getLogger(__name__)
 USER_AGENT = "flask_hubhooks"
 CONNECT_TIMEOUT_S = 5.0
 DEADLINE_S = 15.0
-LEASE_MARGIN_S = 5.0
-"""What must be left of a lease beyond the deadline when a POST starts, for its outcome to be written in."""
 WAIT_MOST_S = 5.0
 """How long a claim may wait for its turn: who pauses or deletes a webhook is heard after this at the latest. The lease
 (60 s) leaves the deadline and the margin, and another deadline for those before it."""
@@ -58,6 +58,8 @@ SWEEP_S = 1.0
 """How often, in a long run, it looks for callbacks that never came."""
 HELD_S = 60.0
 """How long a delivery that we cannot send, by a fault of ours, is put off."""
+IDLE_S = 30.0
+"""How long a transaction may stand still, which holds rows from others, before the database ends it: half a lease."""
 BACK_OFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Waits between tries to reach a database that is away; the last is repeated."""
 
@@ -180,7 +182,7 @@ class Dispatcher:
 
     def _expire_overdue(self) -> None:
         while monotonic() >= self._sweep_not_before:
-            with self._state.writing() as session:
+            with self._writing() as session:
                 expired = claims.expire_overdue(session, CLAIM_MOST)
             if len(expired.finished) < CLAIM_MOST:
                 self._sweep_not_before = monotonic() + SWEEP_S
@@ -193,7 +195,7 @@ class Dispatcher:
         if busy >= HELD_MOST or (busy and not running_low and monotonic() < self._claim_not_before):
             return
         began = monotonic()
-        with self._state.writing() as session:
+        with self._writing() as session:
             taken, changes = claims.claim(session, limit, self._caps.supplied(limit), self._rotation)
         self._completed = 0
         self._claim_not_before = monotonic() + max(POLL_S, monotonic() - began)
@@ -201,6 +203,12 @@ class Dispatcher:
         for claim in taken:
             self._pool.submit((claim, began + WAIT_MOST_S), at_once=claim.urgent)
         announce(self._state, changes)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Session]:
+        with self._state.writing() as session:
+            limit_idling(session, IDLE_S)
+            yield session
 
     def _deliver(self, task: _Task) -> Result | Unsent:
         """Send one claim, on a thread of the pool."""
@@ -293,10 +301,10 @@ class Dispatcher:
         results = [each for each in done if isinstance(each, Result)]
         unsent = [each for each in done if isinstance(each, Unsent)]
         if unsent:
-            with self._state.writing() as session:
+            with self._writing() as session:
                 claims.let_go(session, unsent)
         if not results:
             return Changes()
         ttl_s = self._state.config.callback_ttl.total_seconds()
-        with self._state.writing() as session:
+        with self._writing() as session:
             return recording.record(session, results, ttl_s, with_attempts=with_attempts)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Float, and_, bindparam, func, literal, or_, select, update
@@ -44,8 +45,7 @@ def record(
     if not results:
         return Changes()
     if with_attempts:
-        counts = _attempt_counts(session, {each.claim.id for each in results})
-        insert_rows(session, attempts, _attempt_rows(results, counts))
+        _add_attempts(session, results)
     held = [result for result in results if _still_held(rows[result.claim.id], result.claim)]
     _note_receipt(session, [each for each in results if _cancelled_meanwhile(rows[each.claim.id], each)])
     stale = _of_earlier_urls(session, held)
@@ -114,29 +114,37 @@ _LOCK = locking(_rows.where(_these))
 _LOCK_MORE = locking(_rows.where(or_(_these, _whole)))
 
 
-def _attempt_counts(session: Session, ids: Iterable[uuid.UUID]) -> Counter[uuid.UUID]:
-    """How many attempts each delivery has. Read when it is locked: a statement that waits for locks counts before."""
-    return Counter({row.delivery_id: row.count for row in session.execute(_COUNT_ATTEMPTS, {"ids": list(ids)})})
-
-
-_COUNT_ATTEMPTS = (
-    select(attempts.c.delivery_id, func.count().label("count"))
-    .where(among(attempts.c.delivery_id, bindparam("ids", expanding=True)))
-    .group_by(attempts.c.delivery_id)
-)
-
-
 def _still_held(row: Any, claim: Claim) -> bool:
     return bool(row.lease_token == claim.lease_token) and row.round == claim.round and row.status == Status.PENDING
 
 
-def _attempt_rows(results: Sequence[Result], counts: Counter[uuid.UUID]) -> list[dict[str, Any]]:
-    """Number the attempts on from what each delivery has; the rows are locked, so numbers cannot collide."""
-    rows = []
+def _add_attempts(session: Session, results: Sequence[Result]) -> None:
+    """Number the attempts on from what each delivery has; the rows are locked, so numbers cannot collide.
+
+    Those that are there already are of a commit whose answer was lost: the batch is being written again.
+    """
+    rows: list[dict[str, Any]] = []
+    began = _attempts_began(session, {each.claim.id for each in results})
     for result in results:
-        counts[result.claim.id] += 1
-        rows.append(_attempt_row(result, counts[result.claim.id]))
-    return rows
+        its = began[result.claim.id]
+        if result.outcome.started_at not in its:
+            its.append(result.outcome.started_at)
+            rows.append(_attempt_row(result, len(its)))
+    if rows:
+        insert_rows(session, attempts, rows)
+
+
+def _attempts_began(session: Session, ids: Iterable[uuid.UUID]) -> defaultdict[uuid.UUID, list[datetime]]:
+    """When each attempt began. Read when the deliveries are locked: a statement that waits for locks reads before."""
+    began: defaultdict[uuid.UUID, list[datetime]] = defaultdict(list)
+    for row in session.execute(_ATTEMPTS_BEGAN, {"ids": list(ids)}):
+        began[row.delivery_id].append(row.started_at)
+    return began
+
+
+_ATTEMPTS_BEGAN = select(attempts.c.delivery_id, attempts.c.started_at).where(
+    among(attempts.c.delivery_id, bindparam("ids", expanding=True))
+)
 
 
 def _attempt_row(result: Result, number: int) -> dict[str, Any]:

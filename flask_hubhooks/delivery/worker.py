@@ -17,7 +17,7 @@ from typing import Any
 from flask import Flask
 from redis.exceptions import RedisError
 from rq import SimpleWorker
-from rq.exceptions import StopRequested
+from rq.exceptions import InvalidJobOperation, StopRequested
 from rq.serializers import JSONSerializer
 
 from ..broker import connect
@@ -119,7 +119,10 @@ def _deliver_on_and_on(app: Flask, state: State, dispatcher: Dispatcher) -> None
 
 
 class _Log(logging.Logger):
-    """Where RQ's worker says what it has to say from warnings on. That a server is away its outage says, once."""
+    """Where RQ's worker says what it has to say from warnings on. That a server is away its outage says, once.
+
+    That a job has vanished while it ran, since Redis was emptied, harms nothing: what is due stands in the database.
+    """
 
     def __init__(self, state: State) -> None:
         super().__init__(logger.name, logging.WARNING)
@@ -131,7 +134,8 @@ class _Log(logging.Logger):
         for outage, faults in self._told.items():
             if isinstance(fault, faults):
                 return outage.noticed(fault)
-        super().handle(record)
+        if not isinstance(fault, InvalidJobOperation):
+            super().handle(record)
 
 
 class _DeliveryWorker(SimpleWorker):

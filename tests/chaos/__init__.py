@@ -1,0 +1,1 @@
+"""Kills what a delivery needs while deliveries flow, then counts: `python -m tests.chaos`."""

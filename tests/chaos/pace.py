@@ -1,0 +1,58 @@
+"""The engine's waits, shortened: this is the only place that reaches into it."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+from sqlalchemy import BindParameter, ClauseElement
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.sql.visitors import iterate
+
+from flask_hubhooks.delivery import breaker, claims, dispatcher, retry, worker
+
+LEASE_S = 9.0
+DEADLINE_S = 3.0
+WAIT_MOST_S = 2.0
+"""What a lease has beyond this and the deadline is for writing: the machine is not quicker than at other times."""
+LEASE_LEFT_S = LEASE_S - WAIT_MOST_S
+"""How long nobody else sends a delivery, at least, after its POST has begun."""
+SCHEDULE_S = (1, 1, 2, 2, 3, 3, 3, 3, 3)
+OPEN_S = (0.5, 1.0, 2.0)
+BACK_OFF_S = (0.1, 0.2, 0.5)
+LINGER_S = 0.5
+"""Shorter than the retries, as in earnest: nobody but the beat finds what is due once it is quiet."""
+
+
+def quicken(name: str) -> None:
+    """Shorten all that in this process, and have its requests name the worker that sends them.
+
+    Raises `AssertionError` where the engine has not got it, or has it in another place as well.
+    """
+    _shorten_leases()
+    _replace(claims, "LEASE_S", LEASE_S)
+    _replace(dispatcher, "DEADLINE_S", DEADLINE_S)
+    _replace(dispatcher, "WAIT_MOST_S", WAIT_MOST_S)
+    _replace(dispatcher, "BACK_OFF_S", BACK_OFF_S)
+    _replace(dispatcher, "USER_AGENT", name)
+    _replace(retry, "SCHEDULE_S", SCHEDULE_S)
+    _replace(breaker, "OPEN_S", OPEN_S)
+    _replace(worker, "LINGER_S", LINGER_S)
+
+
+def _replace(module: ModuleType, name: str, value: object) -> None:
+    has_it = [each for key, each in sys.modules.items() if key.startswith("flask_hubhooks") and hasattr(each, name)]
+    assert has_it == [module], f"{name} is in {[each.__name__ for each in has_it]}, not in {module.__name__} alone"
+    assert type(getattr(module, name)) is type(value), name
+    setattr(module, name, value)
+
+
+def _shorten_leases() -> None:
+    """Statements are built when their module is imported, with the lease in them."""
+    for statement in (claims._TAKE_OF_ONE, claims._TAKE_OF_MANY):
+        assert isinstance(statement, ClauseElement)
+        for part in iterate(statement):
+            if isinstance(part, BindParameter) and part.value == claims.LEASE_S:
+                part.value = LEASE_S
+        taken = statement.compile(dialect=postgresql.dialect()).params.values()  # type: ignore[no-untyped-call]
+        assert LEASE_S in taken and 60.0 not in taken, "the lease of claims was not shortened"
