@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 USER_AGENT = "flask_hubhooks"
 CONNECT_TIMEOUT_S = 5.0
 DEADLINE_S = 15.0
+STOP_S = DEADLINE_S + 10.0
+"""How long stopping may take: what is on the wire is answered, and written in spite of a short outage."""
 WAIT_MOST_S = 5.0
 """How long a claim may wait for its turn: who pauses or deletes a webhook is heard after this at the latest. The lease
 (60 s) leaves the deadline and the margin, and another deadline for those before it."""

@@ -26,14 +26,12 @@ from ..outbox import enqueue_delivery, wake, wake_unless_queued
 from ..retention import prune, takes_turn
 from ..state import State, current_state
 from .claims import anything_due
-from .dispatcher import DEADLINE_S, Dispatcher
+from .dispatcher import STOP_S, Dispatcher
 from .jobs import dispatchers
 from .servers import WAITS_S, CannotWork, await_redis, await_servers
 
 logger = logging.getLogger(__name__)
 
-STOP_S = DEADLINE_S + 10.0
-"""How long stopping may take: what is on the wire is answered, and written in spite of a short outage."""
 BEAT_S = 1.0
 LINGER_S = 5.0
 """How long a job listens for more: hearing of a push is quicker than a way through RQ's queue."""
