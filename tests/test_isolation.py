@@ -357,6 +357,31 @@ def test_past_one_that_hangs(host: Host, what: str) -> None:
     assert not stored(host, Status.PENDING)
 
 
+CLOSED = "http://closed.example.com:80"
+
+
+@pytest.mark.parametrize("database_uri", ["postgresql"], indirect=True)
+def test_nothing_else_past_a_breaker(host: Host) -> None:
+    """Of workers that find a test at the same moment one takes it, and the others nothing in its place."""
+    webhook = push_to(host, "http://closed.example.com/", 3)
+    asked_for = ask_for(host, webhook, "test")
+    with host.writing() as session, host.writing() as other:
+        assert [str(each.id) for each in claims.claim(session, 20, {CLOSED})[0]] == [asked_for["id"]]
+        assert claims.claim(other, 20, {CLOSED})[0] == []
+
+
+def test_given_back_while_a_person_waits(host: Host) -> None:
+    """Tests that a worker gives back when it is stopped go before all else again, however many there are."""
+    webhook = push_to(host, "http://closed.example.com/", 3)
+    asked_for = {ask_for(host, webhook, "test")["id"] for _ in range(3)}
+    for left_out in (set(), {CLOSED}):
+        with host.writing() as session:
+            taken = claims.claim(session, 20, left_out)[0]
+            assert {str(each.id) for each in taken if each.urgent} == asked_for
+            claims.let_go(session, [claims.Unsent(each) for each in taken])
+    assert len(taken) == 3
+
+
 # Claims
 
 

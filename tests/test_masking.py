@@ -127,6 +127,17 @@ def test_for_readers_and_writers(host: Host) -> None:
 
 
 @on_sqlite
+def test_a_credential_of_two_lines(host: Host) -> None:
+    """What stands beside each other in two headers is no credential, though one with a line's end would hold it."""
+    with Receiver(lambda *_: http(500, b"", "X-Told: 0123abcd", "4567cdef: yes")) as receiver:
+        webhook = host.create(f"{receiver.url}?token=0123abcd%0A4567cdef")
+        host.push()
+        host.deliver()
+        attempt = host.details(webhook, host.history(webhook)[0])["attempts"][0]
+        assert ["4567cdef", "yes"] in attempt["response"]["headers"]
+
+
+@on_sqlite
 def test_what_was_masked_is_not_taken_back(host: Host) -> None:
     """The ETag of what a reader is shown is no measure of what is masked: it is the same for every credential."""
     webhook = host.create("http://127.0.0.1:9/hook?token=first")

@@ -33,7 +33,7 @@ from flask_hubhooks.delivery.retry import judge, judge_test
 from flask_hubhooks.delivery.transport import Outcome
 from flask_hubhooks.models import Status, attempts, deliveries, hooks, pushes, webhooks
 
-from .delivery_model import CODES, DAY, LEASE, MEANING, Model
+from .delivery_model import CODES, DAY, HEAD_START, LEASE, MEANING, Model
 from .delivery_records import Chain, Push, Sent
 from .delivery_records import Delivery as Expected
 from .delivery_records import Hook as ExpectedHook
@@ -321,7 +321,7 @@ class Registry(RuleBasedStateMachine):
         post, claim = self.in_flight.pop(number % len(self.in_flight))
         with self.host.writing() as session:
             claims.let_go(session, [claims.Unsent(claim, delay)])
-        self.model.let_go(post, delay)
+        self.model.let_go(post, -HEAD_START if claim.urgent and not delay else delay)
 
     @precondition(lambda self: self.in_flight)
     @rule()

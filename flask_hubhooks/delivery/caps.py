@@ -32,7 +32,8 @@ class Caps(Generic[Task, Done]):
     """What may be sent now, destination by destination; safe to use from all threads.
 
     `limit` is what all have in flight together: a destination that is alone gets all of it once it has proved good.
-    What is known of a destination is forgotten when it has nothing to send, but for its failures of the last hour.
+    What is known of a destination is forgotten when it has nothing to send as the owner withdraws, but for its failures
+    of the last hour: not sooner, lest what is answered while others are still being added count for nothing.
     """
 
     def __init__(
@@ -70,14 +71,11 @@ class Caps(Generic[Task, Done]):
         self._ended(task, None)
 
     def _ended(self, task: Task, sign: Sign | None) -> list[Task]:
-        destination = self._destination_of(task)
         with self._lock:
-            lane = self._lanes[destination]
+            lane = self._lanes[self._destination_of(task)]
             lane.in_flight -= 1
             self._learn(lane, sign)
-            following = self._next_of(lane)
-            self._forget_if_idle(destination, lane)
-            return following
+            return self._next_of(lane)
 
     def _learn(self, lane: _Lane[Task], sign: Sign | None) -> None:
         if sign is Sign.DOWN:

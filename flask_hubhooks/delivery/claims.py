@@ -48,7 +48,7 @@ SHARE_LEAST = 8
 # states as the partial indexes do: a bound parameter would not be recognised.
 _now = now_plus(literal(0.0))
 _pending = deliveries.c.status == literal_column("'pending'")
-_due = and_(_pending, deliveries.c.next_attempt_at <= _now)
+_due = and_(_pending, deliveries.c.next_attempt_at <= now_plus(bindparam("until_s", type_=Float)))
 _overdue = and_(
     deliveries.c.status.in_([literal_column("'pending'"), literal_column("'awaiting_callback'")]),
     deliveries.c.give_up_at <= _now,
@@ -205,7 +205,8 @@ def claim(
 def _take(session: Session, limit: int, left_out: Collection[str], rotation: Rotation) -> dict[uuid.UUID, bool]:
     """Put deliveries under a lease; returns their ids, each with whether a person waits for it."""
     due = session.execute(_DESTINATIONS_DUE).all()
-    urgent = _lease_oldest(session, [each.destination for each in due if each.urgent][:limit], 1, limit)
+    of_urgent = [each.destination for each in due if each.urgent][:limit]
+    urgent = _lease_oldest(session, of_urgent, min(SHARE_LEAST, limit), limit, until_s=-HEAD_START_S)
     wanted = [each.destination for each in due if each.destination not in left_out]
     ordered = rotation.ordered(wanted)[:limit]
     share = max(min(SHARE_LEAST, limit), limit // max(1, len(wanted)))
@@ -215,18 +216,22 @@ def _take(session: Session, limit: int, left_out: Collection[str], rotation: Rot
     return dict.fromkeys((row.id for row in taken), False) | dict.fromkeys((row.id for row in urgent), True)
 
 
-def _lease_oldest(session: Session, destinations: Sequence[str], share: int, most: int) -> list[Any]:
-    """Of each of these destinations its `share` that has been due for longest, `most` in all."""
-    lease = uuid.uuid4()
+def _lease_oldest(
+    session: Session, destinations: Sequence[str], share: int, most: int, until_s: float = 0.0
+) -> list[Any]:
+    """Of each of these destinations its `share` that has been due for longest, `most` in all.
+
+    All of it is due since `until_s` from now: what was seen to be urgent may have been taken by others meanwhile.
+    """
     if not destinations:
         return []
+    values = {"lease": uuid.uuid4(), "until_s": until_s}
     if session.get_bind().dialect.name == "postgresql":
-        values = {"lease": lease, "share": share, "most": most, "served": destinations}
-        return list(session.execute(_TAKE_OF_MANY, values))
+        return list(session.execute(_TAKE_OF_MANY, values | {"share": share, "most": most, "served": destinations}))
     taken: list[Any] = []
     for destination in destinations:
-        values = {"lease": lease, "share": min(share, most - len(taken)), "served": destination}
-        taken += session.execute(_TAKE_OF_ONE, values)
+        of_one = {"share": min(share, most - len(taken)), "served": destination}
+        taken += session.execute(_TAKE_OF_ONE, values | of_one)
     return taken
 
 
@@ -280,9 +285,14 @@ _READ_TAKEN = (
 
 
 def let_go(session: Session, unsent: Iterable[Unsent]) -> None:
-    """Give claims back, each due again after its `delay_s`."""
+    """Give claims back, each due again after its `delay_s`, and before all else where a person waits for it."""
     rows = [
-        {"claim_id": each.claim.id, "claim_lease": each.claim.lease_token, "delay_s": each.delay_s, "why": each.reason}
+        {
+            "claim_id": each.claim.id,
+            "claim_lease": each.claim.lease_token,
+            "delay_s": -HEAD_START_S if each.claim.urgent and not each.delay_s else each.delay_s,
+            "why": each.reason,
+        }
         for each in sorted(unsent, key=lambda each: each.claim.id)  # the order in which all lock them
     ]
     if rows:

@@ -60,9 +60,9 @@ def work(app: Flask, concurrency: int | None = None, burst: bool = False) -> Non
         dispatcher.stop()
         raise StopRequested
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop_waiting)
     with _stopping_in_time(dispatcher.stopping), suppress(StopRequested):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop_waiting)
         await_servers(state, patient=not burst)
         if burst:
             _deliver_once(state, dispatcher)
