@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Select, and_, bindparam, delete, exists, f
 from sqlalchemy.orm import Session
 
 from .chains import locking
-from .database import first_uuid, utcnow
+from .database import among, first_uuid, utcnow
 from .models import attempts, deliveries, hooks, pushes, webhooks
 from .state import State
 
@@ -91,13 +91,13 @@ def _lock_ended(session: Session, push_ids: Collection[int], before: datetime) -
     return Counter(row.push_id for row in rows if row.push_id not in lasting)
 
 
-_of_pushes = deliveries.c.push_id.in_(bindparam("pushes", expanding=True))
+_of_pushes = among(deliveries.c.push_id, bindparam("pushes", expanding=True))
 _LOCK = locking(select(deliveries.c.push_id, deliveries.c.finished_at).where(_of_pushes))
 
 _DELETE = (  # each table by itself: SQLite follows foreign keys only where it is told to
     delete(attempts).where(attempts.c.delivery_id.in_(select(deliveries.c.id).where(_of_pushes))),
     delete(deliveries).where(_of_pushes),
-    delete(pushes).where(pushes.c.id.in_(bindparam("pushes", expanding=True))),
+    delete(pushes).where(among(pushes.c.id, bindparam("pushes", expanding=True))),
 )
 
 # Only what was deleted long ago: a push that is recorded at this moment may still mean to deliver to it.

@@ -123,16 +123,22 @@ def test_a_worker_that_stands_still_within_a_transaction(host: Host, monkeypatch
         assert states == [("succeeded", 1), ("awaiting_callback", 1)]
 
 
-@pytest.mark.parametrize("database_uri", ["postgresql"], indirect=True)
-def test_attempts_of_a_worker_and_its_successor_are_both_kept(host: Host) -> None:
-    """Two who record attempts of one delivery at once number them one after the other."""
-    webhook = host.create("http://127.0.0.1:9/")
+def lost_and_held(host: Host) -> tuple[Claim, Claim]:
+    """The claim of a worker whose lease was over, and that of its successor, of one delivery."""
     host.push()
     with host.writing() as session:
         (lost,) = claims.claim(session, 5)[0]
     host.make_due()
     with host.writing() as session:
         (held,) = claims.claim(session, 5)[0]
+    return lost, held
+
+
+@pytest.mark.parametrize("database_uri", ["postgresql"], indirect=True)
+def test_attempts_of_a_worker_and_its_successor_are_both_kept(host: Host) -> None:
+    """Two who record attempts of one delivery at once number them one after the other."""
+    webhook = host.create("http://127.0.0.1:9/")
+    lost, held = lost_and_held(host)
 
     def record() -> None:
         with host.writing() as session:
@@ -152,12 +158,7 @@ def test_attempts_of_a_worker_and_its_successor_are_both_kept(host: Host) -> Non
 def test_a_lost_lease_gives_nothing_back(host: Host) -> None:
     """Who lost a lease, and gives the delivery back, does not take it from the successor."""
     host.create("http://127.0.0.1:9/")
-    host.push()
-    with host.writing() as session:
-        (lost,) = claims.claim(session, 5)[0]
-    host.make_due()
-    with host.writing() as session:
-        (held,) = claims.claim(session, 5)[0]
+    lost, held = lost_and_held(host)
     with host.writing() as session:
         claims.let_go(session, [Unsent(lost)])
         assert session.scalars(select(Delivery.lease_token)).one() == held.lease_token
