@@ -239,6 +239,7 @@ def decide(session: Session, delivery: Delivery, round_: int, callback: Callback
             reason="",
             lease_token=None,
             next_attempt_at=None,
+            give_up_at=None,
             received_at=func.coalesce(deliveries.c.received_at, now_plus(literal(0.0))),
             finished_at=func.coalesce(deliveries.c.finished_at, now_plus(literal(0.0))),
             callback_state=callback.state,

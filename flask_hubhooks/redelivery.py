@@ -116,6 +116,7 @@ _NEW_ROUND: dict[str, Any] = {
     "retry_step": 0,
     "lease_token": None,
     "next_attempt_at": None,
+    "give_up_at": None,
     "received_at": None,
     "finished_at": None,
     "callback_state": "",

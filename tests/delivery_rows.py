@@ -46,14 +46,13 @@ def _compare(chain: Chain, expected: Delivery, row: Any) -> None:
         due = seconds(row.next_attempt_at)
         assert due is not None and expected.due[0] - 0.02 <= due <= expected.due[1] + 0.02
         expected.due = due
-    under_way = expected.status in UNDER_WAY
     assert {
         "shape": (row.webhook_id, row.hook_id, row.position, row.chain_length, row.callback_expected),
         "status": row.status.value,
         "round": row.round,
         "step": row.retry_step,
         "due": seconds(row.next_attempt_at),
-        "give_up": seconds(row.give_up_at) if under_way else None,
+        "give_up": seconds(row.give_up_at),
         "token": row.lease_token,
         "received": seconds(row.received_at),
         "finished": seconds(row.finished_at),
@@ -71,7 +70,7 @@ def _compare(chain: Chain, expected: Delivery, row: Any) -> None:
         "round": expected.round,
         "step": expected.step,
         "due": expected.due,
-        "give_up": expected.give_up if under_way else None,
+        "give_up": expected.give_up if expected.status in UNDER_WAY else None,
         "token": expected.token,
         "received": expected.received,
         "finished": expected.finished,

@@ -141,6 +141,12 @@ class Host:
         with self.writing() as session:
             session.execute(update(model).values(values))
 
+    def make_overdue(self) -> None:
+        """Let the time to give up come, or for a callback to expire."""
+        with self.writing() as session:
+            under_way = update(Delivery).where(Delivery.give_up_at.is_not(None))
+            session.execute(under_way.values(give_up_at=now_plus(literal(0.0))))
+
     def make_due(self) -> None:
         """Let the time of every next attempt come, and the end of every lease."""
         with self.writing() as session:

@@ -161,7 +161,7 @@ def test_expired(make_host: MakeHost) -> None:
         [give_up_at] = session.scalars(select(Delivery.give_up_at))
     assert give_up_at is not None
     assert timedelta(seconds=3590) < give_up_at - utcnow() <= timedelta(seconds=3600)
-    host.set_all(Delivery, give_up_at=utcnow() - timedelta(seconds=1))
+    host.make_overdue()
     host.deliver()
     expired = only(host, webhook)
     assert (expired["status"], expired["state"]) == ("success", "expired")

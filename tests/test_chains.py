@@ -188,7 +188,7 @@ def test_a_retry_does_not_interrupt(host: Host, receivers: list[Receiver]) -> No
 def test_interrupted_by_expiry(host: Host, receivers: list[Receiver]) -> None:
     """A callback that never came interrupts the chain."""
     webhook = chain(host, receivers)
-    host.set_all(Delivery, give_up_at=utcnow())
+    host.make_overdue()
     host.deliver()
     assert states(host, webhook) == ["expired", "skipped", "skipped"]
     assert counts(receivers) == [1, 0, 0]
@@ -198,7 +198,7 @@ def test_interrupted_by_giving_up(host: Host, receivers: list[Receiver]) -> None
     """A delivery that was given up unsent interrupts the chain."""
     webhook = host.create(*(receiver.url for receiver in receivers))
     host.push()
-    host.set_all(Delivery, give_up_at=utcnow())
+    host.make_overdue()
     host.deliver()
     assert states(host, webhook) == ["failed", "skipped", "skipped"]
     assert counts(receivers) == [0, 0, 0]

@@ -318,7 +318,7 @@ def test_gave_up(host: Host) -> None:
             [give_up_at] = session.scalars(select(Delivery.give_up_at))
         assert give_up_at is not None
         assert timedelta(days=4.99) < give_up_at - utcnow() <= timedelta(days=5)
-        host.set_all(Delivery, give_up_at=utcnow() - timedelta(seconds=1))
+        host.make_overdue()
         with heard(delivery_finished, chain_finished) as told:
             host.deliver()
     assert not receiver.requests

@@ -340,7 +340,7 @@ def test_words_of_a_callback_that_never_came(host: Host) -> None:
         webhook = host.create(receiver.url, receiver.url)
         host.push()
         host.deliver()
-        host.set_all(Delivery, give_up_at=datetime(2020, 1, 1, tzinfo=timezone.utc))
+        host.make_overdue()
         host.deliver()
     assert standing(host, webhook) == [("success", "expired"), ("error", "skipped")]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime, timedelta, timezone
 from time import time_ns
 from typing import Any
@@ -22,20 +21,20 @@ EAST = timezone(timedelta(hours=5, minutes=30))
 
 
 @pytest.mark.parametrize(
-    ("name", "columns", "statuses"),
+    ("name", "columns", "holding"),
     [
-        ("ix_hubhooks_delivery_due", ["destination", "next_attempt_at"], ["pending"]),
-        ("ix_hubhooks_delivery_overdue", ["give_up_at"], ["pending", "awaiting_callback"]),
+        ("ix_hubhooks_delivery_due", ["destination", "next_attempt_at"], "next_attempt_at IS NOT NULL"),
+        ("ix_hubhooks_delivery_overdue", ["give_up_at"], "give_up_at IS NOT NULL"),
     ],
 )
-def test_partial_indexes(host: Host, name: str, columns: list[str], statuses: list[str]) -> None:
+def test_partial_indexes(host: Host, name: str, columns: list[str], holding: str) -> None:
     """The indexes of claims and of the sweep of what is overdue hold only the rows these look for."""
     with host.app.app_context():
         indexes = inspect(host.db.engine).get_indexes("hubhooks_delivery")
         index = next(each for each in indexes if each["name"] == name)
     condition = index["dialect_options"].get("postgresql_where", index["dialect_options"].get("sqlite_where"))
     assert index["column_names"] == columns
-    assert re.findall("'([a-z_]+)'", str(condition)) == statuses
+    assert str(condition).strip("()") == holding
 
 
 def test_claims_use_their_index(host: Host) -> None:

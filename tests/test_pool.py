@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from time import monotonic
+from time import monotonic, sleep
 from typing import TypeVar
 
 import pytest
@@ -95,6 +95,26 @@ def test_grows_when_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
     work.gate.set()
     assert sorted(collect_all(tasks)) == list(range(100))
     assert work.most == 37
+
+
+def test_grows_while_receivers_are_waited_for() -> None:
+    """It grows although one task after the other completes, where the process has little to do meanwhile."""
+    tasks = pool_of(lambda number: sleep(0.002) or number, 16)
+    for number in range(3000):
+        tasks.submit(number)
+    collect_all(tasks, until=lambda: tasks.threads > 2 * FIRST_THREADS)
+    assert tasks.threads > 2 * FIRST_THREADS
+    collect_all(tasks)
+
+
+def test_does_not_grow_while_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the process is busy no more threads than the first are started: they would be in each other's way."""
+    monkeypatch.setattr(pool, "process_time", monotonic)
+    tasks = pool_of(lambda number: sleep(0.002) or number, 16)
+    for number in range(100):
+        tasks.submit(number)
+    assert sorted(collect_all(tasks)) == list(range(100))
+    assert tasks.threads == FIRST_THREADS
 
 
 @pytest.mark.parametrize(("limit", "most"), [(3, 12), (100, 256), (300, 300)])

@@ -170,7 +170,7 @@ def test_what_is_not_lost(host: Host) -> None:
         host.call_back(receiver.requests[0].body, state="failure")
         host.push()
         host.deliver()
-        host.set_all(Delivery, give_up_at=utcnow())
+        host.make_overdue()
         host.deliver()
         assert states(host, decided) == ["expired", "skipped", "failed", "skipped"]
         host.push()

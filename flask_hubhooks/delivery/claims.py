@@ -22,7 +22,6 @@ from sqlalchemy import (
     any_,
     bindparam,
     case,
-    exists,
     func,
     literal,
     literal_column,
@@ -44,13 +43,12 @@ LEASE_S = 60.0
 SHARE_LEAST = 8
 """Of each destination a claim takes at least so many, where so many are due."""
 
-# Statements are built once: building one anew takes SQLAlchemy longer than PostgreSQL takes to run it. They name the
-# states as the partial indexes do: a bound parameter would not be recognised.
+# Statements are built once: building one anew takes SQLAlchemy longer than PostgreSQL takes to run it.
 _now = now_plus(literal(0.0))
-_pending = deliveries.c.status == literal_column("'pending'")
-_due = and_(_pending, deliveries.c.next_attempt_at <= now_plus(bindparam("until_s", type_=Float)))
+_first: Any = literal_column("1")  # a parameter would not tell the planner how little is wanted
+_pending = deliveries.c.next_attempt_at.is_not(None)
+_due = deliveries.c.next_attempt_at <= now_plus(bindparam("until_s", type_=Float))
 _overdue = and_(
-    deliveries.c.status.in_([literal_column("'pending'"), literal_column("'awaiting_callback'")]),
     deliveries.c.give_up_at <= _now,
     or_(deliveries.c.lease_token.is_(None), deliveries.c.next_attempt_at <= _now),  # not on the wire
 )
@@ -58,23 +56,22 @@ _overdue = and_(
 
 def _destinations_due() -> Any:
     """The destinations that have something due, each with whether a person waits for the first of it."""
-    first = select(func.min(deliveries.c.destination).label("destination")).where(_pending)
-    walk = first.cte("walk", recursive=True)
-    following = select(func.min(deliveries.c.destination)).where(
-        _pending, deliveries.c.destination > walk.c.destination
-    )
+    # Each is read as the first by the index's own order: for a minimum the planner may read all of it.
+    one = select(deliveries.c.destination).where(_pending).order_by(deliveries.c.destination).limit(_first)
+    walk = select(one.scalar_subquery().label("destination")).cte("walk", recursive=True)
+    following = one.where(deliveries.c.destination > walk.c.destination)
     walk = walk.union_all(select(following.scalar_subquery()).where(walk.c.destination.is_not(None)))
     # A value for each destination is read from the index; an EXISTS may become a join that reads all that is due.
-    there = select(func.min(deliveries.c.next_attempt_at)).where(
-        _pending, deliveries.c.destination == walk.c.destination
-    )
+    due_at = select(deliveries.c.next_attempt_at).where(_pending, deliveries.c.destination == walk.c.destination)
+    there = due_at.order_by(deliveries.c.next_attempt_at).limit(_first)
     urgent = there.scalar_subquery() <= now_plus(literal(-HEAD_START_S))
     return select(walk.c.destination, urgent.label("urgent")).where(there.scalar_subquery() <= _now)
 
 
 _most, _share = bindparam("most", type_=Integer), bindparam("share", type_=Integer)
 _DESTINATIONS_DUE = _destinations_due()
-_ANYTHING_DUE = select(or_(_DESTINATIONS_DUE.exists(), exists().where(_overdue)))
+_OVERDUE = select(deliveries.c.id).where(_overdue).order_by(deliveries.c.give_up_at)
+_ANYTHING_DUE = select(or_(_DESTINATIONS_DUE.exists(), _OVERDUE.limit(_first).scalar_subquery().is_not(None)))
 _lease = update(deliveries).values(lease_token=bindparam("lease"), next_attempt_at=now_plus(literal(LEASE_S)))
 _oldest = select(deliveries.c.id).where(_due).order_by(deliveries.c.next_attempt_at)
 _TAKE_OF_ONE = _lease.where(
@@ -94,11 +91,11 @@ def _take_of_many() -> Any:
 
 
 _TAKE_OF_MANY = _take_of_many()
-_chosen_overdue = select(deliveries.c.id).where(_overdue).order_by(deliveries.c.give_up_at).limit(_most)
+_TAKE_OVERDUE = _OVERDUE.limit(_most).with_for_update(skip_locked=True)
 GAVE_UP = f"not delivered within {GIVE_UP_AFTER.days} days"
 _EXPIRE = (
     update(deliveries)
-    .where(deliveries.c.id.in_(select(_chosen_overdue.with_for_update(skip_locked=True).cte("chosen").c.id)))
+    .where(among(deliveries.c.id, bindparam("ids", expanding=True)))
     .values(
         ended(Status.EXPIRED, "the callback never came")
         | {
@@ -106,7 +103,7 @@ _EXPIRE = (
             "reason": case((_pending, GAVE_UP), else_="the callback never came"),
         }
     )
-    .returning(deliveries.c.id, deliveries.c.push_id, deliveries.c.webhook_id)
+    .returning(deliveries.c.push_id, deliveries.c.webhook_id)
 )
 
 
@@ -311,9 +308,9 @@ def expire_overdue(session: Session, limit: int) -> Changes:
 
     Their callback never came, or they were never delivered, such as to a destination that is left out of claims.
     """
-    expired = session.execute(_EXPIRE, {"most": limit}).all()
-    if expired:
-        chains = {(row.push_id, row.webhook_id) for row in expired}
+    overdue = session.scalars(_TAKE_OVERDUE, {"most": limit}).all()
+    if overdue:
+        chains = {(row.push_id, row.webhook_id) for row in session.execute(_EXPIRE, {"ids": overdue})}
         lock_waiting(session, chains)
         advance(session, chains)
-    return Changes([row.id for row in expired])
+    return Changes(list(overdue))

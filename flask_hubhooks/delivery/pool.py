@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
-from time import monotonic, sleep
+from time import monotonic, process_time, sleep
 from typing import Generic, TypeVar
 
 from .caps import Caps
@@ -13,11 +13,13 @@ from .caps import Caps
 Task = TypeVar("Task")
 Done = TypeVar("Done")
 
-FIRST_THREADS = 4
-STUCK_S = 0.01
-"""Work is queued and nothing has completed for this long: the pool doubles, up to its limit.
+FIRST_THREADS = 2
+LOOK_S, BUSY = 0.01, 0.5
+"""Work is queued, and for this long the process has used less than this part of a processor: its threads wait for
+receivers, so the pool doubles, up to its limit.
 
-Many threads that start at once on receivers that answer instantly form a convoy on the interpreter's lock.
+More threads than it takes to keep busy form a convoy on the interpreter's lock: on a receiver that answers instantly
+4 were a fifth slower than 2 (measured).
 """
 HANGING_S = 1.0
 """A task that has been at work for this long hangs: it does not count against the limit any more."""
@@ -46,12 +48,12 @@ class ElasticPool(Generic[Task, Done]):
         self._limit = limit
         self._most = max(limit, min(HANGING_TIMES * limit, THREADS_MOST))
         self._caps = caps
-        self._threads = 0
+        self.threads = 0
         self._begun: dict[int, float] = {}  # when each thread that is at work began its task
         self._lock = threading.Lock()
         self._todo: SimpleQueue[Task] = SimpleQueue()
         self._done: SimpleQueue[Done | None] = SimpleQueue()
-        self._moved_at = 0.0  # when something was collected last, or begun where nothing was queued
+        self._looked_at = self._used_s = 0.0  # since when, and at how much processor time, growing is considered
         self.unfinished = 0
         """Tasks that were submitted and neither collected nor withdrawn yet."""
 
@@ -64,26 +66,24 @@ class ElasticPool(Generic[Task, Done]):
         """Have a task done: in its turn, or `at_once`."""
         self.unfinished += 1
         if not self.queued:
-            self._moved_at = monotonic()
+            self._look()
         with self._lock:
             self._begin(self._caps.add(task, at_once))
             wanted = min(FIRST_THREADS, self._limit, self.unfinished)
-            if self._threads < wanted:
+            if self.threads < wanted:
                 self._start_thread()
 
     def collect(self, wait_s: float) -> list[Done]:
         """What is done: waits at most `wait_s` for the first, then briefly for others; empty when none came."""
         deadline = monotonic() + wait_s
         while (remaining := deadline - monotonic()) > 0:
-            stuck_after = min(STUCK_S, remaining) if self.queued else remaining
             try:
-                first = self._done.get(timeout=stuck_after)
+                first = self._done.get(timeout=min(LOOK_S, remaining) if self.queued else remaining)
             except Empty:
                 self._grow()
             else:
-                done = self._counted([first, *self._more()])
-                self._moved_at = monotonic()
-                return done
+                self._grow()
+                return self._counted([first, *self._more()])
         return []
 
     def withdraw(self, everything: bool) -> list[tuple[Task, float]]:
@@ -129,19 +129,25 @@ class ElasticPool(Generic[Task, Done]):
             self._todo.put(task)
 
     def _grow(self) -> None:
-        if monotonic() < self._moved_at + STUCK_S:
+        seconds, used_s = monotonic() - self._looked_at, process_time() - self._used_s
+        if seconds < LOOK_S:
             return
-        self._moved_at = monotonic()
+        self._look()
+        if used_s > BUSY * seconds:
+            return
         with self._lock:
-            for _ in range(min(self._threads or 1, self._allowed() - self._threads, self.queued)):
+            for _ in range(min(self.threads or 1, self._allowed() - self.threads, self.queued)):
                 self._start_thread()
+
+    def _look(self) -> None:
+        self._looked_at, self._used_s = monotonic(), process_time()
 
     def _allowed(self) -> int:
         hanging = len(self._begun) - self._at_work_since(monotonic() - HANGING_S)
         return min(self._limit + hanging, self._most)
 
     def _start_thread(self) -> None:
-        self._threads += 1
+        self.threads += 1
         threading.Thread(target=self._run, name="hubhooks-delivery", daemon=True).start()
 
     def _run(self) -> None:
@@ -152,7 +158,7 @@ class ElasticPool(Generic[Task, Done]):
                 if self._ends(idle=True):
                     return
             else:
-                if self._threads > self._limit and self._ends():
+                if self.threads > self._limit and self._ends():
                     return
 
     def _do(self, task: Task) -> None:
@@ -166,8 +172,8 @@ class ElasticPool(Generic[Task, Done]):
     def _ends(self, idle: bool = False) -> bool:
         """Whether this thread is to end: it has nothing to do, or what let it outgrow the limit hangs no more."""
         with self._lock:
-            ends = self._todo.empty() if idle else self._threads > self._allowed()
-            self._threads -= ends
+            ends = self._todo.empty() if idle else self.threads > self._allowed()
+            self.threads -= ends
             return ends
 
 

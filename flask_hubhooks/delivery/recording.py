@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Float, and_, bindparam, func, literal, or_, select, update
+from sqlalchemy import Float, and_, bindparam, literal, or_, select, update
 from sqlalchemy.orm import Session
 
 from ..chains import Changes, advance, locking, unsent
@@ -211,7 +211,7 @@ _MOVE = (
         retry_step=bindparam("new_retry_step"),
         lease_token=None,
         next_attempt_at=None,
-        give_up_at=func.coalesce(now_plus(bindparam("expires_in_s", type_=Float)), deliveries.c.give_up_at),
+        give_up_at=now_plus(bindparam("expires_in_s", type_=Float)),
         received_at=now_plus(bindparam("received_in_s", type_=Float)),
         finished_at=now_plus(bindparam("finished_in_s", type_=Float)),
     )
