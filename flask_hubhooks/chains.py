@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
-    CursorResult,
+    Row,
     Select,
     and_,
     bindparam,
@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session, aliased
 
 from .database import now_plus
 from .delivery.retry import GIVE_UP_AFTER
-from .models import Delivery, Hook, Kind, Push, Status, Webhook, deliveries, hooks, unsucceeded
+from .models import Delivery, Hook, Kind, Push, Status, Webhook, deliveries, hooks, pushes, unsucceeded
 
 switched_off = or_(Webhook.deleted_id != 0, Hook.removed_at.is_not(None), and_(~Webhook.active, Push.kind != Kind.TEST))
 """Of a delivery's webhook, hook and push: it is not to be sent. A test ignores that its webhook is paused."""
@@ -80,13 +80,11 @@ def advance(session: Session, chains: Collection[Chain]) -> bool:
     What comes after one that failed or expired is skipped, after one that was cancelled is cancelled, unless a
     redelivered one in between is still under way. Only waiting rows move, so repeating it changes nothing.
     """
-    which = {"chains": list(chains)}
-    session.execute(_CANCEL_SWITCHED_OFF, which)
-    moved = session.execute(_MOVE_ON, which)
-    assert isinstance(moved, CursorResult)  # for the type checker  # noqa: S101  # nosec B101
-    session.execute(_SKIP, which)
-    session.execute(_CANCEL_REST, which)
-    return moved.rowcount > 0
+    going_on = {(row.push_id, row.webhook_id) for row in session.execute(_MOVE_ON, {"chains": list(chains)})}
+    if others := [each for each in chains if each not in going_on]:  # where something is to be called nothing ends
+        for statement in (_CANCEL_SWITCHED_OFF, _SKIP, _CANCEL_REST):
+            session.execute(statement, {"chains": others})
+    return bool(going_on)
 
 
 def lock_waiting(session: Session, chains: Collection[Chain]) -> None:
@@ -124,15 +122,16 @@ _waiting = update(deliveries).where(
 )
 _ready = _waiting.where(_earlier([Status.SUCCEEDED], directly=True))
 _interrupted = _waiting.where(~_earlier([Status.PENDING, Status.AWAITING_CALLBACK]))
-_CANCEL_SWITCHED_OFF = _ready.where(
-    exists().where(
-        Webhook.id == deliveries.c.webhook_id,
-        Hook.id == deliveries.c.hook_id,
-        Push.id == deliveries.c.push_id,
-        switched_off,
-    )
-).values(ended(Status.CANCELLED, SWITCHED_OFF))
-_MOVE_ON = _ready.values(sendable_now())
+_is_switched_off = exists().where(
+    Webhook.id == deliveries.c.webhook_id,
+    Hook.id == deliveries.c.hook_id,
+    Push.id == deliveries.c.push_id,
+    switched_off,
+)
+_CANCEL_SWITCHED_OFF = _ready.where(_is_switched_off).values(ended(Status.CANCELLED, SWITCHED_OFF))
+_MOVE_ON = (
+    _ready.where(~_is_switched_off).values(sendable_now()).returning(deliveries.c.push_id, deliveries.c.webhook_id)
+)
 _SKIP = _interrupted.where(_earlier([Status.FAILED, Status.EXPIRED])).values(
     ended(Status.SKIPPED, "an earlier hook of the chain failed")
 )
@@ -206,7 +205,37 @@ class Callback:
     target_url: str = ""
 
 
-def _refuse(delivery: Delivery, round_: int, callback: Callback) -> None:
+def lock_called_back(session: Session, delivery_id: uuid.UUID) -> Row[Any] | None:
+    """Lock a delivery for `decide`, with the `kind` and `repository` of its push; None where there is none."""
+    return session.execute(_CALLED_BACK, {"delivery_id": delivery_id}).one_or_none()
+
+
+_CALLED_BACK: Select[Any] = (
+    select(
+        deliveries.c.id,
+        deliveries.c.push_id,
+        deliveries.c.webhook_id,
+        deliveries.c.hook_id,
+        deliveries.c.position,
+        deliveries.c.chain_length,
+        deliveries.c.callback_expected,
+        deliveries.c.round,
+        deliveries.c.status,
+        deliveries.c.reason,
+        deliveries.c.finished_at,
+        deliveries.c.callback_state,
+        pushes.c.kind,
+        pushes.c.repository,
+        hooks.c.failing_since,
+    )
+    .join(pushes, pushes.c.id == deliveries.c.push_id)
+    .join(hooks, hooks.c.id == deliveries.c.hook_id)
+    .where(deliveries.c.id == bindparam("delivery_id"))
+    .with_for_update(of=deliveries)
+)
+
+
+def _refuse(delivery: Row[Any], round_: int, callback: Callback) -> None:
     if round_ != delivery.round:
         raise CallbackRefused(409, "this callback URL is of an earlier round: the delivery was sent again since")
     if delivery.callback_state not in ("", callback.state):
@@ -217,8 +246,8 @@ def _refuse(delivery: Delivery, round_: int, callback: Callback) -> None:
         raise CallbackRefused(410, f"this delivery is {delivery.status.value}{ending}")
 
 
-def decide(session: Session, delivery: Delivery, round_: int, callback: Callback) -> Changes:
-    """Let a callback decide its delivery, whose row is locked.
+def decide(session: Session, delivery: Row[Any], round_: int, callback: Callback) -> Changes:
+    """Let a callback decide its delivery, which `lock_called_back` has returned.
 
     A token of the current round proves that a POST of this round was begun, so a delivery that is still pending
     is decided too: real receivers call back before they answer, or beside an error answer. That ends its
@@ -231,28 +260,31 @@ def decide(session: Session, delivery: Delivery, round_: int, callback: Callback
     if delivery.callback_state:
         return Changes()  # it says the same again
     failed = delivery.callback_expected and callback.state != "success"
-    session.execute(
-        update(deliveries)
-        .where(deliveries.c.id == delivery.id)
-        .values(
-            status=Status.FAILED if failed else Status.SUCCEEDED,
-            reason="",
-            lease_token=None,
-            next_attempt_at=None,
-            give_up_at=None,
-            received_at=func.coalesce(deliveries.c.received_at, now_plus(literal(0.0))),
-            finished_at=func.coalesce(deliveries.c.finished_at, now_plus(literal(0.0))),
-            callback_state=callback.state,
-            callback_description=callback.description,
-            callback_context=callback.context,
-            callback_target_url=callback.target_url,
-            callback_at=now_plus(literal(0.0)),
-        )
-    )
-    changes = Changes()
-    if not delivery.finished_at:
-        changes = Changes([delivery.id], more_due=advance(session, {(delivery.push_id, delivery.webhook_id)}))
-    if delivery.push.kind is not Kind.TEST:  # a hook is locked after all deliveries, as everywhere
-        failing = update(hooks).where(hooks.c.id == delivery.hook_id, hooks.c.failing_since.is_not(None))
-        session.execute(failing.values(failing_since=None))
+    decided = {"decided": delivery.id, "new_status": Status.FAILED if failed else Status.SUCCEEDED}
+    session.execute(_DECIDE, decided | {f"callback_{name}": said for name, said in vars(callback).items()})
+    changes = Changes() if delivery.finished_at else Changes([delivery.id])
+    if changes.finished and delivery.position + 1 < delivery.chain_length:
+        changes.more_due = advance(session, {(delivery.push_id, delivery.webhook_id)})
+    if delivery.failing_since and delivery.kind is not Kind.TEST:  # a hook is locked after all deliveries
+        session.execute(update(hooks).where(hooks.c.id == delivery.hook_id).values(failing_since=None))
     return changes
+
+
+_DECIDE = (
+    update(deliveries)
+    .where(deliveries.c.id == bindparam("decided"))
+    .values(
+        status=bindparam("new_status"),
+        reason="",
+        lease_token=None,
+        next_attempt_at=None,
+        give_up_at=None,
+        received_at=func.coalesce(deliveries.c.received_at, now_plus(literal(0.0))),
+        finished_at=func.coalesce(deliveries.c.finished_at, now_plus(literal(0.0))),
+        callback_state=bindparam("callback_state"),
+        callback_description=bindparam("callback_description"),
+        callback_context=bindparam("callback_context"),
+        callback_target_url=bindparam("callback_target_url"),
+        callback_at=now_plus(literal(0.0)),
+    )
+)

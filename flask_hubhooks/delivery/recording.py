@@ -53,7 +53,7 @@ def record(
     _put_off(session, [each for each in held if each.judgement.verdict is Verdict.RETRY])
     ended = [each for each in held if each.judgement.verdict is not Verdict.RETRY]
     finished = [claim for move, claims in _moves(ended, callback_ttl_s) for claim in _apply(session, move, claims)]
-    chains = {(each.push_id, each.webhook_id) for each in finished if each.chain_length > 1}
+    chains = {(each.push_id, each.webhook_id) for each in finished if each.position + 1 < each.chain_length}
     goes_on = bool(chains) and advance(session, chains)
     telling = [each for each in held if each.claim.id not in stale and not each.claim.is_test]
     return Changes([each.id for each in finished], _note_health(session, telling), goes_on or bool(stale))

@@ -7,9 +7,8 @@ from functools import partial
 from flask import Blueprint, Response
 
 from ..announce import announce
-from ..chains import CallbackRefused, decide
+from ..chains import CallbackRefused, decide, lock_called_back
 from ..delivery.tokens import BadToken
-from ..models import Delivery
 from ..outbox import wake
 from ..state import current_state
 from .pipeline import Handler, Route, carried_out, json_response, parse_json, read_body, route
@@ -33,8 +32,8 @@ def post_callback(repository: str, token: str) -> Response:
         raise _unknown() from None
     callback = parse_json(read_body(), _CALLBACK)
     with state.writing() as session:
-        delivery = session.get(Delivery, delivery_id, with_for_update=True)
-        if delivery is None or delivery.push.repository != repository:
+        delivery = lock_called_back(session, delivery_id)
+        if delivery is None or delivery.repository != repository:
             raise _unknown()
         try:
             changes = decide(session, delivery, round_, callback)
