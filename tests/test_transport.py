@@ -310,6 +310,43 @@ def test_body_breaks_off(rest: bytes) -> None:
     assert outcome.error == f"the answer's body broke off: {LOG}"
 
 
+@pytest.mark.parametrize(
+    ("lines", "headers", "body"),
+    [
+        (b"Content-Length:2\r\n", {"Content-Length": "2"}, b"ok"),
+        (b"content-length:  2 \r\nX:\r\n", {"content-length": "2", "X": ""}, b"ok"),
+        (b"Content-Length: 2\r\nContent-Length: 2\r\n", {"Content-Length": "2"}, b"ok"),
+        (
+            b"X: one,\r\n two,\r\n\tthree\r\nContent-Length: 2\r\n",
+            {"X": "one, two, three", "Content-Length": "2"},
+            b"ok",
+        ),
+        (b"no colon\r\nContent-Length: 2\r\n", {"Content-Length": "2"}, b"ok"),
+        (b"X: a:b\nContent-Length: 2\n", {"X": "a:b", "Content-Length": "2"}, b"ok"),
+        (
+            b"Transfer-Encoding: Chunked\r\nContent-Length: 9\r\n",
+            {"Transfer-Encoding": "Chunked", "Content-Length": "9"},
+            b"",
+        ),
+    ],
+)
+def test_spellings_of_headers(guarded: Transport, lines: bytes, headers: dict[str, str], body: bytes) -> None:
+    """Headers are read however a receiver spells them, and the body ends where they say: the connection is used on."""
+    rest = b"0\r\n\r\n" if b"Chunked" in lines else b"ok"
+    with Receiver(b"HTTP/1.1 200 OK\r\n" + lines + b"\r\n" + rest, http(202)) as receiver:
+        outcome = post(guarded, receiver.url)
+        assert post(guarded, receiver.url).status_code == 202
+        assert receiver.connections == 1
+    assert (dict(outcome.response_headers), outcome.response_body, outcome.error) == (headers, body, "")
+
+
+def test_body_without_a_length() -> None:
+    """Where nothing says how long the body is it ends with the connection, but for a status that has none."""
+    assert post_once(sends(b"HTTP/1.1 200 OK\r\n\r\nall of it")).response_body == b"all of it"
+    assert post_once(sends(b"HTTP/1.0 200 OK\r\nContent-Length: -1\r\n\r\nit")).response_body == b"it"
+    assert post_once(sends(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n", hang)).error == ""
+
+
 def test_malformed_headers_keep_the_url_out_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
     """An answer with a malformed header line counts, and does not bring the URL's secrets into the log."""
     outcome = post_once(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nno colon\r\nX: y\r\n\r\n")
