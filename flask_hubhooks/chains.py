@@ -25,9 +25,13 @@ from sqlalchemy.orm import Session, aliased
 
 from .database import now_plus
 from .delivery.retry import GIVE_UP_AFTER
-from .models import Delivery, Hook, Kind, Push, Status, Webhook, deliveries, hooks, pushes, unsucceeded
+from .models import Delivery, Hook, Kind, Push, Status, deliveries, hooks, pushes, unsucceeded, webhooks
 
-switched_off = or_(Webhook.deleted_id != 0, Hook.removed_at.is_not(None), and_(~Webhook.active, Push.kind != Kind.TEST))
+switched_off = or_(
+    webhooks.c.deleted_id != 0,
+    hooks.c.removed_at.is_not(None),
+    and_(~webhooks.c.active, pushes.c.kind != Kind.TEST),
+)
 """Of a delivery's webhook, hook and push: it is not to be sent. A test ignores that its webhook is paused."""
 SWITCHED_OFF = "the webhook was paused, disabled or deleted, or the hook removed"
 
@@ -123,9 +127,9 @@ _waiting = update(deliveries).where(
 _ready = _waiting.where(_earlier([Status.SUCCEEDED], directly=True))
 _interrupted = _waiting.where(~_earlier([Status.PENDING, Status.AWAITING_CALLBACK]))
 _is_switched_off = exists().where(
-    Webhook.id == deliveries.c.webhook_id,
-    Hook.id == deliveries.c.hook_id,
-    Push.id == deliveries.c.push_id,
+    webhooks.c.id == deliveries.c.webhook_id,
+    hooks.c.id == deliveries.c.hook_id,
+    pushes.c.id == deliveries.c.push_id,
     switched_off,
 )
 _CANCEL_SWITCHED_OFF = _ready.where(_is_switched_off).values(ended(Status.CANCELLED, SWITCHED_OFF))

@@ -21,7 +21,19 @@ from sqlalchemy.orm import Session, SessionTransaction
 from .chains import HEAD_START_S
 from .database import now_plus, take_write_lock, time_ordered_uuid, utcnow
 from .delivery.retry import GIVE_UP_AFTER
-from .models import EVENT_ID_LIMIT, TEXT_LIMIT, Hook, Kind, Push, Status, Webhook, deliveries, final_callback, pushes
+from .models import (
+    EVENT_ID_LIMIT,
+    TEXT_LIMIT,
+    Kind,
+    Push,
+    Status,
+    Webhook,
+    deliveries,
+    final_callback,
+    hooks,
+    pushes,
+    webhooks,
+)
 from .registry import ImagePush, Repository, as_utc, storable
 from .state import State
 from .tag_filter import stored_filter
@@ -87,18 +99,26 @@ class RecordedBefore(Exception):
 
 def _matching_chains(session: Session, push: ImagePush) -> list[list[Any]]:
     """The hooks, in order, of each active webhook of the repository that wants to hear of the tag."""
-    hooks = session.execute(_ACTIVE_HOOKS, {"of_repository": push.repository})
-    chains = [list(chain) for _, chain in groupby(hooks, lambda row: row.webhook_id)]
+    active = session.execute(_ACTIVE_HOOKS, {"of_repository": push.repository})
+    chains = [list(chain) for _, chain in groupby(active, lambda row: row.webhook_id)]
     return [chain for chain in chains if stored_filter(chain[0].tag_filter).matches(push.tag)]
 
 
 _HOOKS = (
-    select(Hook.webhook_id, Hook.id, Hook.destination, Webhook.expect_final_callback, Webhook.tag_filter)
-    .join(Webhook, Webhook.id == Hook.webhook_id)
-    .where(Hook.removed_at.is_(None))
-    .order_by(Hook.webhook_id, Hook.position)
+    select(
+        hooks.c.webhook_id,
+        hooks.c.id,
+        hooks.c.destination,
+        webhooks.c.expect_final_callback,
+        webhooks.c.tag_filter,
+    )
+    .join(webhooks, webhooks.c.id == hooks.c.webhook_id)
+    .where(hooks.c.removed_at.is_(None))
+    .order_by(hooks.c.webhook_id, hooks.c.position)
 )
-_ACTIVE_HOOKS = _HOOKS.where(Webhook.repository == bindparam("of_repository"), Webhook.deleted_id == 0, Webhook.active)
+_ACTIVE_HOOKS = _HOOKS.where(
+    webhooks.c.repository == bindparam("of_repository"), webhooks.c.deleted_id == 0, webhooks.c.active
+)
 
 
 def record_test(
@@ -108,11 +128,11 @@ def record_test(
 
     It ignores tag filter and pause. Each hook is tried once, the first one only unless asked for the `whole_chain`.
     """
-    hooks = list(session.execute(_HOOKS.where(Webhook.id == webhook.id)))
-    if not hooks:
+    its = list(session.execute(_HOOKS.where(webhooks.c.id == webhook.id)))
+    if not its:
         return None
     push = ImagePush(webhook.repository, TEST_TAG, pusher=pusher)
-    return _record(session, push, details, [hooks], Kind.TEST, None if whole_chain else 1)
+    return _record(session, push, details, [its], Kind.TEST, None if whole_chain else 1)
 
 
 def _record(

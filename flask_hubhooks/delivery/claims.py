@@ -76,18 +76,50 @@ _lease = update(deliveries).values(lease_token=bindparam("lease"), next_attempt_
 _oldest = select(deliveries.c.id).where(_due).order_by(deliveries.c.next_attempt_at)
 _TAKE_OF_ONE = _lease.where(
     deliveries.c.id.in_(_oldest.where(deliveries.c.destination == bindparam("served", type_=Text)).limit(_share))
-).returning(deliveries.c.id, deliveries.c.destination)
+).returning(deliveries.c.id)
+_columns = (
+    deliveries.c.id,
+    deliveries.c.lease_token,
+    deliveries.c.round,
+    deliveries.c.retry_step,
+    deliveries.c.position,
+    deliveries.c.chain_length,
+    deliveries.c.callback_expected,
+    deliveries.c.push_id,
+    deliveries.c.webhook_id,
+    deliveries.c.hook_id,
+    hooks.c.hook_url,
+    deliveries.c.destination,
+    webhooks.c.encrypted_secret,
+    case((webhooks.c.former_secret_until > _now, webhooks.c.encrypted_former_secret)),
+    webhooks.c.encrypted_headers,
+    pushes.c.kind,
+    pushes.c.repository,
+    pushes.c.tag,
+    pushes.c.pusher,
+    pushes.c.pushed_at,
+    pushes.c.snapshot,
+    switched_off.label("switched_off"),
+    (deliveries.c.give_up_at <= _now).label("gave_up"),
+)
+"""Those of a `Claim` in its order, and whether it can still be sent."""
+_parents = (
+    hooks.c.id == deliveries.c.hook_id,
+    webhooks.c.id == deliveries.c.webhook_id,
+    pushes.c.id == deliveries.c.push_id,
+)
+_READ = select(*_columns).where(*_parents, among(deliveries.c.id, bindparam("taken", expanding=True)))
 
 
 def _take_of_many() -> Any:
-    """`_TAKE_OF_ONE` for many destinations at once, passing over what others have locked: for PostgreSQL."""
+    """`_TAKE_OF_ONE` for many destinations, and `_READ`, at once, passing over what is locked: for PostgreSQL."""
     named = func.unnest(bindparam("served", type_=ARRAY(Text))).table_valued("destination").render_derived("named")
     of_one = _oldest.where(deliveries.c.destination == named.c.destination).limit(_share)
     oldest = of_one.with_for_update(skip_locked=True).lateral("oldest")
     chosen = select(oldest.c.id).select_from(named.join(oldest, true())).limit(_most).cte("chosen")
     # As an array, so that it is read by the index: to join 512 rows the planner would read 100,000 through.
-    taken = _lease.where(deliveries.c.id == any_(func.array(select(chosen.c.id).scalar_subquery())))
-    return taken.returning(deliveries.c.id, deliveries.c.destination)
+    taken = _lease.where(deliveries.c.id == any_(func.array(select(chosen.c.id).scalar_subquery())), *_parents)
+    return taken.returning(*_columns)
 
 
 _TAKE_OF_MANY = _take_of_many()
@@ -192,15 +224,14 @@ def claim(
     changes = Changes()
     rotation = rotation or Rotation()
     while taken := _take(session, limit, left_out, rotation):
-        rows = session.execute(_READ_TAKEN, {"taken": list(taken)}).all()
-        changes.finished += _end_unsendable(session, rows)
-        if sendable := [row for row in rows if not row.switched_off and not row.gave_up]:
-            return [Claim(*(*row[:-2], taken[row.id])) for row in sendable], changes
+        changes.finished += _end_unsendable(session, [row for row, _ in taken])
+        if sendable := [each for each in taken if not each[0].switched_off and not each[0].gave_up]:
+            return [Claim(*(*row[:-2], urgent)) for row, urgent in sendable], changes
     return [], changes
 
 
-def _take(session: Session, limit: int, left_out: Collection[str], rotation: Rotation) -> dict[uuid.UUID, bool]:
-    """Put deliveries under a lease; returns their ids, each with whether a person waits for it."""
+def _take(session: Session, limit: int, left_out: Collection[str], rotation: Rotation) -> list[tuple[Any, bool]]:
+    """Put deliveries under a lease; returns them in the order of their ids, each with whether a person waits for it."""
     due = session.execute(_DESTINATIONS_DUE).all()
     of_urgent = [each.destination for each in due if each.urgent][:limit]
     urgent = _lease_oldest(session, of_urgent, min(SHARE_LEAST, limit), limit, until_s=-HEAD_START_S)
@@ -210,7 +241,7 @@ def _take(session: Session, limit: int, left_out: Collection[str], rotation: Rot
     taken = _lease_oldest(session, ordered, share, limit - len(urgent))
     if ordered:
         rotation.served(ordered, {row.destination for row in taken})
-    return dict.fromkeys((row.id for row in taken), False) | dict.fromkeys((row.id for row in urgent), True)
+    return sorted([*((row, False) for row in taken), *((row, True) for row in urgent)], key=lambda each: each[0].id)
 
 
 def _lease_oldest(
@@ -225,11 +256,11 @@ def _lease_oldest(
     values = {"lease": uuid.uuid4(), "until_s": until_s}
     if session.get_bind().dialect.name == "postgresql":
         return list(session.execute(_TAKE_OF_MANY, values | {"share": share, "most": most, "served": destinations}))
-    taken: list[Any] = []
+    taken: list[uuid.UUID] = []
     for destination in destinations:
         of_one = {"share": min(share, most - len(taken)), "served": destination}
-        taken += session.execute(_TAKE_OF_ONE, values | of_one)
-    return taken
+        taken += session.scalars(_TAKE_OF_ONE, values | of_one)
+    return list(session.execute(_READ, {"taken": taken}))
 
 
 def _end_unsendable(session: Session, rows: Sequence[Any]) -> list[uuid.UUID]:
@@ -245,40 +276,6 @@ def _end_unsendable(session: Session, rows: Sequence[Any]) -> list[uuid.UUID]:
             session.execute(update(deliveries).where(these).values(ended(status, reason)))
             advance(session, {(row.push_id, row.webhook_id) for row in unsendable})
     return [row.id for row in gave_up]
-
-
-_READ_TAKEN = (
-    select(
-        deliveries.c.id,
-        deliveries.c.lease_token,
-        deliveries.c.round,
-        deliveries.c.retry_step,
-        deliveries.c.position,
-        deliveries.c.chain_length,
-        deliveries.c.callback_expected,
-        deliveries.c.push_id,
-        deliveries.c.webhook_id,
-        deliveries.c.hook_id,
-        hooks.c.hook_url,
-        deliveries.c.destination,
-        webhooks.c.encrypted_secret,
-        case((webhooks.c.former_secret_until > _now, webhooks.c.encrypted_former_secret)),
-        webhooks.c.encrypted_headers,
-        pushes.c.kind,
-        pushes.c.repository,
-        pushes.c.tag,
-        pushes.c.pusher,
-        pushes.c.pushed_at,
-        pushes.c.snapshot,
-        switched_off.label("switched_off"),
-        (deliveries.c.give_up_at <= _now).label("gave_up"),
-    )
-    .join(hooks, hooks.c.id == deliveries.c.hook_id)
-    .join(webhooks, webhooks.c.id == deliveries.c.webhook_id)
-    .join(pushes, pushes.c.id == deliveries.c.push_id)
-    .where(among(deliveries.c.id, bindparam("taken", expanding=True)))
-    .order_by(deliveries.c.id)
-)
 
 
 def let_go(session: Session, unsent: Iterable[Unsent]) -> None:
