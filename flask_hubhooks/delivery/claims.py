@@ -77,38 +77,41 @@ _oldest = select(deliveries.c.id).where(_due).order_by(deliveries.c.next_attempt
 _TAKE_OF_ONE = _lease.where(
     deliveries.c.id.in_(_oldest.where(deliveries.c.destination == bindparam("served", type_=Text)).limit(_share))
 ).returning(deliveries.c.id)
-_columns = (
-    deliveries.c.id,
-    deliveries.c.lease_token,
-    deliveries.c.round,
-    deliveries.c.retry_step,
-    deliveries.c.position,
-    deliveries.c.chain_length,
-    deliveries.c.callback_expected,
-    deliveries.c.push_id,
-    deliveries.c.webhook_id,
-    deliveries.c.hook_id,
-    hooks.c.hook_url,
-    deliveries.c.destination,
-    webhooks.c.encrypted_secret,
-    case((webhooks.c.former_secret_until > _now, webhooks.c.encrypted_former_secret)),
-    webhooks.c.encrypted_headers,
-    pushes.c.kind,
-    pushes.c.repository,
-    pushes.c.tag,
-    pushes.c.pusher,
-    pushes.c.pushed_at,
-    pushes.c.snapshot,
-    switched_off.label("switched_off"),
-    (deliveries.c.give_up_at <= _now).label("gave_up"),
-)
-"""Those of a `Claim` in its order, and whether it can still be sent."""
-_parents = (
-    hooks.c.id == deliveries.c.hook_id,
-    webhooks.c.id == deliveries.c.webhook_id,
-    pushes.c.id == deliveries.c.push_id,
-)
-_READ = select(*_columns).where(*_parents, among(deliveries.c.id, bindparam("taken", expanding=True)))
+
+
+def _read(its: Any) -> Any:
+    """All that a `Claim` is made of, in its order, and whether it can still be sent; `its` are a delivery's columns."""
+    columns = (
+        its.id,
+        its.lease_token,
+        its.round,
+        its.retry_step,
+        its.position,
+        its.chain_length,
+        its.callback_expected,
+        its.push_id,
+        its.webhook_id,
+        its.hook_id,
+        hooks.c.hook_url,
+        its.destination,
+        webhooks.c.encrypted_secret,
+        case((webhooks.c.former_secret_until > _now, webhooks.c.encrypted_former_secret)),
+        webhooks.c.encrypted_headers,
+        pushes.c.kind,
+        pushes.c.repository,
+        pushes.c.tag,
+        pushes.c.pusher,
+        pushes.c.pushed_at,
+        pushes.c.snapshot,
+        switched_off.label("switched_off"),
+        (its.give_up_at <= _now).label("gave_up"),
+    )
+    return select(*columns).where(
+        hooks.c.id == its.hook_id, webhooks.c.id == its.webhook_id, pushes.c.id == its.push_id
+    )
+
+
+_READ = _read(deliveries.c).where(among(deliveries.c.id, bindparam("taken", expanding=True)))
 
 
 def _take_of_many() -> Any:
@@ -118,8 +121,8 @@ def _take_of_many() -> Any:
     oldest = of_one.with_for_update(skip_locked=True).lateral("oldest")
     chosen = select(oldest.c.id).select_from(named.join(oldest, true())).limit(_most).cte("chosen")
     # As an array, so that it is read by the index: to join 512 rows the planner would read 100,000 through.
-    taken = _lease.where(deliveries.c.id == any_(func.array(select(chosen.c.id).scalar_subquery())), *_parents)
-    return taken.returning(*_columns)
+    taken = _lease.where(deliveries.c.id == any_(func.array(select(chosen.c.id).scalar_subquery())))
+    return _read(taken.returning(*deliveries.c).cte("taken").c)
 
 
 _TAKE_OF_MANY = _take_of_many()
