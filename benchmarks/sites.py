@@ -107,9 +107,16 @@ class Site:
         return ids[0], committed
 
     def under_way(self, first: int = 0) -> bool:
-        """Whether of the pushes from that one on anything is not delivered yet."""
+        """Whether of the pushes from that one on anything is not delivered yet.
+
+        The newest is asked for first: to look at all of them a hundred times a second would slow down what is measured.
+        """
+        newest = select(func.max(pushes.c.id)).scalar_subquery()
         with self.engine.connect() as connection:
-            return bool(connection.scalar(select(exists().where(deliveries.c.push_id >= first, _under_way))))
+            return any(
+                connection.scalar(select(exists().where(these, _under_way)))
+                for these in (deliveries.c.push_id == newest, deliveries.c.push_id >= first)
+            )
 
     def delivered(self, first: int) -> int:
         """Attempts of these pushes that stand in the history as answered, each with a delivery that succeeded."""
