@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -24,6 +24,9 @@ WARM_UP = 300
 
 
 class Contestant(Protocol):
+    def warm(self) -> None:
+        """Do some of it first, so that all is imported, connected and planned as it will be."""
+
     def rate(self) -> float:
         """Take a turn: how many per second."""
 
@@ -38,6 +41,11 @@ class Engine:
     site: Site
     workers: Sequence[Child]
     due: int
+
+    def warm(self) -> None:
+        wait_until(lambda: not self.site.under_way(), self.workers, 0.05, LIMIT_S)
+        self.deliver(min(WARM_UP, self.due))
+        self.site.settle()
 
     def rate(self) -> float:
         """Deliveries per second."""
@@ -58,20 +66,15 @@ class Engine:
 def engine(
     bench: Bench, due: int, *urls: str | Sequence[str], workers: int = 1, sqlite: bool = False, **settings: Any
 ) -> Iterator[Engine]:
-    """Workers on a site of their own, with a webhook for each of these URLs, or chain of them, and warm."""
+    """Workers on a site of their own, with a webhook for each of these URLs, or chain of them."""
     with ExitStack() as stack:
         own = stack.enter_context(site(bench, sqlite=sqlite, **settings))
         for each in urls:
             own.subscribe(*([each] if isinstance(each, str) else each))
-        yield warm(Engine(own, [stack.enter_context(own.worker()) for _ in range(workers)], due))
-
-
-def warm(contestant: Engine) -> Engine:
-    """The same when it has delivered some: all is imported, connected and planned as it will be."""
-    wait_until(lambda: not contestant.site.under_way(), contestant.workers, 0.05, LIMIT_S)
-    contestant.deliver(WARM_UP)
-    contestant.site.settle()
-    return contestant
+        processes = [stack.enter_context(own.worker()) for _ in range(workers)]
+        yield Engine(own, processes, due)
+        for each in processes:
+            each.terminate()  # all at once: each is then waited for
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,9 @@ class BareLoop:
     process: Child
     due: int
 
+    def warm(self) -> None:
+        self.process.ask(str(WARM_UP))
+
     def rate(self) -> float:
         """Requests per second."""
         return self.due / float(self.process.ask(str(self.due)))
@@ -89,7 +95,6 @@ class BareLoop:
 @contextmanager
 def bare_loop(bench: Bench, due: int, url: str) -> Iterator[BareLoop]:
     with child("-m", "benchmarks.rivals", "bare", url, environment={"REQUESTS_CA_BUNDLE": bench.authority}) as process:
-        process.ask(str(WARM_UP))
         yield BareLoop(process, due)
 
 
@@ -101,6 +106,9 @@ class Jobs:
     worker: Child
     url: str
     due: int
+
+    def warm(self) -> None:
+        replace(self, due=20).rate()
 
     def rate(self) -> float:
         """Deliveries per second, from when all jobs were queued to when the last has written its row."""
@@ -130,14 +138,14 @@ class Jobs:
 def jobs(bench: Bench, due: int, url: str, kind: str) -> Iterator[Jobs]:
     """`kind` is "simple" for a `SimpleWorker`, "worker" for a `Worker`, which forks for each job."""
     with site(bench) as own, own.child("-m", "benchmarks.rivals", kind, "jobs") as worker:
-        contestant = Jobs(own, worker, url, due)
-        Jobs(own, worker, url, 20).rate()
-        yield contestant
+        yield Jobs(own, worker, url, due)
 
 
 def race(run: Run, row: str, contestants: Mapping[str, Contestant]) -> Mapping[str, Sequence[float]]:
-    """Every contestant has one turn in each round; returns each one's rates."""
+    """Every contestant, once warm, has one turn in each round; returns each one's rates."""
     rates: defaultdict[str, list[float]] = defaultdict(list)
+    for contestant in contestants.values():
+        contestant.warm()
     for round_ in run.rounds:
         for name, contestant in contestants.items():
             rates[name].append(contestant.rate())

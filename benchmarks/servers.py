@@ -77,8 +77,11 @@ class Child:
         self._errors.flush()
         return Path(self._errors.name).read_text(errors="replace")
 
-    def end(self) -> None:
+    def terminate(self) -> None:
         self._process.terminate()
+
+    def end(self) -> None:
+        self.terminate()
         try:
             self._process.communicate(timeout=END_S)
         except subprocess.TimeoutExpired:

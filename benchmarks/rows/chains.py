@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..contestants import Engine, engine, race, warm
+from ..contestants import Engine, engine, race
 from ..row import Figure, Goal, Row, Run, ratios
 from ..sites import site
 from ..web import listening, web
@@ -11,7 +11,7 @@ HOOKS = 3
 
 
 def measure(run: Run) -> list[Figure]:
-    due, bench = run.size(3_000, 300), run.bench
+    due, bench = run.size(3_000, 150), run.bench
     urls = [bench.url(f"/chain/{position}", position) for position in range(HOOKS)]
     with (
         listening() as (socket, url),
@@ -21,7 +21,7 @@ def measure(run: Run) -> list[Figure]:
     ):
         own.subscribe(*urls)
         with own.worker() as worker:
-            chains = warm(Engine(own, [worker, gunicorn], due))
+            chains = Engine(own, [worker, gunicorn], due)
             rates = race(run, "chains", {"in chains": chains, "without chains": single})
     return [
         Figure("chain requests/s", [rate / HOOKS for rate in rates["in chains"]]),

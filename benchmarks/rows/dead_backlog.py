@@ -22,6 +22,13 @@ DESTINATIONS = 16
 CLAIMS = 30
 
 
+class Beside(Engine):
+    """It has a backlog that is never over."""
+
+    def warm(self) -> None:
+        self.deliver(WARM_UP)
+
+
 def measure(run: Run) -> list[Figure]:
     due, bench = run.size(10_000, 1_500), run.bench
     urls = [bench.url("/beside-the-dead", number) for number in range(DESTINATIONS)]
@@ -36,9 +43,7 @@ def measure(run: Run) -> list[Figure]:
         claims = [_claim_ms(own) for _ in range(CLAIMS)]
         with own.worker() as worker, engine(bench, due, *urls) as alone:
             wait_until(lambda: bool(breakers_open(worker)), [worker], 0.05, LIMIT_S)
-            beside = Engine(own, [worker], due)
-            beside.deliver(WARM_UP)
-            rates = race(run, "dead-backlog", {"beside it": beside, "without it": alone})
+            rates = race(run, "dead-backlog", {"beside it": Beside(own, [worker], due), "without it": alone})
     return [
         *(Figure(f"{name}, /s", values) for name, values in rates.items()),
         Figure("over without it", ratios(rates["beside it"], rates["without it"])),

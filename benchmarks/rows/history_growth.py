@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from sqlalchemy import Engine, event
 
 from ..contestants import Engine as Workers
-from ..contestants import race, warm
+from ..contestants import race
 from ..row import Figure, Goal, Row, Run, ratios
 from ..servers import Failed
 from ..stores import NAME, RARE, Store, stored
@@ -58,7 +58,7 @@ def _throughput_compared(run: Run, small: Store, large: Store) -> list[Figure]:
     with ExitStack() as stack:
         for name, store in (("little stored", small), ("much stored", large)):
             store.site.subscribe(url)
-            contestants[name] = warm(Workers(store.site, [stack.enter_context(store.site.worker())], due))
+            contestants[name] = Workers(store.site, [stack.enter_context(store.site.worker())], due)
         rates = race(run, "history-growth", contestants)
     return [
         *(Figure(f"{name}, /s", values) for name, values in rates.items()),

@@ -20,9 +20,8 @@ from ..timing import percentiles, taken_ms
 
 POST = "benchmarks.jobs.post"
 OURS, THEIRS = "/timed/ours", "/timed/theirs"
-APART = {"0.1 s": (0.1, 150, 30), "2 s": (2.0, 25, 3)}
+APART = {"0.1 s": (0.1, 150, 20), "2 s": (2.0, 25, 2)}
 """How far apart each sends, and how often in a round, and in that of a quick run."""
-WARM_UP = 20
 
 
 def measure(run: Run) -> list[Figure]:
@@ -30,7 +29,8 @@ def measure(run: Run) -> list[Figure]:
     bench = run.bench
     times: dict[tuple[str, str], list[tuple[float, float]]] = {}
     with ExitStack() as stack:
-        ours = stack.enter_context(engine(bench, 0, bench.url(OURS)))
+        ours = stack.enter_context(engine(bench, 20, bench.url(OURS)))
+        ours.warm()
         theirs = stack.enter_context(ours.site.child("-m", "benchmarks.rivals", "simple", "timed"))
         queue = Queue("timed", connection=stack.enter_context(Redis.from_url(bench.redis_url)))
         stack.enter_context(ours.site.app.app_context())
@@ -38,7 +38,7 @@ def measure(run: Run) -> list[Figure]:
             OURS: lambda tag: image_pushed.send(ours.site.app, repository="acme/app0", tag=tag),
             THEIRS: lambda tag: queue.enqueue(POST, bench.url(THEIRS), example_body(tag=tag).decode()),
         }
-        _sent(send, 0.1, WARM_UP)
+        _sent(send, 0.1, run.size(20, 5))
         for round_ in run.rounds:
             for name, (apart_s, full, quick) in APART.items():
                 sent = _sent(send, apart_s, run.size(full, quick))

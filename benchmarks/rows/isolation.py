@@ -89,7 +89,7 @@ def mixed(healthy: Sequence[Sample], hanging: Sequence[Sample]) -> list[tuple[Sa
 
 def measure(run: Run) -> list[Figure]:
     with ExitStack() as stack:
-        crowds = {share: stack.enter_context(_crowd(run, share)) for share in SHARES}
+        crowds = {share: stack.enter_context(_crowd(run, share)) for share in SHARES[-run.size(2, 1) :]}
         figures = []
         for share, crowd in crowds.items():
             _, opening = percentiles(crowd.open_breakers())

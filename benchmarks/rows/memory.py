@@ -11,6 +11,7 @@ BATCH, BATCHES = 10_000, 10
 def measure(run: Run) -> list[Figure]:
     resident = []
     with engine(run.bench, run.size(BATCH, BATCH // 10), run.bench.url("/memory")) as ours:
+        ours.warm()
         for number in range(run.size(BATCHES, 3)):
             ours.rate()
             resident.append(ours.workers[0].resident_mb)

@@ -13,7 +13,7 @@ LIMIT = CONCURRENCY / SLOW_S
 
 def measure(run: Run) -> list[Figure]:
     urls = [run.bench.url("/slow/receiver", number) for number in range(DESTINATIONS)]
-    with engine(run.bench, run.size(10_000, 1_500), *urls, HUBHOOKS_CONCURRENCY=CONCURRENCY) as ours:
+    with engine(run.bench, run.size(10_000, 1_000), *urls, HUBHOOKS_CONCURRENCY=CONCURRENCY) as ours:
         rates = race(run, "slow-receiver", {"slow": ours})["slow"]
     return [Figure("deliveries/s", rates), Figure("over the limit", ratios(rates, [LIMIT] * len(rates)))]
 

@@ -8,11 +8,11 @@ from ..contestants import engine, jobs, race
 from ..row import Figure, Goal, Row, Run, ratios
 
 
-def measure(run: Run, kind: str, due: int) -> list[Figure]:
+def measure(run: Run, kind: str, full: int, quick: int) -> list[Figure]:
     bench = run.bench
     with (
-        engine(bench, run.size(5_000, 1_000), bench.url("/ours")) as ours,
-        jobs(bench, due, bench.url("/jobs"), kind) as theirs,
+        engine(bench, run.size(5_000, 500), bench.url("/ours")) as ours,
+        jobs(bench, run.size(full, quick), bench.url("/jobs"), kind) as theirs,
     ):
         rates = race(run, f"vs-rq-{kind}", {"ours": ours, "theirs": theirs})
     return [
@@ -24,12 +24,12 @@ def measure(run: Run, kind: str, due: int) -> list[Figure]:
 WORKER = Row(
     "vs-rq-worker",
     "deliveries/s over one RQ job for each delivery on RQ's `Worker`, modules preloaded",
-    partial(measure, kind="worker", due=100),
+    partial(measure, kind="worker", full=100, quick=30),
     (Goal("over theirs", 25, 32),),
 )
 SIMPLE = Row(
     "vs-rq-simple",
     "deliveries/s over one RQ job for each delivery on RQ's `SimpleWorker`",
-    partial(measure, kind="simple", due=500),
+    partial(measure, kind="simple", full=500, quick=100),
     (Goal("over theirs", 7, 9),),
 )
