@@ -132,7 +132,7 @@ _is_switched_off = exists().where(
     pushes.c.id == deliveries.c.push_id,
     switched_off,
 )
-_CANCEL_SWITCHED_OFF = _ready.where(_is_switched_off).values(ended(Status.CANCELLED, SWITCHED_OFF))
+_CANCEL_SWITCHED_OFF = _ready.values(ended(Status.CANCELLED, SWITCHED_OFF))  # where `_MOVE_ON` has left it out
 _MOVE_ON = (
     _ready.where(~_is_switched_off).values(sendable_now()).returning(deliveries.c.push_id, deliveries.c.webhook_id)
 )
@@ -269,7 +269,8 @@ def decide(session: Session, delivery: Row[Any], round_: int, callback: Callback
     changes = Changes() if delivery.finished_at else Changes([delivery.id])
     if changes.finished and delivery.position + 1 < delivery.chain_length:
         changes.more_due = advance(session, {(delivery.push_id, delivery.webhook_id)})
-    if delivery.failing_since and delivery.kind is not Kind.TEST:  # a hook is locked after all deliveries
+    may_fail = delivery.failing_since or delivery.status is Status.PENDING  # whose failure may just have been written
+    if may_fail and delivery.kind is not Kind.TEST:  # a hook is locked after all deliveries
         session.execute(update(hooks).where(hooks.c.id == delivery.hook_id).values(failing_since=None))
     return changes
 

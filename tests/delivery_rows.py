@@ -92,7 +92,7 @@ def _check_order(chain: list[Any], start: int) -> None:
     for position, each in enumerate(chain):
         assert (each.status.value == "pending") or each.lease_token is None
         assert (each.next_attempt_at is not None) == (each.status.value == "pending"), "it would be stuck"
-        assert (each.give_up_at is not None) or each.status.value not in UNDER_WAY, "it would be stuck"
+        assert (each.give_up_at is not None) == (each.status.value in UNDER_WAY), "it would be stuck"
         assert (each.finished_at is None) == (each.status.value in UNDER_WAY | {"waiting"})
         if each.status.value == "waiting":
             assert UNDER_WAY & set(states[:position]), "nothing would have it go on"

@@ -14,7 +14,7 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 from werkzeug.test import TestResponse
 
-from flask_hubhooks.database import utcnow
+from flask_hubhooks.chains import ended
 from flask_hubhooks.models import Delivery, Status, Webhook
 
 from .host import Host
@@ -266,7 +266,7 @@ def test_redeliver_a_skipped_one(host: Host, receivers: list[Receiver]) -> None:
 def test_redeliver_starts_the_schedule_anew(host: Host, receivers: list[Receiver]) -> None:
     """A new round has all its attempts before it, and five days."""
     webhook = chain(host, receivers[:1])
-    host.set_all(Delivery, status=Status.FAILED, retry_step=10, give_up_at=utcnow())
+    host.set_all(Delivery, retry_step=10, **ended(Status.FAILED, ""))
     redeliver(host, webhook, 0)
     host.deliver()
     assert states(host, webhook) == ["succeeded"]

@@ -481,7 +481,7 @@ _MORE_DELIVERIES = """
 INSERT INTO hubhooks_delivery (id, push_id, webhook_id, hook_id, position, chain_length, callback_expected,
     destination, pushed_at, status, next_attempt_at, give_up_at, created_at)
 SELECT gen_random_uuid(), hubhooks_push.id, webhook_id, hook_id, 0, 1, false, destination, hubhooks_push.pushed_at,
-    tag, next_attempt_at, give_up_at, created_at
+    tag, CASE tag WHEN 'pending' THEN next_attempt_at END, CASE tag WHEN 'pending' THEN give_up_at END, created_at
 FROM hubhooks_delivery, hubhooks_push WHERE destination LIKE '%dead%' AND tag = :status AND hubhooks_delivery.push_id =
     (SELECT id FROM hubhooks_push WHERE repository = 'acme/dead' AND tag = 'v0')
 """

@@ -1,4 +1,4 @@
-"""The pool: few threads where work is quick, many where it is stuck, and every task exactly once."""
+"""The pool: few threads where work is quick, many where it waits, and every task exactly once."""
 
 from __future__ import annotations
 
@@ -115,6 +115,19 @@ def test_does_not_grow_while_busy(monkeypatch: pytest.MonkeyPatch) -> None:
         tasks.submit(number)
     assert sorted(collect_all(tasks)) == list(range(100))
     assert tasks.threads == FIRST_THREADS
+
+
+def test_grows_past_what_hangs_while_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks that hang on all threads hold up no others, whatever else keeps the process busy."""
+    monkeypatch.setattr(pool, "process_time", monotonic)
+    work = Work()
+    tasks = pool_of(lambda number: work(number) if number < FIRST_THREADS else number, 16)
+    for number in range(40):
+        tasks.submit(number)
+    collect_all(tasks, until=lambda: tasks.unfinished == FIRST_THREADS)
+    assert tasks.unfinished == FIRST_THREADS
+    work.gate.set()
+    collect_all(tasks)
 
 
 @pytest.mark.parametrize(("limit", "most"), [(3, 12), (100, 256), (300, 300)])

@@ -18,11 +18,12 @@ from typing import Any, TypeVar
 
 import pytest
 from flask import current_app
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import selectinload
 from werkzeug.test import TestResponse
 
 from flask_hubhooks import Repository, redelivery
+from flask_hubhooks.chains import SWITCHED_OFF
 from flask_hubhooks.database import utcnow
 from flask_hubhooks.delivery import claims, recording
 from flask_hubhooks.delivery.claims import Claim
@@ -30,10 +31,10 @@ from flask_hubhooks.delivery.dispatcher import Dispatcher
 from flask_hubhooks.delivery.recording import Result
 from flask_hubhooks.delivery.retry import judge, judge_test
 from flask_hubhooks.delivery.transport import Outcome
-from flask_hubhooks.models import Delivery, Hook, Status
+from flask_hubhooks.models import Delivery, Hook, Status, Webhook
 
 from .host import Host
-from .receivers import Connection, Receiver, Request, poll
+from .receivers import Connection, Receiver, Request, http, poll
 
 Said = TypeVar("Said")
 
@@ -1111,3 +1112,41 @@ def test_all_at_once(host: Host, caplog: pytest.LogCaptureFixture, seconds: floa
     assert not [each for each in warnings if "(breaker " not in each]  # 503 may be answered three times in a row
     assert storm.all_have_acted
     assert {code for _, code in storm.codes} <= {200, 201, 202, 204, 409, 410}
+
+
+@on_postgresql
+def test_switched_on_while_a_chain_goes_on(host: Host) -> None:
+    """A webhook that is switched on between two statements of what carries its chain on leaves nothing waiting."""
+    with Receiver() as one, Receiver() as two:
+        webhook = host.create(one.url, two.url)
+        host.push()
+        host.deliver()
+        host.set_all(Webhook, active=False)  # as a pause leaves it that did not see the push yet
+
+        def switch_on(statement: str, parameters: Any, cursor: object) -> None:
+            if SWITCHED_OFF in parameters.values():
+                host.set_all(Webhook, active=True)
+
+        with host.listening(switch_on):
+            assert host.call_back(one.requests[-1].body).status_code == 200
+        host.deliver()
+    assert [each["state"] for each in host.history(webhook)] == ["succeeded", "cancelled"]
+
+
+@on_postgresql
+def test_a_callback_while_its_failure_is_written(host: Host) -> None:
+    """A callback that waits for a worker which writes a failure of its hook proves that the hook does not fail."""
+    with Receiver(http(500)) as receiver:
+        host.create(receiver.url, expect_final_callback=True)
+        host.push()
+        host.deliver()
+        host.set_all(Hook, failing_since=None)
+        with ThreadPoolExecutor() as pool:
+            with host.writing() as session:  # a worker that writes what came of a second attempt
+                session.execute(select(Delivery.id).with_for_update()).all()
+                answer = pool.submit(host.call_back, receiver.requests[-1].body)
+                poll(lambda: waits_for_a_lock(host))
+                session.execute(update(Hook).values(failing_since=utcnow()))
+            assert answer.result(10).status_code == 200
+    with host.writing() as session:
+        assert session.scalars(select(Hook.failing_since)).all() == [None]

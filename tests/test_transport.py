@@ -332,7 +332,7 @@ def test_body_breaks_off(rest: bytes) -> None:
 )
 def test_spellings_of_headers(guarded: Transport, lines: bytes, headers: dict[str, str], body: bytes) -> None:
     """Headers are read however a receiver spells them, and the body ends where they say: the connection is used on."""
-    rest = b"0\r\n\r\n" if b"Chunked" in lines else b"ok"
+    rest = b"0\r\n\r\n" if b"chunked" in lines.lower() else b"ok"
     with Receiver(b"HTTP/1.1 200 OK\r\n" + lines + b"\r\n" + rest, http(202)) as receiver:
         outcome = post(guarded, receiver.url)
         assert post(guarded, receiver.url).status_code == 202
@@ -344,7 +344,18 @@ def test_body_without_a_length() -> None:
     """Where nothing says how long the body is it ends with the connection, but for a status that has none."""
     assert post_once(sends(b"HTTP/1.1 200 OK\r\n\r\nall of it")).response_body == b"all of it"
     assert post_once(sends(b"HTTP/1.0 200 OK\r\nContent-Length: -1\r\n\r\nit")).response_body == b"it"
-    assert post_once(sends(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n", hang)).error == ""
+    assert post_once(sends(b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n", hang)).error == ""
+
+
+@pytest.mark.parametrize(
+    "lines", [b"Content-Length: " + b"9" * 5000, b"Content-Length: +3", b"Transfer-Encoding: gzip\r\nContent-Length: 2"]
+)
+def test_lengths_that_are_none(guarded: Transport, lines: bytes) -> None:
+    """A length that cannot be believed ends no body, and no connection is used on that was read by it."""
+    with Receiver(sends(b"HTTP/1.1 200 OK\r\n" + lines + b"\r\n\r\nall"), http(202)) as receiver:
+        assert post(guarded, receiver.url).status_code in (200, None)
+        assert post(guarded, receiver.url).status_code == 202
+        assert receiver.connections == 2
 
 
 def test_malformed_headers_keep_the_url_out_of_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,6 +7,7 @@ from . import (
     callbacks,
     chains,
     dead_backlog,
+    footprint,
     history_growth,
     idle_latency,
     isolation,
@@ -38,6 +39,7 @@ ROWS: dict[str, Row] = {
         history_growth.ROW,
         scale_out.ROW,
         memory.ROW,
+        footprint.ROW,
         callbacks.ROW,
         sqlite.ROW,
     )

@@ -87,4 +87,6 @@ ROW = Row(
         for name in APART
         for percentile, must, aim in (("p50", 1.5, 1.0), ("p99", 3.0, 1.5))
     ),
+    limited_by="round trips to PostgreSQL and two commits: 3.7 ms until the push is stored and its signal returns, "
+    "3 ms to lease the delivery, 0.6 ms to send it",
 )

@@ -139,4 +139,5 @@ ROW = Row(
         for share in SHARES
         for how in ("steady", "burst")
     ),
+    limited_by="nothing that can be told from chance: the rounds differ by more than what hangs adds",
 )

@@ -88,4 +88,5 @@ ROW = Row(
         for count in WEBHOOKS
         for metric, must, aim in (("statements", 3, 2), ("Redis round trips", 1, 1))
     ),
+    limited_by="round trips: half of the time of a push is waited for PostgreSQL",
 )

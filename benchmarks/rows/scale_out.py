@@ -48,4 +48,5 @@ ROW = Row(
     "receiver that takes 100 ms, 16 threads a worker, 1, 2 and 4 workers on one PostgreSQL and Valkey",
     measure,
     (Goal("4 over 1", 3.8, 3.97),),
+    limited_by="the same as `slow-receiver`",
 )

@@ -130,7 +130,10 @@ _TAKE_OVERDUE = _OVERDUE.limit(_most).with_for_update(skip_locked=True)
 GAVE_UP = f"not delivered within {GIVE_UP_AFTER.days} days"
 _EXPIRE = (
     update(deliveries)
-    .where(among(deliveries.c.id, bindparam("ids", expanding=True)))
+    .where(
+        among(deliveries.c.id, bindparam("ids", expanding=True)),
+        deliveries.c.status.in_([Status.PENDING, Status.AWAITING_CALLBACK]),  # others have no time to give up
+    )
     .values(
         ended(Status.EXPIRED, "the callback never came")
         | {

@@ -29,6 +29,7 @@ from .lookups import Found, LookUpFailed, LookUpLate, look_ups
 
 INTERIM_LIMIT = 16  # 1xx answers that are passed over before the real one
 LINES_LIMIT, LINE_LIMIT = 100, 65_536  # of an answer's headers: how many, and characters of each
+DIGITS_LIMIT = 20  # of a length that may be true
 IDLE_S = 60.0  # NAT gateways and firewalls forget idle connections silently, many after a few minutes
 
 _ADVICE = {
@@ -153,9 +154,10 @@ class _Answer(http.client.HTTPResponse):
         self.version = 10 if version == "HTTP/1.0" else 11
         self.code, self.reason = self.status, reason.strip()
         self.headers = self.msg = headers = _read_headers(self.fp)  # type: ignore[assignment]
-        self.chunked, self.chunk_left = headers.get("transfer-encoding", "").lower() == "chunked", None
-        length = "0" if self.status in (204, 304) else next(iter(headers.getlist("content-length")), "")
-        self.length = int(length) if length.isdecimal() and not self.chunked else None
+        codings, bare = headers.get("transfer-encoding", "").lower(), self.status in (204, 304)
+        self.chunked, self.chunk_left = codings.rpartition(",")[2].strip() == "chunked" and not bare, None
+        length = "0" if bare else "" if codings else next(iter(headers.getlist("content-length")), "")
+        self.length = int(length) if length.isdecimal() and len(length) < DIGITS_LIMIT else None
         self.will_close = self._check_close() or (self.length is None and not self.chunked)  # type: ignore[attr-defined]
 
     def _read_status(self) -> tuple[str, int, str]:
@@ -181,7 +183,7 @@ def _read_headers(stream: BufferedReader) -> urllib3.HTTPHeaderDict:
             return urllib3.HTTPHeaderDict(fields)
         name, colon, value = line.partition(":")
         if line[0] in " \t" and fields:
-            fields[-1] = (fields[-1][0], f"{fields[-1][1]} {line.strip()}")
+            fields[-1] = (fields[-1][0], f"{fields[-1][1]} {line.strip()}".strip())
         elif colon:
             fields.append((name.rstrip(), value.strip()))
     raise http.client.HTTPException("too many headers")

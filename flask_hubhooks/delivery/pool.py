@@ -1,4 +1,4 @@
-"""A thread pool that starts small, grows only when it is stuck, and takes turns by destination."""
+"""A thread pool that starts small, grows while its threads wait for receivers, and takes turns by destination."""
 
 from __future__ import annotations
 
@@ -133,11 +133,15 @@ class ElasticPool(Generic[Task, Done]):
         if seconds < LOOK_S:
             return
         self._look()
-        if used_s > BUSY * seconds:
+        if used_s > BUSY * seconds and not self._stuck():
             return
         with self._lock:
             for _ in range(min(self.threads or 1, self._allowed() - self.threads, self.queued)):
                 self._start_thread()
+
+    def _stuck(self) -> bool:
+        """Whether all threads have been at their tasks for a while: something else keeps the process busy."""
+        return len(self._begun) == self.threads and not self._at_work_since(monotonic() - BATCH_WAIT_S)
 
     def _look(self) -> None:
         self._looked_at, self._used_s = monotonic(), process_time()
