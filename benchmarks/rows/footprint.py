@@ -35,7 +35,7 @@ class Used:
 
 
 def measure(run: Run) -> list[Figure]:
-    count = run.size(5_000, 300)
+    count = run.size(5_000, 200)
     with site(run.bench) as own:
         own.subscribe(run.bench.url("/footprint"))
         began = _used(own)

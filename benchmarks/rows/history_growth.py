@@ -19,7 +19,7 @@ from ..row import Figure, Goal, Row, Run, ratios
 from ..servers import Failed
 from ..stores import NAME, RARE, Store, stored
 
-SMALL, LARGE, QUICK = 1_000, 1_000_000, 20_000
+SMALL, LARGE, QUICK = 1_000, 1_000_000, 10_000
 TIMES, QUICK_TIMES = 20, 3
 """How often each page is asked for in a round."""
 PAGE_SIZE = 25

@@ -20,7 +20,7 @@ from ..timing import percentiles, taken_ms
 
 POST = "benchmarks.jobs.post"
 OURS, THEIRS = "/timed/ours", "/timed/theirs"
-APART = {"0.1 s": (0.1, 150, 20), "2 s": (2.0, 25, 2)}
+APART = {"0.1 s": (0.1, 150, 12), "2 s": (2.0, 25, 2)}
 """How far apart each sends, and how often in a round, and in that of a quick run."""
 
 

@@ -10,7 +10,7 @@ BATCH, BATCHES = 10_000, 10
 
 def measure(run: Run) -> list[Figure]:
     resident = []
-    with engine(run.bench, run.size(BATCH, BATCH // 10), run.bench.url("/memory")) as ours:
+    with engine(run.bench, run.size(BATCH, BATCH // 20), run.bench.url("/memory")) as ours:
         ours.warm()
         for number in range(run.size(BATCHES, 3)):
             ours.rate()
