@@ -15,7 +15,8 @@ import flask_hubhooks
 LAYERS = [
     "config hook_url outages registry request_headers signals tag_filter database",
     "broker",
-    "delivery delivery.addresses delivery.answers delivery.certificates delivery.lookups delivery.signing delivery.tokens",
+    "delivery delivery.addresses delivery.answers delivery.certificates delivery.lookups delivery.signing "
+    "delivery.tokens",
     "delivery.egress",
     "delivery.connections",
     "delivery.causes",
