@@ -190,6 +190,17 @@ def test_retried_until_received(host: Host) -> None:
     assert len({request.body for request in receiver.requests}) == 1
 
 
+def test_a_time_to_give_up_that_was_left(host: Host) -> None:
+    """Only what is under way expires, whatever time a delivery that has ended may have kept."""
+    with Receiver() as receiver:
+        webhook = host.create(receiver.url)
+        host.push()
+        host.deliver()
+        host.set_all(Delivery, give_up_at=utcnow())
+        host.deliver()
+    assert [each["state"] for each in host.history(webhook)] == ["succeeded"]
+
+
 def test_schedule_used_up(host: Host) -> None:
     """After ten attempts it has failed, and nothing more is sent."""
     with Receiver(500) as receiver:

@@ -141,7 +141,7 @@ _EXPIRE = (
             "reason": case((_pending, GAVE_UP), else_="the callback never came"),
         }
     )
-    .returning(deliveries.c.push_id, deliveries.c.webhook_id)
+    .returning(deliveries.c.id, deliveries.c.push_id, deliveries.c.webhook_id)
 )
 
 
@@ -312,8 +312,9 @@ def expire_overdue(session: Session, limit: int) -> Changes:
     Their callback never came, or they were never delivered, such as to a destination that is left out of claims.
     """
     overdue = session.scalars(_TAKE_OVERDUE, {"most": limit}).all()
-    if overdue:
-        chains = {(row.push_id, row.webhook_id) for row in session.execute(_EXPIRE, {"ids": overdue})}
+    expired = session.execute(_EXPIRE, {"ids": overdue}).all() if overdue else []
+    if expired:
+        chains = {(row.push_id, row.webhook_id) for row in expired}
         lock_waiting(session, chains)
         advance(session, chains)
-    return Changes(list(overdue))
+    return Changes([row.id for row in expired])
