@@ -7,7 +7,7 @@ from time import time_ns
 from typing import Any
 
 import pytest
-from sqlalchemy import event, insert, inspect, select, text
+from sqlalchemy import insert, inspect, select, text
 
 from flask_hubhooks.database import now_plus, time_ordered_uuid, utcnow
 from flask_hubhooks.delivery.claims import claim
@@ -41,9 +41,9 @@ def test_claims_use_their_index(host: Host) -> None:
     """The very statement that claims what is due is answered from the partial index."""
     statements: list[tuple[str, Any]] = []
     with host.app.app_context(), host.state.writing() as session:
+        with host.listening(lambda statement, parameters, _: statements.append((statement, parameters))):
+            claim(session, 10)
         connection = session.connection()
-        event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
-        claim(session, 10)
         claiming, values = statements[0]
         if connection.dialect.name == "postgresql":
             connection.execute(text("SET LOCAL enable_seqscan = off"))  # the table is empty
