@@ -1,4 +1,4 @@
-"""What SQLite and PostgreSQL do differently, made the same: times, the clock, and the write lock."""
+"""What SQLite and PostgreSQL do differently, made the same: times, the clock, locks and bulk inserts."""
 
 from __future__ import annotations
 
@@ -8,17 +8,24 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any, cast
+from functools import cache
+from typing import Any
 
 from sqlalchemy import (
     ARRAY,
-    BindParameter,
+    JSON,
     DateTime,
     Dialect,
+    Insert,
     Table,
+    Text,
     TypeDecorator,
     any_,
     bindparam,
+    cast,
+    column,
+    func,
+    select,
     text,
 )
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
@@ -32,9 +39,18 @@ DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, NoConnectionLe
 """What SQLAlchemy raises where waiting may help: no connection, a lock, a standby that takes no writes yet."""
 
 
-def is_deadlock(fault: BaseException) -> bool:
-    """Whether PostgreSQL chose this transaction to end, so that others, which locked in a circle with it, go on."""
-    return isinstance(fault, OperationalError) and getattr(fault.orig, "sqlstate", None) == "40P01"
+CONFLICT_TRIES = 3
+"""How often a transaction is run that PostgreSQL ends for the sake of others."""
+
+
+def is_conflict(fault: BaseException) -> bool:
+    """Tell whether PostgreSQL ended this transaction so that others could go on: running it again will do.
+
+    That is the victim of a deadlock (40P01), or one that cannot be serialized (40001).
+    """
+    cause = getattr(fault, "orig", None)
+    state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)  # psycopg, psycopg2
+    return state in ("40P01", "40001")
 
 
 class UTCDateTime(TypeDecorator[datetime]):
@@ -90,26 +106,15 @@ class among(FunctionElement[Any]):  # noqa: N801 RUF100 - reads as the SQL opera
 
 @compiles(among)
 def _in(element: among, compiler: Any, **kwargs: Any) -> str:
-    column, values = element.clauses
-    return str(compiler.process(column.in_(values), **kwargs))
+    searched, values = element.clauses
+    return str(compiler.process(searched.in_(values), **kwargs))
 
 
 @compiles(among, "postgresql")
 def _any(element: among, compiler: Any, **kwargs: Any) -> str:
-    column, values = element.clauses
-    array = bindparam(cast("BindParameter[Any]", values).key, type_=ARRAY(column.type))
-    return str(compiler.process(column == any_(array), **kwargs))
-
-
-def take_write_lock(session: Session) -> None:
-    """On SQLite, begin the transaction as a writer; elsewhere rows are locked one by one.
-
-    A transaction that reads first and writes later fails at once ("database is locked") when another has
-    written in between, however long the busy timeout. A write that changes nothing takes the lock first, and
-    makes the driver begin a transaction, without which a savepoint would commit by itself.
-    """
-    if session.get_bind().dialect.name == "sqlite":
-        session.execute(text("DELETE FROM hubhooks_push WHERE 0"))
+    searched, values = element.clauses
+    array = bindparam(values.key, type_=ARRAY(searched.type))
+    return str(compiler.process(searched == any_(array), **kwargs))
 
 
 def limit_idling(session: Session, seconds: float) -> None:
@@ -139,13 +144,17 @@ def insert_rows(session: Session, table: Table, rows: Sequence[Mapping[str, Any]
     PostgreSQL takes them as one JSON parameter of one statement: for the attempts of a batch that spares both
     sides a tenth of all their work for a delivery.
     """
-    if session.get_bind().dialect.name != "postgresql":
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(_insert_json(table, tuple(rows[0])), {"rows": json.dumps(rows, default=_json_value)})
+    else:
         session.execute(table.insert(), rows)
-        return
-    columns = ", ".join(rows[0])
-    source = f"json_populate_recordset(NULL::{table.name}, CAST(:rows AS json))"
-    statement = f"INSERT INTO {table.name} ({columns}) SELECT {columns} FROM {source}"  # noqa: S608 - our own names
-    session.execute(text(statement), {"rows": json.dumps(rows, default=_json_value)})
+
+
+@cache
+def _insert_json(table: Table, names: tuple[str, ...]) -> Insert:
+    given = func.json_to_recordset(cast(bindparam("rows", type_=Text), JSON))
+    columns = given.table_valued(*(column(name, table.c[name].type) for name in names))
+    return table.insert().from_select(names, select(columns.render_derived(with_types=True)))
 
 
 def _json_value(value: object) -> str:

@@ -82,13 +82,14 @@ class HubHooks(Blueprint):
         """
         state = current_state()
         if self._join_session:
-            accept_in_session(state, push, self._db.session())
+            accept_in_session(state, push)
         else:
             accept(state, push)
 
     def register(self, app: Flask, options: dict[str, Any]) -> None:  # type: ignore[override]
         """Called by `app.register_blueprint`. Raises `ConfigError` for a config that cannot work."""
         config = Config.from_app(app.config)
+        _check_database(app, self._db)
         if not self._join_session and _in_memory(app.config.get("SQLALCHEMY_DATABASE_URI")):
             raise ConfigError(
                 "an in-memory SQLite database has one connection, which our transactions would share with the "
@@ -114,6 +115,23 @@ class HubHooks(Blueprint):
             return
         if push is not None:
             self.push(push)
+
+
+def _check_database(app: Flask, db: SQLAlchemy) -> None:
+    """Raise `ConfigError` if our tables would be in no database, or in one that we do not support."""
+    if app.extensions.get("sqlalchemy") is db:
+        with app.app_context():
+            urls = {key: engine.url for key, engine in db.engines.items()}
+    else:  # it is set up later
+        uri = app.config.get("SQLALCHEMY_DATABASE_URI")
+        urls = {None: make_url(uri)} if uri else dict.fromkeys(app.config.get("SQLALCHEMY_BINDS") or ())
+    if urls and None not in urls:
+        raise ConfigError(
+            "SQLALCHEMY_DATABASE_URI is not set: hubhooks keeps its tables in the default database, and does not use "
+            "SQLALCHEMY_BINDS"
+        )
+    if (url := urls.get(None)) and (name := url.get_backend_name()) not in ("postgresql", "sqlite"):
+        raise ConfigError(f"SQLALCHEMY_DATABASE_URI names a {name} database: hubhooks supports PostgreSQL and SQLite")
 
 
 def _in_memory(uri: Any) -> bool:

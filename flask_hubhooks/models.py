@@ -295,7 +295,7 @@ def copy_tables(metadata: MetaData) -> None:
     The copies have SQLAlchemy's own types only: a migration script that named one of ours would not import it.
     """
     for table in Base.metadata.sorted_tables:
-        if table.name not in metadata.tables:
+        if (f"{metadata.schema}.{table.name}" if metadata.schema else table.name) not in metadata.tables:
             for column in table.to_metadata(metadata).columns:
                 if isinstance(column.type, UTCDateTime):
                     column.type = DateTime(timezone=True)

@@ -57,6 +57,32 @@ class Outage:
 
 
 def in_one_line(fault: BaseException) -> str:
-    """What the driver says of it: neither the statement nor its parameters, nor hints on further lines."""
+    """The first line of the driver's message, without the statement and its parameters."""
     said = str(getattr(fault, "orig", None) or fault).strip().splitlines()
     return said[0] if said else type(fault).__name__
+
+
+_HINTS = (
+    (
+        "database is locked",
+        "another transaction holds the write lock of the SQLite file, most likely the caller's own: commit before you "
+        "send the signal, or use HubHooks(db, join_session=True)",
+    ),
+    (
+        "no further SQL can be emitted",
+        "db.session takes no statements while it commits, as in SQLAlchemy's after_commit and Flask-SQLAlchemy's "
+        "models_committed: send the signal before your commit, or use HubHooks(db) without join_session",
+    ),
+    (
+        "hubhooks_push_pkey",
+        "the sequence behind hubhooks_push.id lags behind its rows, as after a restore: run "
+        "SELECT setval(pg_get_serial_sequence('hubhooks_push', 'id'), (SELECT max(id) FROM hubhooks_push))",
+    ),
+)
+
+
+def explained(fault: BaseException) -> str:
+    """What went wrong in one line and, for faults that a host can mend, what to do about it."""
+    text = in_one_line(fault)
+    hint = next((hint for said, hint in _HINTS if said in str(fault)), "")
+    return f"{text}. {hint[0].upper()}{hint[1:]}" if hint else text

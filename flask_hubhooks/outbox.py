@@ -8,18 +8,18 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from itertools import groupby
+from itertools import count, groupby
 from typing import Any
 
 from redis.exceptions import RedisError
 from rq import Queue
 from rq.serializers import JSONSerializer
 from sqlalchemy import Float, bindparam, event, insert, select
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, SessionTransaction
 
 from .chains import HEAD_START_S
-from .database import now_plus, take_write_lock, time_ordered_uuid, utcnow
+from .database import CONFLICT_TRIES, DATABASE_AWAY, is_conflict, now_plus, time_ordered_uuid, utcnow
 from .delivery.retry import GIVE_UP_AFTER
 from .models import (
     EVENT_ID_LIMIT,
@@ -34,7 +34,9 @@ from .models import (
     pushes,
     webhooks,
 )
+from .outages import explained
 from .registry import ImagePush, Repository, as_utc, storable
+from .signals import push_not_recorded, tell
 from .state import State
 from .tag_filter import stored_filter
 
@@ -46,51 +48,53 @@ RECENT_PUSHES, RECENT_TAGS = 1000, 100
 WAKE_TTL_S = 60
 """A wake whose job was lost is forgotten after this; the worker's beat repairs it within about a second."""
 
-LOCKED = (
-    ": the database is locked, most likely by the caller's own open transaction. "
-    "Send the signal after your commit, or use HubHooks(db, join_session=True)"
-)
-
 
 def accept(state: State, push: ImagePush) -> None:
     """Record a push in a transaction of our own and wake a worker. A fault of ours is logged, never raised."""
-    with _faults_logged(push):
+    with _faults_reported(state, push):
         with state.reading() as session:
             chains = _matching_chains(session, push)
-        if chains:
-            details = state.handlers.details_of(push.repository)
-            with state.writing() as session:
-                _record(session, push, details, chains)
-            wake(state)
+        if not chains:
+            return
+        details = state.details_for_push(push.repository)
+        for tries in count(1):
+            try:
+                with state.writing() as session:
+                    _record(session, push, details, chains)
+                break
+            except DATABASE_AWAY as fault:
+                if tries == CONFLICT_TRIES or not is_conflict(fault):
+                    raise
+        wake(state)
 
 
-def accept_in_session(state: State, push: ImagePush, session: Session) -> None:
+def accept_in_session(state: State, push: ImagePush) -> None:
     """Record a push in the host's session: it lives or dies with the host's transaction, and wakes on commit.
 
     What the host has pending is flushed first, so that a fault of the host's is raised to the host. A fault of
     ours undoes our savepoint alone, and is logged.
     """
-    session.flush()
-    with _faults_logged(push):
-        take_write_lock(session)
-        with session.begin_nested():
+    host = state.db.session()
+    host.flush()
+    with _faults_reported(state, push):
+        with state.in_host_transaction() as session:
             chains = _matching_chains(session, push)
             if chains:
-                details = state.handlers.details_of(push.repository, session.begin_nested())
+                details = state.handlers.details_of(push.repository, host.begin_nested())
                 _record(session, push, details, chains)
         if chains:
-            _wake_on_commit(state, session)
+            _wake_on_commit(state, host)
 
 
 @contextmanager
-def _faults_logged(push: ImagePush) -> Iterator[None]:
+def _faults_reported(state: State, push: ImagePush) -> Iterator[None]:
     try:
         yield
     except RecordedBefore:
         logger.info("push of %s:%s was recorded before: event %s", push.repository, push.tag, push.event_id)
     except Exception as error:
-        locked = isinstance(error, OperationalError) and "locked" in str(error.orig)
-        logger.exception("push of %s:%s not recorded%s", push.repository, push.tag, LOCKED if locked else "")
+        logger.exception("push of %s:%s not recorded: %s", push.repository, push.tag, explained(error))
+        tell(push_not_recorded, state.app, push=push, error=error)
 
 
 class RecordedBefore(Exception):
@@ -148,7 +152,7 @@ def _record(
     Of each chain the first `most` hooks are called. Returns the id of the first delivery.
     """
     pushed_at = as_utc(push.pushed_at) if push.pushed_at else utcnow()
-    push_id = _insert_push(session, push, pushed_at, details or Repository().snapshot(), kind)
+    push_id = _insert_push(session, push, pushed_at, details or Repository(is_private=True).snapshot(), kind)
     due_in_s = -HEAD_START_S if kind is Kind.TEST else 0.0  # a person waits for a test
     rows = [row for chain in chains for row in _delivery_rows(chain, push_id, pushed_at, most, due_in_s)]
     session.execute(_INSERT_DELIVERIES, rows)
@@ -156,7 +160,11 @@ def _record(
     return first
 
 
-_INSERT_PUSH = insert(pushes).returning(pushes.c.id)
+_INSERT_PUSH = {
+    dialect: insert(pushes).on_conflict_do_nothing(index_elements=["event_id"]).returning(pushes.c.id)
+    for dialect, insert in (("postgresql", postgresql.insert), ("sqlite", sqlite.insert))
+}
+"""It returns nothing for an event id that is known. Any other conflict is an error."""
 _INSERT_DELIVERIES = insert(deliveries).values(
     next_attempt_at=now_plus(bindparam("due_in_s", type_=Float)),
     give_up_at=now_plus(bindparam("give_up_in_s", type_=Float)),
@@ -186,10 +194,9 @@ def _insert_push(session: Session, push: ImagePush, pushed_at: datetime, details
         "pushed_at": pushed_at,
         "snapshot": details,
     }
-    try:
-        push_id: int = session.execute(_INSERT_PUSH, values).scalar_one()
-    except IntegrityError:
-        raise RecordedBefore from None
+    push_id: int | None = session.execute(_INSERT_PUSH[session.get_bind().dialect.name], values).scalar()
+    if push_id is None:
+        raise RecordedBefore
     return push_id
 
 

@@ -6,6 +6,8 @@
 - `delivery_finished(app, delivery=Delivery)`: a delivery succeeded, failed or expired.
 - `chain_finished(app, deliveries=[Delivery, …])`: the last hook succeeded, or an earlier one ended the chain.
 - `webhook_disabled(app, webhook=Webhook)`: we disabled a webhook; `webhook.disabled_reason` says why.
+- `push_not_recorded(app, push=ImagePush, error=Exception)`: a push was lost by a fault of ours; sent in the process
+  that received the push.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ image_pushed = Signal()
 delivery_finished = Signal()
 chain_finished = Signal()
 webhook_disabled = Signal()
+push_not_recorded = Signal()
 
 logger = logging.getLogger(__name__)
 

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
+from weakref import WeakSet
 
 from flask import Flask, current_app
 from flask_sqlalchemy import SQLAlchemy
 from redis import Redis
-from sqlalchemy import Engine
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, Engine, delete, event, false
+from sqlalchemy.orm import ORMExecuteState, Session
 
 from .broker import connect
 from .config import Config
-from .database import take_write_lock
 from .delivery.signing import SecretBox
 from .delivery.tokens import CallbackTokens
+from .engines import own_engine
+from .models import pushes
 from .outages import DATABASE_FAULTS, REDIS_FAULTS, Outage
 from .registry import ImagePush, Repository
 
@@ -39,10 +42,10 @@ class Handlers:
     def details_of(
         self, repository: str, savepoint: AbstractContextManager[object] | None = None
     ) -> dict[str, Any] | None:
-        """The `Repository.snapshot` of what the host knows; None where it says there is no such repository.
+        """Return the `Repository.snapshot` of what the host knows, or None if it knows no such repository.
 
-        A loader that fails is logged and costs only the details: the repository counts as existing. What it did
-        to the session it shares with us is undone by `savepoint`.
+        If the loader fails, that is logged, and the repository counts as an existing, private one without details.
+        `savepoint` then undoes what the loader did to a session that it shares with us.
         """
         if self.repository_loader is None:
             return Repository().snapshot()
@@ -51,14 +54,15 @@ class Handlers:
                 loaded = self.repository_loader(repository)
             return loaded.snapshot() if loaded else None
         except Exception:
-            logger.exception("the repository_loader failed for %r: its details are left empty", repository)
-            return Repository().snapshot()
+            logger.exception("the repository_loader failed for %r: it counts as private, without details", repository)
+            return Repository(is_private=True).snapshot()
 
 
 class State:
     """The parts that belong to one app: made when they are first used, so that each process has its own."""
 
     def __init__(self, app: Flask, db: SQLAlchemy, handlers: Handlers, config: Config, join_session: bool) -> None:
+        self.app = app
         self.db = db
         self.handlers = handlers
         self.config = config
@@ -71,18 +75,30 @@ class State:
         self.secrets = SecretBox(config.encryption_keys, passwords)
         self.redis_outage = Outage("Redis", REDIS_FAULTS)
         self.database_outage = Outage("the database", DATABASE_FAULTS)
+        self._own_engines: dict[Engine, Engine] = {}
+        _states.add(self)
 
     @cached_property
     def redis(self) -> Redis:
         """The client that wakes workers: it gives up soon, since a push waits for it."""
         return connect(self.config, connect_timeout_s=REDIS_TIMEOUT_S, timeout_s=REDIS_TIMEOUT_S)
 
-    @property
+    @cached_property
     def engine(self) -> Engine:
-        """The host's engine, with its connections; but errors do not tell what was sent, which may be secret."""
-        engine = self.db.engine.execution_options()
-        engine.hide_parameters = True
-        return engine
+        """The engine of our own transactions; it needs an app context when it is first used."""
+        engine = self._own_engine(self.db.engine)
+        return engine.execution_options(**self._table_options) if self._table_options else engine
+
+    def _own_engine(self, host: Engine) -> Engine:
+        if host not in self._own_engines:
+            self._own_engines[host] = own_engine(host)
+        return self._own_engines[host]
+
+    @property
+    def _table_options(self) -> dict[str, Any]:
+        """Execution options with which statements find our tables in the schema of the host's metadata."""
+        schema = self.db.metadata.schema
+        return {"schema_translate_map": {None: schema}} if schema else {}
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -94,8 +110,112 @@ class State:
     def writing(self) -> Iterator[Session]:
         """A short transaction of our own: it commits at the end, or rolls back on an exception."""
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
-            take_write_lock(session)
+            _take_write_lock(session.connection(), {})
             yield session
+
+    @contextmanager
+    def in_host_transaction(self) -> Iterator[Session]:
+        """A session of ours within the host's transaction, which commits it or rolls it back.
+
+        On an exception only what this session did is undone. What the host has pending is flushed first.
+        """
+        host = self.db.session()
+        host.flush()
+        connection = host.connection()
+        _take_write_lock(connection, self._table_options)
+        with Session(connection, expire_on_commit=False, join_transaction_mode="create_savepoint") as session:
+            if self._table_options:
+
+                @event.listens_for(session, "do_orm_execute")
+                def find_tables(executed: ORMExecuteState) -> None:
+                    executed.update_execution_options(**self._table_options)
+
+            with session.begin():
+                yield session
+
+    @contextmanager
+    def visiting_host_session(self) -> Iterator[None]:
+        """End the transaction that the block begins in the host's session by reading there.
+
+        The host's authorizer and loader leave it open. On SQLite its lock may keep our own transaction waiting, and
+        elsewhere its connection would be kept from others meanwhile. A transaction that was open before, or in which
+        something was written, is the host's to end.
+        """
+        session = self.db.session()
+        if session.in_transaction():
+            yield
+            return
+        wrote = False
+
+        def note(executed: ORMExecuteState) -> None:
+            nonlocal wrote
+            wrote = wrote or not executed.is_select
+
+        def note_flush(*_: object) -> None:
+            nonlocal wrote
+            wrote = True
+
+        event.listen(session, "do_orm_execute", note)
+        event.listen(session, "after_flush", note_flush)
+        try:
+            yield
+        finally:
+            event.remove(session, "do_orm_execute", note)
+            event.remove(session, "after_flush", note_flush)
+            if not (wrote or session.new or session.dirty or session.deleted):
+                session.rollback()
+
+    def details_for_push(self, repository: str) -> dict[str, Any] | None:
+        """Return what the loader knows of a repository that was pushed to, as `Handlers.details_of` does.
+
+        The pusher's session may be within its commit, where it takes no statement, and may hold a connection of the
+        host's pool, where waiting for a second one could last for ever. So the loader runs in an app context of its
+        own, and its `db.session` takes a connection of ours.
+        """
+        with self.app.app_context():
+            session = self.db.session()
+            host_bind = session.get_bind
+
+            def own_bind(*args: Any, **kwargs: Any) -> Engine | Connection:
+                bind = host_bind(*args, **kwargs)
+                return self._own_engine(bind) if isinstance(bind, Engine) else bind
+
+            session.get_bind = own_bind  # type: ignore[method-assign]
+            return self.handlers.details_of(repository)
+
+    def forget_connections(self) -> None:
+        """Leave all open connections to the process that this one was forked from."""
+        with self.app.app_context():
+            hosts = self.db.engines.values()
+        for engine in (*self._own_engines.values(), *hosts):  # in this order: ours close with the host's
+            engine.dispose(close=False)
+
+
+_TAKE_WRITE_LOCK = delete(pushes).where(false())
+
+
+def _take_write_lock(connection: Connection, options: dict[str, Any]) -> None:
+    """On SQLite, begin the transaction as a writer; elsewhere rows are locked one by one.
+
+    A transaction that reads first and writes later fails at once ("database is locked") if another has written in
+    between, however long the busy timeout. A write that changes nothing takes the lock first, and makes the driver
+    begin a transaction, without which a savepoint would commit by itself.
+    """
+    if connection.dialect.name == "sqlite":
+        connection.execute(_TAKE_WRITE_LOCK, execution_options=options)
+
+
+_states: WeakSet[State] = WeakSet()
+
+
+def _forget_connections() -> None:
+    """Keep a forked child from sending on its parent's connections, which would mix up the answers to both."""
+    for state in list(_states):
+        state.forget_connections()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_forget_connections)
 
 
 def current_state() -> State:

@@ -461,10 +461,12 @@ def broken(name: str) -> Repository:
     ],
 )
 def test_empty_details(host: Host, load: Any, logged: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """Where the loader gives nothing, or fails, the payload has each key with an empty value of its type."""
+    """The payload has an empty value for each detail that the loader does not give; if it fails, the repository is
+    private.
+    """
     host.hubhooks.repository_loader(load)
     repository = received(host)
-    assert repository == EMPTY
+    assert repository == EMPTY | {"is_private": logged}
     assert {key: type(value) for key, value in repository.items()} == {key: type(value) for key, value in EMPTY.items()}
     assert ("the repository_loader failed for 'acme/app'" in caplog.text) == logged
 
@@ -477,7 +479,7 @@ def test_no_such_repository(host: Host) -> None:
         host.hubhooks.repository_loader(lambda name: None)
         host.push()
         host.deliver()
-    assert json.loads(receiver.requests[0].body)["repository"] == EMPTY
+    assert json.loads(receiver.requests[0].body)["repository"] == EMPTY | {"is_private": True}
 
 
 @on_sqlite

@@ -114,8 +114,8 @@ def test_locked_by_the_caller(make_host: MakeHost, caplog: pytest.LogCaptureFixt
         host.db.session.commit()
     assert kept(host, thing) == ["a"]
     assert host.history(webhook) == []
-    assert "push of acme/app:latest not recorded: the database is locked" in caplog.text
-    assert "Send the signal after your commit" in caplog.text
+    assert "push of acme/app:latest not recorded: database is locked" in caplog.text
+    assert "commit before you send the signal" in caplog.text
     assert "HubHooks(db, join_session=True)" in caplog.text
 
 

@@ -20,7 +20,7 @@ from .. import request_headers
 from ..announce import announce
 from ..chains import Changes
 from ..config import Config
-from ..database import DATABASE_AWAY, is_deadlock, limit_idling
+from ..database import DATABASE_AWAY, is_conflict, limit_idling
 from ..hook_url import MASK, credentials
 from ..state import State
 from . import claims, payload, recording
@@ -270,7 +270,7 @@ class Dispatcher:
             try:
                 return self._recorded(self._write(done))
             except DATABASE_AWAY as fault:
-                if not is_deadlock(fault):
+                if not is_conflict(fault):
                     self._state.database_outage.noticed(fault)
                 if self.stopping.is_set() and wait_s == BACK_OFF_S[-1]:
                     return

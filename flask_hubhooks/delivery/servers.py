@@ -65,9 +65,10 @@ def _refused(fault: Exception) -> bool:
 
 
 def _check_tables(state: State) -> None:
-    found = inspect(state.engine)
+    found, schema = inspect(state.engine), state.db.metadata.schema
     for table in Base.metadata.sorted_tables:
-        there = {each["name"] for each in found.get_columns(table.name)} if found.has_table(table.name) else set()
+        is_there = found.has_table(table.name, schema)
+        there = {each["name"] for each in found.get_columns(table.name, schema)} if is_there else set()
         for column in table.columns:
             if column.name not in there:
                 missing = f"the column {table.name}.{column.name}" if there else f"the table {table.name}"

@@ -16,7 +16,8 @@ from marshmallow import Schema, ValidationError, fields
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from ..database import DATABASE_AWAY, is_deadlock
+from ..database import CONFLICT_TRIES, DATABASE_AWAY, is_conflict
+from ..outages import explained
 from ..registry import storable
 from ..state import State, current_state
 from ..webhooks import Owner, Refused
@@ -25,7 +26,6 @@ from .problems import Problem, invalid, not_found
 
 logger = logging.getLogger(__name__)
 
-DEADLOCK_TRIES = 3
 ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
 Function = Callable[..., Response]
@@ -134,7 +134,7 @@ def writes(function: Function, body: Schema | None = None, *, optional: bool = F
 
 
 def carried_out(function: Function, *arguments: Any, **ids: Any) -> Response:
-    """What a function answers; it is called again where it was the victim of a deadlock, and undone thereby.
+    """What a function answers; it is called again if PostgreSQL undid it for the sake of another transaction.
 
     Raises 503 where the database cannot be used.
     """
@@ -144,8 +144,8 @@ def carried_out(function: Function, *arguments: Any, **ids: Any) -> Response:
         except Refused as refused:
             raise invalid(refused.errors) from None
         except DATABASE_AWAY as fault:
-            if tries == DEADLOCK_TRIES or not is_deadlock(fault):
-                logger.exception("%s %s is answered with 503: the database is away", request.method, request.endpoint)
+            if tries == CONFLICT_TRIES or not is_conflict(fault):
+                logger.exception("%s %s is answered with 503: %s", request.method, request.endpoint, explained(fault))
                 raise _away() from None
     raise AssertionError("counting does not end")
 
@@ -162,13 +162,14 @@ def authorized(action: str, repository: str) -> Call:
         raise Problem(403, "The registry has set no authorizer, so nobody may use its webhooks.")
     if len(repository) > 255 or "\0" in repository:
         raise not_found()
-    user = authorize(action, repository)
-    if user is None:
-        _deny(action, repository, authorize)
-    details = state.handlers.details_of(repository)
-    if details is None:
-        raise not_found()
-    may_write = action == "write" or _may_write(repository, authorize)
+    with state.visiting_host_session():
+        user = authorize(action, repository)
+        if user is None:
+            _deny(action, repository, authorize)
+        details = state.handlers.details_of(repository)
+        if details is None:
+            raise not_found()
+        may_write = action == "write" or _may_write(repository, authorize)
     return Call(state, repository, storable(user), details, Viewer(state, may_write))
 
 
