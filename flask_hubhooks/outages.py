@@ -85,4 +85,4 @@ def explained(fault: BaseException) -> str:
     """What went wrong in one line and, for faults that a host can mend, what to do about it."""
     text = in_one_line(fault)
     hint = next((hint for said, hint in _HINTS if said in str(fault)), "")
-    return f"{text}. {hint[0].upper()}{hint[1:]}" if hint else text
+    return f"{text.rstrip('.')}: {hint}" if hint else text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from .outages import DATABASE_FAULTS, REDIS_FAULTS, Outage
 from .registry import ImagePush, Repository
 
 logger = logging.getLogger(__name__)
+
+_SELECT = re.compile(r"\s*SELECT\b", re.IGNORECASE)
 
 REDIS_TIMEOUT_S = 0.4  # connecting and the first answer each take this at most: a push waits less than 1 s
 
@@ -149,7 +152,7 @@ class State:
 
         def note(executed: ORMExecuteState) -> None:
             nonlocal wrote
-            wrote = wrote or not executed.is_select
+            wrote = wrote or not (executed.is_select or _SELECT.match(str(executed.statement)))
 
         def note_flush(*_: object) -> None:
             nonlocal wrote

@@ -11,8 +11,8 @@ from typing import Any
 from blinker import Signal
 from flask import Flask, abort, request
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import event, literal, update
-from sqlalchemy.orm import Session
+from sqlalchemy import MetaData, event, literal, update
+from sqlalchemy.orm import Mapped, Session, mapped_column
 from werkzeug.routing import Rule
 from werkzeug.test import TestResponse
 
@@ -56,9 +56,10 @@ class Host:
     config: dict[str, Any] = field(default_factory=dict)
     creates_tables: bool = True
     session_options: dict[str, Any] = field(default_factory=dict)
+    metadata: MetaData | None = None
 
     def __post_init__(self) -> None:
-        self.db = SQLAlchemy(session_options=self.session_options)
+        self.db = SQLAlchemy(session_options=self.session_options, metadata=self.metadata)
         self.hubhooks = HubHooks(self.db, self.push_signal, join_session=self.join_session)
         self.hubhooks.authorizer(authorize)
         self.hubhooks.repository_loader(load)
@@ -204,6 +205,17 @@ class Owned:
 
     def states(self, webhook: dict[str, Any]) -> list[str]:
         return [each["state"] for each in self.host.history(webhook, self.repository)]
+
+
+def things(host: Host) -> Any:
+    """A model of the host's own; its `name` is the primary key."""
+
+    class Thing(host.db.Model):  # type: ignore[name-defined,misc]
+        name: Mapped[str] = mapped_column(primary_key=True)
+
+    with host.app.app_context():
+        host.db.create_all()
+    return Thing
 
 
 def authorize(action: str, repository: str) -> str | None:

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -27,6 +26,8 @@ from example_app import create_app, models
 from example_app.database import db
 from example_app.image import Image, build_image, build_index, build_layout, digest_of
 from flask_hubhooks.signals import image_pushed
+
+from .processes import until
 
 ALICE = ("alice", "alice")
 BOB = ("bob", "bob")
@@ -129,13 +130,6 @@ def skopeo(server: int) -> Callable[..., str]:
 def environment(folder: Path) -> dict[str, str]:
     values = {f"FLASK_{key}": value for key, value in settings(folder).items()}
     return {**os.environ, **values, "PYTHONPATH": os.pathsep.join([*sys.path, str(PROJECT)])}
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)
 
 
 def accepts(port: int) -> bool:

@@ -12,12 +12,11 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 from sqlalchemy import event, func, insert, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
-from sqlalchemy.orm import Mapped, mapped_column
 
 from flask_hubhooks import ImagePush, Repository
 from flask_hubhooks.models import Push
 
-from .host import Host
+from .host import Host, things
 from .receivers import Receiver
 
 MakeHost = Callable[..., Host]
@@ -29,17 +28,6 @@ PUSH = ImagePush("acme/app", "latest")
 def joined(make_host: MakeHost) -> Host:
     """A host app with a transactional outbox, on each database in turn."""
     return make_host(join_session=True)
-
-
-def things(host: Host) -> Any:
-    """A model of the host's own; its `name` is the primary key."""
-
-    class Thing(host.db.Model):  # type: ignore[name-defined,misc]
-        name: Mapped[str] = mapped_column(primary_key=True)
-
-    with host.app.app_context():
-        host.db.create_all()
-    return Thing
 
 
 def kept(host: Host, model: Any) -> list[str]:
