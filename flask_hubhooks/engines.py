@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Engine, event
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.pool import NullPool, Pool, QueuePool, SingletonThreadPool, StaticPool
 
@@ -33,18 +33,20 @@ def own_engine(host: Engine) -> Engine:
     Its connections are closed when `host` is disposed of. Its errors do not show parameters, which may be secret. A
     pool that consists of a single connection, as an in-memory SQLite database needs, is shared with the host.
     """
-    options: dict[str, Any] = {}
-    postgresql = host.dialect.name == "postgresql"
-    if postgresql and "isolation_level" in host.get_execution_options():
-        options["isolation_level"] = ISOLATION_LEVEL  # the host's option applies to each checkout, and so must ours
-    engine = _OwnEngine(host, options)
+    engine = _OwnEngine(host, {})
     engine.hide_parameters = True
     engine.pool = host.pool if isinstance(host.pool, StaticPool | SingletonThreadPool) else _own_pool(host.pool)
-    if postgresql:
+    if host.dialect.name == "postgresql":
 
         @event.listens_for(engine.pool, "connect")
-        def set_isolation_level(connection: Any, _: object) -> None:
+        def connected(connection: Any, _: object) -> None:
             host.dialect.set_isolation_level(connection, ISOLATION_LEVEL)
+
+        if "isolation_level" in host.get_execution_options():  # which is set on each connection that is taken
+
+            @event.listens_for(engine, "begin")
+            def begins(connection: Connection) -> None:
+                connected(connection.connection.dbapi_connection, None)
 
     @event.listens_for(host, "engine_disposed")
     def dispose(disposed: Engine) -> None:

@@ -176,7 +176,9 @@ class State:
         own, and its `db.session` takes a connection of ours.
         """
         with self.app.app_context():
-            session = self.db.session()
+            registry = self.db.session.registry
+            outer = registry() if registry.has() else None  # with a scope of the host's own it is the pusher's
+            session = self.db.session.session_factory()
             host_bind = session.get_bind
 
             def own_bind(*args: Any, **kwargs: Any) -> Engine | Connection:
@@ -184,7 +186,12 @@ class State:
                 return self._own_engine(bind) if isinstance(bind, Engine) else bind
 
             session.get_bind = own_bind  # type: ignore[method-assign]
-            return self.handlers.details_of(repository)
+            registry.set(session)
+            try:
+                return self.handlers.details_of(repository)
+            finally:
+                session.close()
+                registry.set(outer) if outer else registry.clear()
 
     def forget_connections(self) -> None:
         """Leave all open connections to the process that this one was forked from."""

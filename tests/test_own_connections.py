@@ -279,7 +279,7 @@ def test_a_lock_of_the_hosts_own(make_host: MakeHost, caplog: pytest.LogCaptureF
     begins_immediately(host)
     host.app.before_request(lambda: host.db.session.execute(text("SELECT 1")) and None)
     problem(host.api("POST", "acme/app/webhooks/", json={"name": "a", "hook_url": URL}), 503)
-    assert "another transaction holds the write lock of the sqlite file" in caplog.text
+    assert "another transaction holds the write lock of the SQLite file" in caplog.text
 
 
 @pytest.mark.parametrize("way", ["pending", "flushed", "executed"])

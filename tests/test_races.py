@@ -42,6 +42,7 @@ SINCE = "2000-01-01T00:00:00Z"
 UNDER_WAY = {Status.PENDING, Status.AWAITING_CALLBACK}
 ANSWERS = (200, 308, 410, 500)
 """Received, failed, gone, and to be retried."""
+pytestmark = pytest.mark.usefixtures("roomy_pool")
 on_postgresql = pytest.mark.parametrize("database_uri", ["postgresql"], indirect=True)
 
 

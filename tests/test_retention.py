@@ -27,6 +27,7 @@ from .receivers import Receiver, poll
 MakeHost = Callable[..., Host]
 OLD = timedelta(days=91)
 """More than the 90 days that are the default."""
+pytestmark = pytest.mark.usefixtures("roomy_pool")
 on_postgresql = pytest.mark.parametrize("database_uri", ["postgresql"], indirect=True)
 
 
