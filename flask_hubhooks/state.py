@@ -175,23 +175,23 @@ class State:
         host's pool, where waiting for a second one could last for ever. So the loader runs in an app context of its
         own, and its `db.session` takes a connection of ours.
         """
-        with self.app.app_context():
-            registry = self.db.session.registry
-            outer = registry() if registry.has() else None  # with a scope of the host's own it is the pusher's
-            session = self.db.session.session_factory()
-            host_bind = session.get_bind
+        registry = self.db.session.registry
+        pushers = registry() if registry.has() else None
+        session = self.db.session.session_factory()
+        host_bind = session.get_bind
 
-            def own_bind(*args: Any, **kwargs: Any) -> Engine | Connection:
-                bind = host_bind(*args, **kwargs)
-                return self._own_engine(bind) if isinstance(bind, Engine) else bind
+        def own_bind(*args: Any, **kwargs: Any) -> Engine | Connection:
+            bind = host_bind(*args, **kwargs)
+            return self._own_engine(bind) if isinstance(bind, Engine) else bind
 
-            session.get_bind = own_bind  # type: ignore[method-assign]
-            registry.set(session)
-            try:
+        session.get_bind = own_bind  # type: ignore[method-assign]
+        try:
+            with self.app.app_context():  # at its end Flask-SQLAlchemy closes the session
+                registry.set(session)
                 return self.handlers.details_of(repository)
-            finally:
-                session.close()
-                registry.set(outer) if outer else registry.clear()
+        finally:
+            if pushers and not (registry.has() and registry() is pushers):  # the host's scope is not the app context
+                registry.set(pushers)
 
     def forget_connections(self) -> None:
         """Leave all open connections to the process that this one was forked from."""
