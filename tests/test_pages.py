@@ -119,7 +119,7 @@ def test_page(filled: Filled, method: str, name: str) -> None:
     if method == "POST":
         check_page(filled.ask(filled.owner, method, name), 400)  # its token is none of the session's
     if name != "webhooks":
-        none = {"webhook": 2**31 - 1, "delivery": uuid.uuid4(), "hook": 1}
+        none = {"webhook": 2**63 - 1, "delivery": uuid.uuid4(), "hook": 1}
         data = {"csrf_token": filled.owner.token()}
         check_page(filled.ask(filled.owner, method, name, ids=none, data=data if method == "POST" else None), 404)
     if method == "POST":
