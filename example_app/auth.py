@@ -8,12 +8,15 @@ Clients sign in by HTTP basic auth with each request, browsers once, and are kno
 from __future__ import annotations
 
 import hmac
+from time import monotonic
 
-from flask import request, session
+from flask import current_app, request, session
 from werkzeug.datastructures import WWWAuthenticate
-from werkzeug.exceptions import Unauthorized
+from werkzeug.exceptions import TooManyRequests, Unauthorized
 
 USERS = {"alice": "alice", "bob": "bob"}
+MAX_WRONG, WINDOW_S = 10, 60
+"""Wrong passwords that one address may send within so many seconds."""
 OWNERS = {"acme": "alice", "bob": "bob"}
 
 
@@ -62,5 +65,20 @@ def sign_in_first() -> Unauthorized:
 
 
 def _is_password(user: str, password: str) -> bool:
+    """Whether the password is right; raises `TooManyRequests` (429) after too many wrong ones from one address.
+
+    Each process counts for itself. Behind a proxy all visitors have its address, unless you add Werkzeug's `ProxyFix`.
+    """
+    address, now = request.remote_addr or "", monotonic()
+    wrong: dict[str, list[float]] = current_app.extensions.setdefault("wrong_passwords", {})
+    for each, times in list(wrong.items()):
+        wrong[each] = [time for time in times if now - time < WINDOW_S]
+        if not wrong[each]:
+            wrong.pop(each, None)
+    if len(wrong.get(address, ())) >= MAX_WRONG:
+        raise TooManyRequests("too many wrong passwords: wait a minute", retry_after=WINDOW_S)
     expected = USERS.get(user, "")
-    return bool(expected) and hmac.compare_digest(expected.encode(), password.encode())
+    right = bool(expected) and hmac.compare_digest(expected.encode(), password.encode())
+    if not right:
+        wrong.setdefault(address, []).append(now)
+    return right

@@ -23,7 +23,7 @@ CODES = {
     "UNAUTHORIZED": (401, "sign in first"),
     "UNSUPPORTED": (400, "this registry cannot do that"),
 }
-BY_STATUS = {400: "SIZE_INVALID", 401: "UNAUTHORIZED", 413: "SIZE_INVALID", 416: "SIZE_INVALID"}
+BY_STATUS = {400: "SIZE_INVALID", 401: "UNAUTHORIZED", 413: "SIZE_INVALID", 416: "SIZE_INVALID", 429: "TOOMANYREQUESTS"}
 
 
 class RegistryError(HTTPException):

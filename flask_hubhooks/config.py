@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import ssl
@@ -17,7 +18,11 @@ import idna
 from cryptography.fernet import Fernet
 from redis import ConnectionPool
 
+logger = logging.getLogger(__name__)
+
 PREFIX = "HUBHOOKS_"
+MIN_SECRET_KEY_BYTES = 16
+"""A shorter SECRET_KEY is warned of."""
 LONGEST = timedelta(days=3650)
 """More than a delivery lasts, and less than what databases and calendars can count to."""
 
@@ -98,6 +103,12 @@ class Config:
             raise ConfigError("SECRET_KEY is not set: callback URLs are signed and secrets encrypted with it")
         if not isinstance(secret_key, str | bytes):
             raise ConfigError(f"SECRET_KEY must be text or bytes, not {type(secret_key).__name__}")
+        if len(secret_key.encode() if isinstance(secret_key, str) else secret_key) < MIN_SECRET_KEY_BYTES:
+            logger.warning(
+                "SECRET_KEY has less than %d bytes: whoever guesses it can forge callbacks and decrypt secrets. "
+                "Make one with: python -c 'import secrets; print(secrets.token_hex())'",
+                MIN_SECRET_KEY_BYTES,
+            )
         fallbacks = settings.get("SECRET_KEY_FALLBACKS") or ()
         if not isinstance(fallbacks, list | tuple) or not all(isinstance(key, str | bytes) for key in fallbacks):
             raise ConfigError("SECRET_KEY_FALLBACKS must be a list of earlier keys, each text or bytes")
@@ -181,6 +192,8 @@ def _host_pattern(text: str) -> str:
     """Return a name, or `*.` and a name, in lower-case ASCII without a final dot; raises `ValueError` for others."""
     wildcard = "*." if text.startswith("*.") else ""
     name = text.removeprefix(wildcard)
+    if len(name) > 254:  # with a final dot; idna takes long for long ones
+        raise ValueError
     if not name.isascii():
         name = idna.encode(name.lower(), strict=True, std3_rules=True).decode()
     name = name.lower().removesuffix(".")

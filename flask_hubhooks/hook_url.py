@@ -19,6 +19,8 @@ _CREDENTIAL = re.compile(r"key|token|secret|pass|pwd|\bpw\b|auth|sig|cred|code|j
 
 ABSOLUTE = "Must be an absolute URL such as https://ci.example.com/hook."
 
+NAME_LIMIT = 253
+"""Characters of a host name (RFC 1035 section 2.3.4)."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # as the last label it makes an address of a host, or nonsense
 _LABEL = re.compile(r"[a-z0-9_-]{1,63}")  # RFC 1123 section 2.1, and the underscore that container names have
@@ -86,6 +88,8 @@ def _check_text(url: str) -> None:
         raise BadURL(ABSOLUTE)
     if given.username is not None or "#" in url:
         raise BadURL("Must hold neither user name nor fragment.")
+    if len(given.hostname or "") > NAME_LIMIT:
+        raise BadURL(f"Must have a host name of at most {NAME_LIMIT} characters.")  # idna takes long for long ones
     if re.search(r"[%\\]", given.netloc):
         raise BadURL("Must hold neither % nor \\ in its host.")  # an address's zone neither: a link of one machine
 
@@ -99,7 +103,7 @@ def _host(sent: SplitResult) -> tuple[str, IPv4Address | IPv6Address | None]:
     labels = host.removesuffix(".").split(".")
     if _NUMBER.fullmatch(labels[-1]):
         return _number(host.removesuffix("."))
-    if len(host) > 253 or not all(map(_LABEL.fullmatch, labels)):
+    if len(host) > NAME_LIMIT or not all(map(_LABEL.fullmatch, labels)):
         raise ValueError("neither an address nor a name")
     if "xn--" in host:
         idna.decode(host)  # raises `UnicodeError`, a `ValueError`

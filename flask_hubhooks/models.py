@@ -5,14 +5,16 @@ from __future__ import annotations
 import enum
 import uuid
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     DateTime,
     Enum,
     ForeignKey,
     Index,
+    Integer,
     MetaData,
     String,
     Table,
@@ -30,8 +32,10 @@ from .database import UTCDateTime, time_ordered_uuid, utcnow
 
 EVENT_ID_LIMIT = TEXT_LIMIT = 255
 """Characters of a column that an index holds."""
-ID_LIMIT = 2**31 - 1
-"""The largest id that PostgreSQL's INTEGER takes, to be looked for as well."""
+ID_LIMIT = 2**63 - 1
+"""The largest id that PostgreSQL's BIGINT and SQLite's INTEGER hold."""
+NUMBER_LIMIT = 2**31 - 1
+"""The largest value that PostgreSQL's INTEGER holds: rounds and attempts are counted in one."""
 
 
 class Status(str, enum.Enum):
@@ -62,6 +66,11 @@ def _stored(kind: type[enum.Enum]) -> Enum:
     return Enum(kind, native_enum=False, length=20, values_callable=lambda members: [each.value for each in members])
 
 
+RowId = Annotated[int, mapped_column(BigInteger().with_variant(Integer, "sqlite"))]
+"""64 bits: a registry with 1,000 pushes a second uses up 31 in 25 days. SQLite numbers only an INTEGER key by itself,
+which has 64 bits there anyway."""
+
+
 class Base(DeclarativeBase):
     """Our own base: `copy_tables` puts its tables beside the host's."""
 
@@ -82,14 +91,14 @@ class Webhook(Base):
         UniqueConstraint("repository", "slug", "deleted_id", name="uq_hubhooks_webhook_slug"),
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[RowId] = mapped_column(primary_key=True)
     repository: Mapped[str] = mapped_column(String(255))
     name: Mapped[str] = mapped_column(String(255))
     slug: Mapped[str] = mapped_column(String(255))
     active: Mapped[bool] = mapped_column(default=True, server_default=true())
     expect_final_callback: Mapped[bool | None]
     """None: as many hooks as make a chain expect it."""
-    tag_filter: Mapped[str] = mapped_column(default="", server_default="")
+    tag_filter: Mapped[str] = mapped_column(default="", server_default=text("''"))
     """The patterns of `tag_filter.TagFilter`, with spaces between them."""
     encrypted_secret: Mapped[bytes]
     encrypted_former_secret: Mapped[bytes | None]
@@ -100,8 +109,8 @@ class Webhook(Base):
     last_updater: Mapped[str]
     created: Mapped[datetime] = mapped_column(default=utcnow)
     last_updated: Mapped[datetime] = mapped_column(default=utcnow)
-    disabled_reason: Mapped[str] = mapped_column(default="", server_default="")
-    deleted_id: Mapped[int] = mapped_column(default=0, server_default="0")
+    disabled_reason: Mapped[str] = mapped_column(default="", server_default=text("''"))
+    deleted_id: Mapped[RowId] = mapped_column(default=0, server_default="0")
     """0, or the row's own id once the webhook is deleted."""
 
     hooks: Mapped[list[Hook]] = relationship(
@@ -127,8 +136,8 @@ class Hook(Base):
     __tablename__ = "hubhooks_hook"
     __table_args__ = (Index("ix_hubhooks_hook_webhook", "webhook_id"),)
 
-    id: Mapped[int] = mapped_column(primary_key=True)
-    webhook_id: Mapped[int] = mapped_column(ForeignKey("hubhooks_webhook.id", ondelete="CASCADE"))
+    id: Mapped[RowId] = mapped_column(primary_key=True)
+    webhook_id: Mapped[RowId] = mapped_column(ForeignKey("hubhooks_webhook.id", ondelete="CASCADE"))
     position: Mapped[int]
     hook_url: Mapped[str]
     destination: Mapped[str]
@@ -153,7 +162,7 @@ class Push(Base):
         Index("ix_hubhooks_push_pusher", "repository", "pusher", "pushed_at"),
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[RowId] = mapped_column(primary_key=True)
     event_id: Mapped[str | None] = mapped_column(String(EVENT_ID_LIMIT))
     kind: Mapped[Kind] = mapped_column(default=Kind.PUSH, server_default=Kind.PUSH.value)
     repository: Mapped[str] = mapped_column(String(255))
@@ -202,9 +211,9 @@ class Delivery(Base):
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=time_ordered_uuid)
-    push_id: Mapped[int] = mapped_column(ForeignKey("hubhooks_push.id", ondelete="CASCADE"))
-    webhook_id: Mapped[int] = mapped_column(ForeignKey("hubhooks_webhook.id", ondelete="CASCADE"))
-    hook_id: Mapped[int] = mapped_column(ForeignKey("hubhooks_hook.id", ondelete="CASCADE"))
+    push_id: Mapped[RowId] = mapped_column(ForeignKey("hubhooks_push.id", ondelete="CASCADE"))
+    webhook_id: Mapped[RowId] = mapped_column(ForeignKey("hubhooks_webhook.id", ondelete="CASCADE"))
+    hook_id: Mapped[RowId] = mapped_column(ForeignKey("hubhooks_hook.id", ondelete="CASCADE"))
     position: Mapped[int]
     chain_length: Mapped[int]
     callback_expected: Mapped[bool]
@@ -214,7 +223,7 @@ class Delivery(Base):
 
     round: Mapped[int] = mapped_column(default=1, server_default="1")
     status: Mapped[Status]
-    reason: Mapped[str] = mapped_column(default="", server_default="")
+    reason: Mapped[str] = mapped_column(default="", server_default=text("''"))
     """Why it ended, where no attempt and no callback tells."""
     next_attempt_at: Mapped[datetime | None]
     """When it is due; while leased, when the lease ends."""
@@ -227,10 +236,10 @@ class Delivery(Base):
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     finished_at: Mapped[datetime | None]
 
-    callback_state: Mapped[str] = mapped_column(default="", server_default="")
-    callback_description: Mapped[str] = mapped_column(default="", server_default="")
-    callback_context: Mapped[str] = mapped_column(default="", server_default="")
-    callback_target_url: Mapped[str] = mapped_column(default="", server_default="")
+    callback_state: Mapped[str] = mapped_column(default="", server_default=text("''"))
+    callback_description: Mapped[str] = mapped_column(default="", server_default=text("''"))
+    callback_context: Mapped[str] = mapped_column(default="", server_default=text("''"))
+    callback_target_url: Mapped[str] = mapped_column(default="", server_default=text("''"))
     callback_at: Mapped[datetime | None]
 
     push: Mapped[Push] = relationship()

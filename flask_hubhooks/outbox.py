@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from datetime import datetime
 from itertools import count, groupby
 from typing import Any
+from weakref import WeakSet
 
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 from rq import Queue
 from rq.serializers import JSONSerializer
 from sqlalchemy import Float, bindparam, event, insert, select
@@ -241,13 +242,36 @@ def wake(state: State) -> None:
     at most a second and loses nothing: the worker's beat finds what is due.
     """
     try:
-        heard = state.redis.publish(wake_channel(state), "")
+        heard = _publish(state)
         if not heard and state.redis.set(_wake_key(state), 1, nx=True, ex=WAKE_TTL_S):
             enqueue_delivery(state)
     except (RedisError, OSError) as error:
         logger.warning("no worker was woken, Redis cannot be reached (%s): the next beat will", error)
     except Exception:
         logger.exception("no worker was woken: the next beat will")
+
+
+def _publish(state: State) -> int:
+    """How many workers that are at work were woken; none where our Redis user may not do this."""
+    try:
+        return int(state.redis.publish(wake_channel(state), ""))
+    except NoPermissionError as fault:
+        channel_is_forbidden(state, fault)
+        return 0
+
+
+_forbidden: WeakSet[State] = WeakSet()
+
+
+def channel_is_forbidden(state: State, fault: NoPermissionError) -> None:
+    """Log once that our Redis user lacks the rights to the channel: then a job wakes a worker, somewhat later."""
+    if state not in _forbidden:
+        _forbidden.add(state)
+        logger.warning(
+            "the Redis user may not use the channel %s (%s): workers are woken by jobs alone",
+            wake_channel(state),
+            fault,
+        )
 
 
 def wake_unless_queued(state: State) -> None:

@@ -6,6 +6,13 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from typing import Any
 
+TEXT_LIMITS = {"description": 1_000, "full_description": 25_000, "dockerfile": 25_000}
+TEXT_LIMIT = 2_048
+"""Characters of a repository's text that are kept with each push and sent to each receiver; the rest is cut off.
+
+25,000 is Docker Hub's own limit of a full description. nginx takes 1 MiB as a body unless it is set up otherwise.
+"""
+
 
 @dataclass(frozen=True)
 class ImagePush:
@@ -47,19 +54,22 @@ class Repository:
     def snapshot(self) -> dict[str, Any]:
         """The details as they are kept with a push: JSON values of each field's own type.
 
-        What the host leaves at None is the field's default; `date_created` becomes epoch seconds, 0 if unknown.
+        Text is cut off at its limit. What the host leaves at None is the field's default; `date_created` becomes epoch
+        seconds, 0 if unknown.
         """
-        return {each.name: _plain(getattr(self, each.name), each.default) for each in fields(self)}
+        return {each.name: _plain(each.name, getattr(self, each.name), each.default) for each in fields(self)}
 
 
-def _plain(value: Any, default: Any) -> Any:
+def _plain(name: str, value: Any, default: Any) -> Any:
     if isinstance(value, datetime):
         return int(as_utc(value).timestamp())
     if default is None:
         return 0
     if value is None:
         return default
-    return storable(str(value)) if isinstance(default, str) else type(default)(value)
+    if isinstance(default, str):
+        return storable(str(value)[: TEXT_LIMITS.get(name, TEXT_LIMIT)])
+    return type(default)(value)
 
 
 def as_utc(value: datetime) -> datetime:

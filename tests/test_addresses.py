@@ -101,7 +101,8 @@ def test_ipv4_inside_of_ipv6(prefix: bytes, inner: IPv4Address, length: int) -> 
     outer = IPv6Address(prefix + inner.packed)
     allowing = AddressPolicy((IPv4Network((inner, length), strict=False),))
     assert PUBLIC_ONLY.allows(outer) is PUBLIC_ONLY.allows(inner)
-    assert allowing.allows(outer) is (length == 32 or str(inner) not in METADATA_IPV4)
+    too_wide = length < 16 and inner.is_link_local
+    assert allowing.allows(outer) is ((length == 32 or str(inner) not in METADATA_IPV4) and not too_wide)
 
 
 @given(ipv4, ipv4, st.integers(0, 32))
@@ -109,6 +110,7 @@ def test_allowed_ipv4_network(address: IPv4Address, base: IPv4Address, length: i
     """An allowed IPv4 network lets its members through and changes nothing for others."""
     network = IPv4Network((base, length), strict=False)
     inside = address in network and (length == 32 or str(address) not in METADATA_IPV4)
+    inside = inside and (length >= 16 or not address.is_link_local)
     assert AddressPolicy((network,)).allows(address) is (inside or PUBLIC_ONLY.allows(address))
 
 
@@ -116,7 +118,8 @@ def test_allowed_ipv4_network(address: IPv4Address, base: IPv4Address, length: i
 def test_allowed_ipv6_network(address: IPv6Address, base: IPv6Address, length: int) -> None:
     """An allowed IPv6 network lets its members through and changes nothing for others."""
     network = IPv6Network((base, length), strict=False)
-    assert AddressPolicy((network,)).allows(address) is (address in network or PUBLIC_ONLY.allows(address))
+    inside = address in network and (length >= 10 or not address.is_link_local)
+    assert AddressPolicy((network,)).allows(address) is (inside or PUBLIC_ONLY.allows(address))
 
 
 @pytest.mark.parametrize(
@@ -149,7 +152,6 @@ def test_zones(address: str) -> None:
     [
         ("127.0.0.1", "loopback"),
         ("::ffff:10.1.2.3", "private"),
-        ("169.254.1.1", "link-local"),
         ("fd00:ec2::253", "unique local"),
         ("2001:0:1::1", "Teredo"),
         ("255.255.255.255", "broadcast"),
@@ -163,6 +165,23 @@ def test_words(address: str, reason: str) -> None:
     remedy = "the operator can allow it with HUBHOOKS_ALLOWED_NETWORKS"
     said = f"hook address {ip_address(address)} is not public ({reason})"
     assert str(refused.value) == f"{said}; {remedy}"
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [("169.254.1.1", "169.254.0.0/16"), ("::ffff:169.254.1.1", "169.254.0.0/16"), ("fe80::1", "fe80::/10")],
+)
+def test_link_local(address: str, network: str) -> None:
+    """A link-local address is refused within wider networks and to a listed host, and allowed by one of its own."""
+    wide = AddressPolicy(tuple(map(ip_network, ("0.0.0.0/0", "::/0", "169.0.0.0/8", "fe00::/8", "169.254.2.0/24"))))
+    for refusing in (PUBLIC_ONLY, wide):
+        for listed in (False, True):
+            with pytest.raises(ForbiddenAddress) as refused:
+                refusing.check(address, listed=listed)
+            assert str(refused.value).endswith(
+                f"(link-local); the operator can allow it with a network within {network} in HUBHOOKS_ALLOWED_NETWORKS"
+            )
+    AddressPolicy((ip_network(network),)).check(address)
 
 
 def wrapped(metadata: IPv4Address) -> list[IPv6Address]:
@@ -199,9 +218,9 @@ def test_metadata(address: str) -> None:
 
 @given(ipv4 | ipv6)
 def test_listed(address: IPv4Address | IPv6Address) -> None:
-    """A listed host may have any address but those of metadata."""
+    """A listed host may have any address but link-local ones and those of metadata."""
     inner = IPv4Address(address.packed[12:]) if address.packed[:12] in (IPV4_MAPPED, NAT64) else address
-    if str(inner) in METADATA_IPV4 + METADATA_IPV6:
+    if str(inner) in METADATA_IPV4 + METADATA_IPV6 or inner.is_link_local:
         with pytest.raises(ForbiddenAddress):
             PUBLIC_ONLY.check(address, listed=True)
     elif inner.version == 4:

@@ -172,7 +172,7 @@ raw = st.binary(max_size=30).map(lambda each: each.decode("latin-1"))
 @example(query="since=0001-01-01T00:00:00%2B14:00")
 @example(query="until=9999-12-31T23:59:59-14:00")
 @example(query="since=0001-01-01T00:00:00&until=9999-12-31T23:59:59.999999&tag=v1&status=error")
-@example(query="cursor=older:-62135596800000000:2147483647:9999&tag=v1")
+@example(query="cursor=older:-62135596800000000:9223372036854775807:9999&tag=v1")
 @example(query="cursor=newer:253402300799999999:0:0&status=pending")
 @example(query=urlencode({"page": 10**6, "page_size": 100}))
 def test_queries(tried: Tried, query: str) -> None:

@@ -21,6 +21,7 @@ from flask_hubhooks.models import Delivery, Status
 
 from .host import Host, api_rules, problem
 from .receivers import Receiver
+from .visitor import Visitor
 
 URL = "https://ci.example.com/hook"
 VALID = {"name": "deploy", "hook_url": URL}
@@ -624,6 +625,42 @@ def test_type(host: Host, content_type: str | None) -> None:
     answer = host.api("POST", "acme/app/webhooks/", data=json.dumps(VALID), content_type=content_type)
     problem(answer, 415)
     assert listed(host)["count"] == 0
+
+
+@on_sqlite
+@pytest.mark.parametrize("authorization", ["", "Basic eDp5", 'Digest username="x"', "negotiate x", "NTLM x"])
+def test_no_form_of_another_site(host: Host, authorization: str) -> None:
+    """A POST that a form can send is refused where it may come with a browser's cookies or password, body or not."""
+    webhook = host.create(URL)
+    host.push()
+    [delivery] = host.history(webhook)
+    before = host.api("GET", "acme/app/webhooks/").get_json()
+    one = f"acme/app/webhooks/{webhook['id']}"
+    headers = {"Authorization": authorization} if authorization else {}
+    types = (None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x")
+    for path in ("rotate-secret/", "test/", "recover/", "hooks/", f"history/{delivery['id']}/redeliver/"):
+        for content_type in types:
+            for body in (b"", b"{}", b"csrf_token=forged"):
+                problem(host.api("POST", f"{one}/{path}", data=body, content_type=content_type, headers=headers), 415)
+    assert host.api("GET", "acme/app/webhooks/").get_json() == before
+    assert host.history(webhook) == [delivery]
+
+
+@on_sqlite
+def test_posts_without_a_body(host: Host) -> None:
+    """An empty body will do as JSON, with the token of a form, or from a client that authorizes itself."""
+    webhook = host.create(URL)
+    visitor = Visitor(host)
+    path = f"/v2/repositories/acme/app/webhooks/{webhook['id']}/rotate-secret/"
+    for headers in (
+        {"Content-Type": "application/json"},
+        {"X-CSRFToken": visitor.token()},
+        {"Authorization": "Bearer x"},
+        {"Authorization": "a-token-without-a-scheme"},
+    ):
+        assert visitor.ask("POST", path, headers=headers).status_code == 200, headers
+    assert visitor.ask("POST", path, headers={"X-CSRFToken": "forged"}).status_code == 415
+    assert visitor.ask("DELETE", path.replace("rotate-secret/", "")).status_code == 204, "no form can send it"
 
 
 @on_sqlite

@@ -104,7 +104,7 @@ def path_of(rule: str, repository: str, ids: Ids, token: str = "forged") -> str:
 
 def ask(host: Host, method: str, path: str, user: str | None, body: Any, **headers: str) -> TestResponse:
     signed_in = {"X-User": user} if user else {}
-    return host.client.open(path, method=method, json=body, headers=signed_in | headers)
+    return host.client.open(path, method=method, json={} if body is None else body, headers=signed_in | headers)
 
 
 def walk(

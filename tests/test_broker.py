@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import ssl
 import subprocess
@@ -24,7 +25,7 @@ from flask_hubhooks.broker import connect
 from flask_hubhooks.config import Config
 
 from .host import Host
-from .processes import Process, free_port
+from .processes import PROJECT, Process, free_port
 from .receivers import Receiver, poll
 
 MakeHost = Callable[..., Host]
@@ -51,6 +52,80 @@ def valkey(folder: Path, *arguments: str, **settings: object) -> Iterator[tuple[
     finally:
         process.kill()
         process.wait()
+
+
+PERMISSIONS = "~rq:* ~hubhooks:* +@read +@write +@connection +@transaction +@scripting +info"
+"""As README has them, without those for the channel."""
+
+
+@pytest.fixture
+def restricted(valkey_server: Any, redis_url: str) -> Iterator[Callable[[str], str]]:
+    """A function that makes a user of Valkey's with these ACL rules, and returns the URL for it."""
+    with closing(valkey_server.client()) as client:
+
+        def make(rules: str) -> str:
+            client.execute_command("ACL", "SETUSER", "hub", "reset", "on", ">secret", *rules.split())
+            return redis_url.replace("://", "://hub:secret@")
+
+        yield make
+        client.execute_command("ACL", "DELUSER", "hub")
+
+
+@on_postgresql
+def test_a_restricted_user(
+    make_host: MakeHost,
+    start: Callable[..., Process],
+    restricted: Callable[[str], str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The permissions that README names are enough for the web app and a worker; nothing is refused."""
+    rules = f"{PERMISSIONS} &hubhooks:wakes +publish +subscribe +unsubscribe"
+    assert f"`{rules}`" in (PROJECT / "README.md").read_text("utf-8")
+    url = restricted(rules)
+    host, process = make_host(redis_url=url), start(url)
+    with Receiver() as receiver:
+        webhook = host.create(receiver.url)
+        for count in (1, 2):
+            host.push()
+            receiver.wait_for(count)
+        assert host.api("POST", f"acme/app/webhooks/{webhook['id']}/test/").status_code == 202
+        receiver.wait_for(3)
+        process.send(signal.SIGTERM)
+        assert process.ends() == 0
+    refused = valkey_log(host)
+    assert not refused
+    assert not caplog.records
+    assert "Redis" not in process.log and "Traceback" not in process.log and "NOPERM" not in process.log
+
+
+def valkey_log(host: Host) -> list[Any]:
+    """What Valkey has refused to users."""
+    with closing(Redis.from_url(host.redis_url.replace("hub:secret@", ""))) as client:
+        log = list(client.acl_log())
+        client.acl_log_reset()
+    return log
+
+
+@on_postgresql
+def test_a_user_without_the_channel(
+    make_host: MakeHost,
+    start: Callable[..., Process],
+    restricted: Callable[[str], str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Without rights to the channel deliveries go out all the same; web app and worker say so once."""
+    url = restricted(f"{PERMISSIONS} +publish +subscribe +unsubscribe resetchannels")
+    host, process = make_host(redis_url=url), start(url)
+    with Receiver() as receiver:
+        host.create(receiver.url)
+        for count in (1, 2, 3):
+            host.push()
+            receiver.wait_for(count)
+        poll(lambda: "hubhooks:wakes" in process.log)
+    [said] = [record.getMessage() for record in caplog.records if record.name.startswith("flask_hubhooks")]
+    assert said.startswith("the Redis user may not use the channel hubhooks:wakes (")
+    assert process.log.count("the Redis user may not use the channel") == 1
+    assert "cannot be used" not in process.log and "Traceback" not in process.log
 
 
 class Sentinels:

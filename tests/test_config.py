@@ -367,3 +367,16 @@ def test_config_is_frozen() -> None:
     """What was checked cannot be changed afterwards."""
     with pytest.raises(AttributeError):
         registered(REQUIRED).queue = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("key", "warned"), [("x" * 15, 1), (b"x" * 15, 1), ("x" * 16, 0), ("\u00fc" * 8, 0)])
+def test_short_secret_key(key: str | bytes, warned: int, caplog: pytest.LogCaptureFixture) -> None:
+    """A SECRET_KEY of less than 16 bytes is warned of when the blueprint is registered, and not shown."""
+    db, app = SQLAlchemy(), Flask("host")
+    app.config.update(
+        SECRET_KEY=key, SQLALCHEMY_DATABASE_URI="sqlite:///unused.db", HUBHOOKS_EXTERNAL_URL="https://r.example.com"
+    )
+    db.init_app(app)
+    app.register_blueprint(HubHooks(db))
+    assert caplog.text.count("SECRET_KEY has less than 16 bytes") == warned
+    assert "x" * 15 not in caplog.text

@@ -112,6 +112,19 @@ def test_localhost(host: str) -> None:
     Egress(allowed_hosts=("localhost", "*.localhost")).target(f"http://{host}/")
 
 
+@pytest.mark.parametrize("host", LOCAL)
+def test_localhost_that_leads_elsewhere(network: Network, host: str) -> None:
+    """Allowing loopback lets names below localhost go to this machine, and to no other address they resolve to."""
+    for loopback in ("127.0.0.0/8", "::1/128"):
+        for address in ("127.0.0.1", "::1"):
+            Egress(policy(loopback)).check_answer(host.lower(), [address])
+        for address in ("10.9.9.9", "169.254.1.1", "192.168.7.7", "fd00::1"):
+            network.names[host.lower()] = [(address, 80)] if "." in address else [(address, 80, 0, 0)]
+            outcome = post(Transport(Egress(policy(loopback))), f"http://{host}/")
+            assert outcome.blocked, outcome
+    assert not network.connected
+
+
 def test_names_that_are_not_local() -> None:
     """A name that only ends like localhost is a name like others."""
     for host in ("notlocalhost", "localhost.example.com", "localhosts", "ci.internal"):
@@ -168,6 +181,17 @@ def test_a_listed_host_is_no_metadata(network: Network, metadata: Any) -> None:
     assert not network.connected
     exact = policy("169.254.169.254/32", "fd00:ec2::254/128")
     assert not post(Transport(Egress(exact, LISTING.allowed_hosts)), "http://ci.internal/").blocked
+
+
+@pytest.mark.parametrize("link_local", [("169.254.1.1", 80), ("fe80::1", 80, 0, 0), ("::ffff:a9fe:101", 80, 0, 0)])
+def test_a_listed_host_is_not_link_local(network: Network, link_local: Any) -> None:
+    """A listed host that resolves to a link-local address is blocked, unless a network of only these is allowed."""
+    network.names["ci.internal"] = [link_local]
+    for networks in ((), ("0.0.0.0/0", "::/0"), ("169.254.2.0/24", "fe80:1::/64")):
+        assert post(Transport(Egress(policy(*networks), LISTING.allowed_hosts)), "http://ci.internal/").blocked
+    assert not network.connected
+    allowing = policy("169.254.1.0/24", "fe80::/64")
+    assert not post(Transport(Egress(allowing, LISTING.allowed_hosts)), "http://ci.internal/").blocked
 
 
 @pytest.mark.parametrize("address", ["10.1.2.3", "127.0.0.1", "169.254.169.254", "192.168.7.7"])

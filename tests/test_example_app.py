@@ -39,7 +39,7 @@ PROJECT = Path(__file__).parent.parent
 
 def settings(folder: Path) -> dict[str, Any]:
     return {
-        "SECRET_KEY": "for tests",
+        "SECRET_KEY": "for tests alone, and no secret",
         "SQLALCHEMY_DATABASE_URI": f"sqlite:///{folder / 'registry.db'}",
         "REGISTRY_ROOT": str(folder / "registry"),
         "HUBHOOKS_EXTERNAL_URL": "http://registry.example",

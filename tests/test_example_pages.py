@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -13,7 +14,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from example_app import create_app, models
+from example_app import auth, create_app, models
 from example_app.database import db
 from example_app.image import build_image, digest_of
 
@@ -326,3 +327,21 @@ def test_wrong_credentials_beside_the_cookie(alice: FlaskClient) -> None:
     """Credentials that are sent count, and the cookie does not make up for wrong ones."""
     assert alice.get(API, auth=("alice", "bob")).status_code == 401
     assert alice.get(API, auth=("bob", "bob")).status_code == 404
+
+
+def test_sign_in_tries_are_limited(browser: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After ten wrong passwords an address waits a minute, by form and by basic auth; another address does not."""
+    for number in range(10):
+        if number % 2:
+            assert sign_in(browser, "alice", f"wrong{number}").status_code == 400
+        else:
+            assert browser.get("/v2/", auth=("alice", f"wrong{number}")).status_code == 401
+    limited = browser.get("/v2/", auth=("alice", "alice"))
+    assert limited.status_code == 429 and limited.headers["Retry-After"] == "60"
+    assert limited.get_json()["errors"][0]["code"] == "TOOMANYREQUESTS"
+    assert sign_in(browser, "alice", "alice").status_code == 429
+    elsewhere = {"REMOTE_ADDR": "192.0.2.1"}
+    assert browser.get("/v2/", auth=("alice", "alice"), environ_overrides=elsewhere).status_code == 200
+    later = monotonic() + auth.WINDOW_S
+    monkeypatch.setattr(auth, "monotonic", lambda: later)
+    assert sign_in(browser, "alice", "alice").status_code == 303

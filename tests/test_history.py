@@ -100,7 +100,7 @@ def test_empty(host: Host) -> None:
             ("cursor", value)
             for value in ("", "x", "older:1:1", "older:1:-1:0", "older:1:1:0x", "later:1:1:0", "older:1:1:0\n")
         ),
-        *(("cursor", value) for value in (f"older:1:{2**31}:0", "newer:1:1:10000", f"older:{'9' * 18}:1:0")),
+        *(("cursor", value) for value in (f"older:1:{2**63}:0", "newer:1:1:10000", f"older:{'9' * 18}:1:0")),
         *(("cursor", value) for value in ("older:\uff11:1:0", "older:1:1:0' OR 1=1", "older:--1:1:0")),
         *(("page_size", value) for value in ("", "0", "101", "x", "-1")),
     ],
@@ -117,7 +117,7 @@ def test_cursors_beyond_the_ends(host: Host) -> None:
     """A cursor of ours that leads past the history answers with what is there."""
     webhook = host.create(URL)
     host.push()
-    largest, far = 2**31 - 1, 10**17
+    largest, far = 2**63 - 1, 10**17
     for cursor, expected in (
         (f"older:{far}:{largest}:9999", 1),
         ("older:-1:0:0", 0),

@@ -366,3 +366,12 @@ def test_total(url: str) -> None:
     if (reads := unquote(given_parts.hostname or "").lower()).isascii():
         assert reads == ascii_host
     assert "@" not in parts.netloc and not parts.fragment
+
+
+@pytest.mark.parametrize("label", ["a", "\u00fc"])
+def test_long_host_names(label: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host name over 253 characters is refused before anything encodes it."""
+    monkeypatch.setattr(idna, "encode", lambda *_, **__: pytest.fail("it was encoded"))
+    for host in (label * 254, f"{label * 60}." * 5000):
+        with pytest.raises(BadURL, match="host name of at most 253 characters"):
+            check(f"https://{host}/")

@@ -40,7 +40,7 @@ def registry(database_uri: str, tmp_path: Path) -> Iterator[Registry]:
             id = db.Column(db.Integer, primary_key=True)
             name = db.Column(db.String(255), nullable=False, index=True)
 
-        Migrate(app, db, directory=str(tmp_path / "migrations"))
+        Migrate(app, db, directory=str(tmp_path / "migrations"), compare_server_default=True)
         if webhooks:
             hubhooks = HubHooks(db, push_signal=pushed)
             hubhooks.authorizer(lambda action, repository: "alice")
@@ -66,7 +66,7 @@ def tables(app: Flask) -> set[str]:
 
 
 def test_ours_come_beside_the_hosts(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A migration adds our tables alone, leaves the host's rows, no drift and a working registry, and can be undone."""
+    """A migration adds our tables alone, leaves the host's rows, no drift of defaults either, and can be undone."""
     monkeypatch.setattr("logging.config.fileConfig", lambda *_, **__: None)  # it would switch off all other loggers
     before = registry(False)
     flask_db(before, "init")

@@ -7,16 +7,17 @@ from time import time_ns
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, inspect, select, text
+from sqlalchemy import BigInteger, String, Uuid, insert, inspect, select, text, update
 
 from flask_hubhooks.database import now_plus, time_ordered_uuid, utcnow
 from flask_hubhooks.delivery.claims import claim
 from flask_hubhooks.hook_url import destination
-from flask_hubhooks.models import Push, copy_tables, pushes
+from flask_hubhooks.models import Push, attempts, copy_tables, deliveries, hooks, pushes, webhooks
 from flask_hubhooks.registry import Repository
 
 from .host import Host
 
+URL = "https://ci.example.com/"
 EAST = timezone(timedelta(hours=5, minutes=30))
 
 
@@ -130,3 +131,39 @@ def a_row() -> dict[str, object]:
 
 def a_push(**values: object) -> Push:
     return Push(**(a_row() | values))
+
+
+def test_ids_beyond_32_bits(host: Host) -> None:
+    """Ids that no 32 bit column holds are given, referred to, paged through and found."""
+    host.create(f"{URL}old", name="old")
+    host.push()
+    first = 2**40
+    with host.writing() as session:
+        for table in (webhooks, hooks, pushes):
+            if session.connection().dialect.name == "postgresql":
+                session.execute(text(f"ALTER SEQUENCE {table.name}_id_seq RESTART WITH {first}"))
+            else:
+                session.execute(update(table).values(id=first - 1))  # SQLite goes on from the largest
+    webhook = host.create(URL)
+    assert [webhook["id"], webhook["hooks"][0]["id"]] == [first, first]
+    for tag in ("v1", "v2"):
+        host.push(tag=tag)
+    path = f"acme/app/webhooks/{first}/"
+    page = host.api("GET", f"{path}history/?page_size=1").get_json()
+    assert page["results"][0]["push"]["tag"] == "v2"
+    older = host.client.get(page["next"].partition(".com")[2], headers={"X-User": "alice"}).get_json()
+    assert older["results"][0]["push"]["tag"] == "v1"
+    assert host.api("GET", f"{path}history/{older['results'][0]['id']}/").status_code == 200
+    assert host.api("PATCH", path, json={"hooks": [{"id": first, "hook_url": f"{URL}new"}]}).status_code == 200
+    assert host.api("DELETE", path).status_code == 204, "its own id marks it as deleted"
+
+
+@pytest.mark.parametrize("database_uri", ["postgresql"], indirect=True)
+def test_keys_are_64_bit(host: Host) -> None:
+    """Every key that grows, and every column that refers to one, is a BIGINT in PostgreSQL."""
+    with host.app.app_context():
+        found = inspect(host.db.engine)
+        for table in (webhooks, hooks, pushes, deliveries, attempts):
+            types = {each["name"]: each["type"] for each in found.get_columns(table.name)}
+            ids = {name: type_ for name, type_ in types.items() if name == "id" or name.endswith("_id")}
+            assert all(isinstance(each, BigInteger | Uuid | String) for each in ids.values()), (table.name, ids)

@@ -119,7 +119,7 @@ def test_page(filled: Filled, method: str, name: str) -> None:
     if method == "POST":
         check_page(filled.ask(filled.owner, method, name), 400)  # its token is none of the session's
     if name != "webhooks":
-        none = {"webhook": 2**31 - 1, "delivery": uuid.uuid4(), "hook": 1}
+        none = {"webhook": 2**63 - 1, "delivery": uuid.uuid4(), "hook": 1}
         data = {"csrf_token": filled.owner.token()}
         check_page(filled.ask(filled.owner, method, name, ids=none, data=data if method == "POST" else None), 404)
     if method == "POST":
@@ -439,6 +439,65 @@ def test_templates_of_the_host(host: Host) -> None:
     )
     page = Visitor(host).get().text
     assert "<p>Ask ops.</p>" in page and "Create webhook" in page and "no webhooks yet" not in page
+
+
+DELIMITERS = {
+    "block_start_string": "[%",
+    "block_end_string": "%]",
+    "variable_start_string": "[[",
+    "variable_end_string": "]]",
+    "comment_start_string": "[#",
+    "comment_end_string": "#]",
+    "line_statement_prefix": "%%",
+    "trim_blocks": True,
+}
+LAYOUT = """[# a comment #]<title>[% block title %][% endblock %]</title>
+%% set link = url_for("static", filename="app.js")
+<nav><a href="[[ link ]]">[[ who | shout ]] [[ 6 | double ]] [[ times(3) ]]</a>{{ vue }} {% vue %}</nav>
+[% include "foot.html" %][% block content %][% endblock %]"""
+
+
+@on_sqlite
+def test_other_delimiters(make_host: MakeHost) -> None:
+    """Every page works in a host with other Jinja delimiters, which its layout and its replacements of ours have."""
+
+    class Vue(Host):
+        def make_app(self) -> Flask:
+            app = super().make_app()
+            app.jinja_options = DELIMITERS
+            app.jinja_loader = DictLoader(
+                {
+                    "base.html": LAYOUT,
+                    "foot.html": "[[ '<i>' ]]",
+                    "hubhooks/delete.html": "[% extends '!hubhooks/delete.html' %][% block hubhooks_page %]"
+                    "<p>{{ vue }} [[ hubhooks.webhook.name ]]</p>[[ super() ]][% endblock %]",
+                }
+            )
+            app.context_processor(lambda: {"who": "<alice>"})
+            app.template_filter("shout")(lambda text: text.upper())
+            app.add_template_filter(lambda number: number * 2, "double")
+            app.add_template_global(lambda number: "x" * number, "times")
+            return app
+
+    plain = make_host()
+    filled = Filled(Vue(plain.database_uri, plain.redis_url, config={"HUBHOOKS_LAYOUT": "base.html"}))
+    nav = '<nav><a href="/static/app.js">&lt;ALICE&gt; 12 xxx</a>{{ vue }} {% vue %}</nav>'
+
+    def check(page: TestResponse) -> str:
+        assert page.text.count(nav) == 1 and "&lt;i&gt;" in page.text
+        rest = page.text.replace(nav, "").replace("{{ vue }}", "")
+        assert not re.search(r"\{[{%#]|\[[\[%#]", rest), rest
+        return rest
+
+    for (method, _), (path, status, _) in ROUTES.items():
+        if method == "GET":
+            page = filled.owner.get(path.format(**filled.ids))
+            check_page(page, status)
+            check(page)
+    assert "<p>{{ vue }} deploy</p>" in filled.owner.get("{webhook}/delete/".format(**filled.ids)).text
+    check(filled.owner.get("99/", 404))
+    assert 'name="csrf_token"' in check(filled.owner.create(URL, name="secret"))
+    filled.host.close()
 
 
 @on_sqlite

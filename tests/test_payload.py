@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -123,3 +124,19 @@ def test_on_the_wire(host: Host) -> None:
     assert (received["repository"]["description"], received["repository"]["star_count"]) == ("Ünï 容器 🐳", 3)
     assert received["callback_url"].startswith("https://registry.example.com/u/acme/app/hook/")
     assert received["callback_url"].endswith("/")
+
+
+def test_long_text_is_cut_off() -> None:
+    """What a repository says of itself is bounded, in the database and in what is sent."""
+    names = [each.name for each in fields(Repository) if isinstance(each.default, str)]
+    long = Repository(**dict.fromkeys(names, "\u00fc" * 1_200_000)).snapshot()
+    assert {name: len(long[name]) for name in names} == {
+        "description": 1_000,
+        "full_description": 25_000,
+        "dockerfile": 25_000,
+        "owner": 2_048,
+        "repo_url": 2_048,
+        "status": 2_048,
+    }
+    kept = Repository(full_description="x" * 25_000).snapshot()
+    assert kept["full_description"] == "x" * 25_000

@@ -81,7 +81,7 @@ class Filled:
         self.owned.push()
         self.delivery = host.history(webhook, self.owned.repository)[0]["id"]
         self.ids = {"webhook": webhook["id"], "hook": webhook["hooks"][0]["id"], "delivery": self.delivery}
-        self.none = {"webhook": 2**31 - 1, "hook": 2**31 - 1, "delivery": uuid.uuid4()}
+        self.none = {"webhook": 2**63 - 1, "hook": 2**63 - 1, "delivery": uuid.uuid4()}
 
     def token(self, delivery: object) -> str:
         tokens: CallbackTokens = self.host.state.tokens

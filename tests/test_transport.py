@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
@@ -372,3 +373,12 @@ def test_words_are_of_this_fault_alone(guarded: Transport) -> None:
             raise TimeoutError("the caller's own")
         except TimeoutError:
             assert post(guarded, receiver.url).error == f"{CLOSED}: {LOG}"
+
+
+def test_urls_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """No logger tells path or query of a hook URL, at whatever level."""
+    caplog.set_level(logging.DEBUG)
+    with Receiver() as receiver:
+        assert post(transport(), f"{receiver.url}/services/s3cr3t-path?token=s3cr3t-query").status_code == 200
+        assert receiver.requests[0].path.endswith("/services/s3cr3t-path?token=s3cr3t-query")
+    assert "s3cr3t" not in caplog.text

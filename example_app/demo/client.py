@@ -52,7 +52,7 @@ class Client:
 
     def send_test(self, repository: str, webhook: dict[str, Any]) -> None:
         """Have a webhook called as if something was pushed."""
-        self._send("POST", f"/v2/repositories/{repository}/webhooks/{webhook['id']}/test/", 202)
+        self._send("POST", f"/v2/repositories/{repository}/webhooks/{webhook['id']}/test/", 202, json={})
 
     def deliveries(self, repository: str, webhook: dict[str, Any], tag: str) -> list[dict[str, Any]]:
         """The deliveries of a webhook for a tag, without their attempts, the first hook of a chain first."""

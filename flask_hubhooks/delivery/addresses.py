@@ -72,6 +72,8 @@ _IPV4_LAST = (IPv6Network("::/96"), IPv6Network("::ffff:0:0:0/96"))  # compatibl
 # Where an IPv4 address is within an IPv6 one, by RFC 6052 section 2.2, for prefixes of 48, 56, 64 and 96 bits.
 _NAT64_BYTES = ((6, 7, 9, 10), (7, 9, 10, 11), (9, 10, 11, 12), (12, 13, 14, 15))
 
+_LINK_LOCAL: tuple[Network, ...] = (IPv4Network("169.254.0.0/16"), IPv6Network("fe80::/10"))  # as above
+
 _METADATA: dict[Address, str] = {
     # The machine's own credentials are read there. Each address is from the documentation of the cloud that is named.
     IPv4Address("169.254.169.254"): "instance metadata",  # AWS, Google Cloud, Azure, OpenStack, DigitalOcean, Oracle
@@ -107,13 +109,16 @@ class AddressPolicy:
     An IPv4-mapped address (::ffff:0:0/96) reaches the IPv4 address inside, and one of the well-known NAT64
     prefix (64:ff9b::/96) does so through a gateway: both are judged as that IPv4 address, to refuse and to
     allow. A cloud's metadata address is let through only where `allowed_networks` holds exactly it (/32 or
-    /128), however it is wrapped in IPv6.
+    /128), however it is wrapped in IPv6. Clouds keep adding such addresses among the link-local ones, so these are
+    let through only where `allowed_networks` holds a network of link-local addresses alone.
     """
 
     allowed_networks: tuple[Network, ...] = ()
 
     def check(self, address: Address | str, *, listed: bool = False) -> None:
-        """Pass an address that may be connected to; `listed` is for a host that may have any but metadata's.
+        """Pass an address that may be connected to; `listed` is for a host in `HUBHOOKS_ALLOWED_HOSTS`.
+
+        A listed host may have any address but those of metadata and link-local ones.
 
         Raises `ForbiddenAddress` for any other, `ValueError` where the text is not an IP address.
         """
@@ -124,11 +129,13 @@ class AddressPolicy:
             )
         self._check_metadata(address)
         inner = _reached(address)
-        reason = "" if listed else _refusal(inner)
-        if reason and not any(inner in network for network in self.allowed_networks):
+        link = next((link for link in _LINK_LOCAL if inner in link), None)
+        reason = _refusal(inner) if link or not listed else ""
+        allowed = [each for each in self.allowed_networks if link is None or _is_within(each, link)]
+        if reason and not any(inner in network for network in allowed):
+            remedy = f"a network within {link} in HUBHOOKS_ALLOWED_NETWORKS" if link else "HUBHOOKS_ALLOWED_NETWORKS"
             raise ForbiddenAddress(
-                f"hook address {address} is not public ({reason}); "
-                "the operator can allow it with HUBHOOKS_ALLOWED_NETWORKS"
+                f"hook address {address} is not public ({reason}); the operator can allow it with {remedy}"
             )
 
     def _check_metadata(self, address: Address) -> None:
@@ -146,6 +153,10 @@ class AddressPolicy:
         except ForbiddenAddress:
             return False
         return True
+
+
+def _is_within(network: Network, wider: Network) -> bool:
+    return network.network_address in wider and network.prefixlen >= wider.prefixlen
 
 
 def _inside(address: Address) -> set[IPv4Address]:

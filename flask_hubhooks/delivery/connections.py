@@ -85,6 +85,11 @@ class Call:
             raise TimeoutError
         return left
 
+    def request_target(self) -> str:
+        """What stands in the request line: the whole URL where a proxy carries it on (RFC 9112 section 3.2)."""
+        target = cast(Target, self.target)
+        return target.url if self.rules.proxy and target.scheme == "http" else target.path
+
     def elapsed_ms(self) -> int:
         return _ms_since(self.started)
 
@@ -163,10 +168,13 @@ class _Guarded(HTTPConnection):
             return _connect_to_proxy(*call.rules.proxy, call)
         return _connect(self._dns_host, self.port, call)
 
-    def request(self, *args: Any, **options: Any) -> None:
-        """Send headers and body at once, which saves a system call and a packet."""
+    def request(self, method: str, url: str, *args: Any, **options: Any) -> None:
+        """Send headers and body at once, which saves a system call and a packet.
+
+        `url` is what urllib3 may log: what is sent is the call's own.
+        """
         self._held = []
-        super().request(*args, **options)
+        super().request(method, _thread.call.request_target(), *args, **options)
         held, self._held = self._held, None
         super().send(b"".join(held))
 

@@ -16,6 +16,8 @@ from .addresses import AddressPolicy, Forbidden, ForbiddenAddress, Network, is_a
 
 REMEMBERED = 4096  # URLs whose judgement is kept
 PUBLIC_ONLY = AddressPolicy()
+LOOPBACK = ("127.0.0.1", "::1")
+"""What localhost resolves to (RFC 6761 section 6.3), often both: one that is allowed lets it have the other as well."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Egress:
         return found
 
     def _lets_local(self, host: str) -> bool:
-        return self.lists(host) or self.addresses.allows("127.0.0.1") or self.addresses.allows("::1")
+        return self.lists(host) or any(map(self.addresses.allows, LOOPBACK))
 
     def lists(self, host: str) -> bool:
         """Tell whether a name, in lower-case ASCII, is one of `allowed_hosts` or below one of their wildcards."""
@@ -69,10 +71,11 @@ class Egress:
 
         Of a name the text does not tell which address it has: names of an internal network may be looked up, too.
         """
-        listed = self.lists(host) or (_is_local(host) and self._lets_local(host))
+        listed = self.lists(host)
+        local = LOOPBACK if _is_local(host) and self._lets_local(host) else ()
         for address in addresses:
             try:
-                self.addresses.check(address, listed=listed)
+                self.addresses.check(address, listed=listed or address in local)
             except ForbiddenAddress:
                 if is_address(host):
                     raise

@@ -6,10 +6,10 @@ from contextlib import suppress
 from time import monotonic
 
 from redis.client import PubSub
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from ..broker import connect
-from ..outbox import wake_channel
+from ..outbox import channel_is_forbidden, wake_channel
 from ..state import REDIS_TIMEOUT_S, State
 
 CONFIRMED_S = 1.0
@@ -23,8 +23,8 @@ class Listener:
     """
 
     def __init__(self, state: State) -> None:
+        self._state = state
         self._channel = wake_channel(state)
-        self._outage = state.redis_outage
         self._redis = connect(state.config, connect_timeout_s=REDIS_TIMEOUT_S, timeout_s=CONFIRMED_S)
         self._pubsub: PubSub | None = None
 
@@ -67,7 +67,10 @@ class Listener:
             self._close()
 
     def _lost(self, error: Exception) -> None:
-        self._outage.noticed(error)
+        if isinstance(error, NoPermissionError):
+            channel_is_forbidden(self._state, error)
+        else:
+            self._state.redis_outage.noticed(error)
         self._close()
 
     def _close(self) -> None:

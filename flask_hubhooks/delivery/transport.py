@@ -26,7 +26,7 @@ import urllib3
 from requests.adapters import DEFAULT_CA_BUNDLE_PATH, HTTPAdapter
 from urllib3.util.ssl_ import create_urllib3_context
 
-from ..hook_url import Target
+from ..hook_url import Target, destination
 from .addresses import Forbidden
 from .causes import no_answer, no_end
 from .connections import Call, Pool, Rules, TLSPool, TLSSocket, begin, proxy_refusal
@@ -247,8 +247,9 @@ class _Adapter(HTTPAdapter):
         """The TLS contexts verify, and were set up once."""
 
     def request_url(self, request: Any, proxies: Any) -> str:
+        """Return what urllib3 is to know of the URL: it logs this, and paths and queries may be secret."""
         target: Target = request.target
-        return target.url if self._proxy and target.scheme == "http" else target.path
+        return f"{destination(target.url)}/" if self._proxy and target.scheme == "http" else "/"
 
     def build_response(self, req: Any, resp: Any) -> requests.Response:
         return _Response(resp)

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 from itertools import groupby
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, and_, literal, not_, select, tuple_
+from sqlalchemy import BigInteger, ColumnElement, and_, literal, not_, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session, contains_eager, joinedload
 
 from ..database import UTCDateTime
@@ -19,7 +19,7 @@ from ..models import ID_LIMIT, Attempt, Delivery, Push, Status, Webhook, unsucce
 from .documents import Around, Latest
 from .problems import invalid
 
-_CURSOR = re.compile(r"(older|newer):(-?[0-9]{1,18}):([0-9]{1,10}):([0-9]{1,4})")
+_CURSOR = re.compile(r"(older|newer):(-?[0-9]{1,18}):([0-9]{1,19}):([0-9]{1,4})")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _Row = TypeVar("_Row")
 Edge = tuple[datetime, int, int]
@@ -157,7 +157,7 @@ def start_of(text: str | None, order: Order) -> tuple[bool, list[ColumnElement[b
         return False, []
     direction, pushed_at, push_id, position = _parsed(text)
     edge = tuple_(order.pushed_at, order.push_id)
-    here = tuple_(literal(pushed_at, UTCDateTime()), literal(push_id))
+    here = tuple_(literal(pushed_at, UTCDateTime()), literal(push_id, BigInteger))
     if direction == "newer":
         return True, [edge >= here, not_(and_(order.push_id == push_id, Delivery.position >= position))]
     return False, [edge <= here, not_(and_(order.push_id == push_id, Delivery.position <= position))]

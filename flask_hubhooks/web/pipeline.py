@@ -12,9 +12,11 @@ from typing import Any, NoReturn
 from urllib.parse import quote, urlencode, urlsplit
 
 from flask import Blueprint, Response, request
+from flask_wtf.csrf import validate_csrf
 from marshmallow import Schema, ValidationError, fields
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
+from wtforms import ValidationError as CSRFInvalid
 
 from ..database import CONFLICT_TRIES, DATABASE_AWAY, is_conflict
 from ..outages import explained
@@ -26,6 +28,8 @@ from .problems import Problem, invalid, not_found
 
 logger = logging.getLogger(__name__)
 
+BROWSER_SCHEMES = frozenset({"basic", "digest", "negotiate", "ntlm"})
+"""Kinds of `Authorization` that browsers send by themselves, also with what another site has them send."""
 ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
 Function = Callable[..., Response]
@@ -128,6 +132,7 @@ def writes(function: Function, body: Schema | None = None, *, optional: bool = F
     def answer(repository: str, **ids: Any) -> Response:
         refuse_foreign_origin(current_state())
         call = authorized("write", repository)
+        refuse_forms()
         return carried_out(function, call, *([read_json(body, optional=optional)] if body else []), **ids)
 
     return Handler(answer, body=body, optional=optional, access="write")
@@ -200,6 +205,25 @@ def refuse_foreign_origin(state: State) -> None:
         raise Problem(403, "Requests that change something must come from the registry's own pages.")
 
 
+def refuse_forms() -> None:
+    """Refuse a POST that a form of another site could send, with the visitor's cookies; raises 415.
+
+    Not every browser or proxy passes on what `refuse_foreign_origin` looks at. Browsers ask us before they send JSON,
+    a header such as X-CSRFToken, a PATCH or a DELETE from another site, and we let no other site send them.
+    """
+    scheme = request.headers.get("Authorization", "").strip().partition(" ")[0].lower()
+    if request.method != "POST" or request.is_json or (scheme and scheme not in BROWSER_SCHEMES):
+        return
+    try:
+        validate_csrf(request.headers.get("X-CSRFToken"))
+    except CSRFInvalid:
+        raise _no_json() from None
+
+
+def _no_json() -> Problem:
+    return Problem(415, "Send JSON, with Content-Type: application/json, also where the body is empty.")
+
+
 def _origin(url: str) -> str:
     """The origin of a URL as browsers write it: in lower case, without the scheme's own port."""
     parts = urlsplit(url)
@@ -227,7 +251,7 @@ def read_json(schema: Schema, *, optional: bool = False) -> Any:
     if optional and not body:
         return loaded(schema, {})
     if not request.is_json:
-        raise Problem(415, "Send JSON, with Content-Type: application/json.")
+        raise _no_json()
     return parse_json(body, schema)
 
 

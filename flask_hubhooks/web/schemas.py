@@ -17,7 +17,7 @@ from ..delivery.egress import egress_of
 from ..delivery.payload import without_tokens
 from ..delivery.signing import BadSecret, check_secret
 from ..hook_url import BadURL
-from ..models import DOCKER_WORDS, ID_LIMIT, Status
+from ..models import DOCKER_WORDS, NUMBER_LIMIT, Status
 from ..registry import as_utc, storable
 from ..request_headers import HEADERS_LIMIT, BadHeader, check_name, check_value
 from ..state import current_state
@@ -283,7 +283,7 @@ class DeliveryPageSchema(Schema):
     class Meta:
         unknown = EXCLUDE
 
-    attempt = WholeNumber(load_default=None, validate=Range(1, ID_LIMIT))
+    attempt = WholeNumber(load_default=None, validate=Range(1, NUMBER_LIMIT))
     payload = fields.String(load_default="pretty", validate=OneOf(["pretty", "raw"]))
 
 

@@ -118,7 +118,7 @@ OPERATIONS = {
         "deliveries",
         202,
         ("Location",),
-        _SENDS,
+        (*_SENDS, 415),
     ),
     ("callback", "POST"): Words(
         "postCallback",

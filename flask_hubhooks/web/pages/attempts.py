@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ...delivery.causes import received
-from ...models import ID_LIMIT, Attempt, Delivery
+from ...models import NUMBER_LIMIT, Attempt, Delivery
 from ..documents import time
 from ..problems import not_found
 
@@ -30,7 +30,7 @@ class Attempts:
 
 def read(session: Session, delivery: Delivery, number: int | None) -> Attempts:
     """The attempts around a number, or the latest; in two statements. Raises 404 where there is none of the number."""
-    newest = number + LINES // 2 if number else ID_LIMIT
+    newest = number + LINES // 2 if number else NUMBER_LIMIT
     rows = session.execute(
         select(Attempt.number, Attempt.trigger, Attempt.started_at, Attempt.status_code)
         .where(Attempt.delivery_id == delivery.id, Attempt.number <= newest)

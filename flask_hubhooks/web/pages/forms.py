@@ -175,7 +175,7 @@ class WebhookForm:
 
 def _hook(typed: URLField) -> dict[str, Any]:
     hook: dict[str, Any] = {"hook_url": typed.url}
-    return hook | {"id": int(typed.id)} if re.fullmatch("[0-9]{1,10}", typed.id) else hook
+    return hook | {"id": int(typed.id)} if re.fullmatch("[0-9]{1,19}", typed.id) else hook
 
 
 def _of(pattern: str, text: str) -> str:

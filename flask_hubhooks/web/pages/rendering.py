@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from flask import Response, make_response, redirect, render_template, request, url_for
+from flask import Response, current_app, make_response, redirect, render_template, request, url_for
 from flask_wtf.csrf import generate_csrf
-from jinja2 import BaseLoader, ChoiceLoader, FileSystemLoader, PrefixLoader
+from jinja2 import BaseLoader, ChoiceLoader, Environment, FileSystemLoader, PrefixLoader
 from markupsafe import Markup
 
 from ...database import utcnow
@@ -21,14 +22,43 @@ from . import words
 from .translation import direction, language, ngettext
 from .translation import gettext as _
 
+FOLDER = Path(__file__).parent.parent.parent / "templates"
+USUAL_SYNTAX: dict[str, Any] = {
+    "block_start_string": "{%",
+    "block_end_string": "%}",
+    "variable_start_string": "{{",
+    "variable_end_string": "}}",
+    "comment_start_string": "{#",
+    "comment_end_string": "#}",
+    "line_statement_prefix": None,
+    "line_comment_prefix": None,
+    "trim_blocks": False,
+    "lstrip_blocks": False,
+}
 REPEATABLE = (400, 409, 412, 413, 429, 503)
 """Statuses after which the visitor may go on with the repository's webhooks."""
 
 
 def templates() -> BaseLoader:
     """Our templates, in whose place a host may put its own; by `!hubhooks/page.html` it still extends ours."""
-    folder = Path(__file__).parent.parent.parent / "templates"
-    return ChoiceLoader([FileSystemLoader(folder), PrefixLoader({"!hubhooks": FileSystemLoader(folder / "hubhooks")})])
+    return ChoiceLoader([FileSystemLoader(FOLDER), PrefixLoader({"!hubhooks": FileSystemLoader(FOLDER / "hubhooks")})])
+
+
+@lru_cache(maxsize=16)
+def _environment(hosts: Environment) -> Environment:
+    """The host's Jinja environment, in which our own templates have Jinja's usual delimiters, whatever the host's are.
+
+    Files of the host's have the host's delimiters, also where they take the place of ours.
+    """
+    environment = hosts.overlay()
+    ours = hosts.overlay(**USUAL_SYNTAX)
+
+    def compiled(source: Any, name: str | None = None, filename: str | None = None, *options: Any) -> Any:
+        is_ours = filename is not None and Path(filename).is_relative_to(FOLDER)
+        return (ours if is_ours else hosts).compile(source, name, filename, *options)
+
+    environment.compile = compiled  # type: ignore[assignment,method-assign]
+    return environment
 
 
 def page(call: Call, template: str, status: int = 200, **context: Any) -> Response:
@@ -79,7 +109,8 @@ def _rendered(template: str, status: int, **context: Any) -> Response:
         **context,
     )
     # `_`, `gettext` and `ngettext` are the host's: its layout may have texts of its own
-    text = render_template(f"hubhooks/{template}", hubhooks=known, hubhooks_say=_, hubhooks_say_number=ngettext)
+    found = _environment(current_app.jinja_env).get_template(f"hubhooks/{template}")
+    text = render_template(found, hubhooks=known, hubhooks_say=_, hubhooks_say_number=ngettext)
     response = make_response(text, status)
     response.headers["X-Frame-Options"] = "SAMEORIGIN"
     response.headers["X-Content-Type-Options"] = "nosniff"
