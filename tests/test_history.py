@@ -188,7 +188,7 @@ def test_an_attempt(host: Host) -> None:
     assert shown["webhook-id"] == delivery["id"]
     sent = json.loads(received.body)
     assert json.loads(request["body"]) == sent | {"callback_url": "https://registry.example.com/u/acme/app/hook/***/"}
-    assert (response["status_code"], response["body"], response["truncated"]) == (201, '{"ok": true}', False)
+    assert (attempt["status_code"], response["body"], response["truncated"]) == (201, '{"ok": true}', False)
     assert [value for name, value in response["headers"] if name == "X-Job"] == ["7", "8"]
 
 
