@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from flask import Flask, current_app
 from flask_sqlalchemy import SQLAlchemy
 from redis import Redis
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
+from werkzeug.wrappers import Response
 
 from .broker import connect
 from .config import Config
@@ -25,6 +26,8 @@ from .registry import ImagePush, Repository
 
 logger = logging.getLogger(__name__)
 
+Authorizer = Callable[[str, str], str | Literal[False] | Response | None]
+
 REDIS_TIMEOUT_S = 0.4  # connecting and the first answer each take this at most: a push waits less than 1 s
 
 
@@ -32,7 +35,7 @@ REDIS_TIMEOUT_S = 0.4  # connecting and the first answer each take this at most:
 class Handlers:
     """What the host decides; each is set by the decorator of its name on `HubHooks`."""
 
-    authorizer: Callable[[str, str], str | None] | None = None
+    authorizer: Authorizer | None = None
     repository_loader: Callable[[str], Repository | None] | None = None
     push_adapter: Callable[..., ImagePush | None] | None = None
 
