@@ -17,12 +17,12 @@ from .models import copy_tables
 from .outbox import accept, accept_in_session
 from .registry import ImagePush, Repository
 from .signals import image_pushed
-from .state import Handlers, State, current_state
+from .state import Authorizer, Handlers, State, current_state
 from .web import add_routes
 
 logger = logging.getLogger(__name__)
 
-Authorizer = TypeVar("Authorizer", bound=Callable[[str, str], str | None])
+AuthorizerT = TypeVar("AuthorizerT", bound=Authorizer)
 Loader = TypeVar("Loader", bound=Callable[[str], Repository | None])
 Adapter = TypeVar("Adapter", bound=Callable[..., ImagePush | None])
 
@@ -52,11 +52,12 @@ class HubHooks(Blueprint):
         add_routes(self)
         add_commands(self)
 
-    def authorizer(self, function: Authorizer) -> Authorizer:
+    def authorizer(self, function: AuthorizerT) -> AuthorizerT:
         """Decorate `function(action, repository)`, which decides who may "read" or "write" webhooks.
 
-        It returns the user's name, or None to deny. It may abort or redirect: that passes through unchanged.
-        Without an authorizer everything is denied.
+        It returns the user's name; None, False and a blank name deny. It may abort, or return a response such as a
+        redirect: that passes through unchanged. Anything else is an error of the host's, and denies with 500. Without
+        an authorizer everything is denied.
         """
         self._handlers.authorizer = function
         return function

@@ -8,14 +8,10 @@ from contextlib import suppress
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
-from urllib.parse import SplitResult, unquote_plus, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import idna
 from requests import PreparedRequest, RequestException
-
-MASK = "***"
-_CREDENTIAL = re.compile(r"key|token|secret|pass|pwd|\bpw\b|auth|sig|cred|code|jwt|session|bearer|hmac", re.IGNORECASE)
-"""Names of parameters that hold what only a webhook's owner is to know."""
 
 ABSOLUTE = "Must be an absolute URL such as https://ci.example.com/hook."
 
@@ -23,6 +19,9 @@ NAME_LIMIT = 253
 """Characters of a host name (RFC 1035 section 2.3.4)."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # as the last label it makes an address of a host, or nonsense
+_ORIGIN = re.compile(
+    r"(https?://)(?:[^/?#\\]*@)?([^/?#\\@:\[\]]+(?::\d*)?|\[[\da-f:.]+\](?::\d*)?)(?=[/?#]|$)", re.IGNORECASE
+)
 _LABEL = re.compile(r"[a-z0-9_-]{1,63}")  # RFC 1123 section 2.1, and the underscore that container names have
 
 
@@ -133,57 +132,10 @@ def destination(url: str) -> str:
     return f"{found.scheme}://{f'[{found.host}]' if ':' in found.host else found.host}:{found.port}"
 
 
-def masked(url: str) -> str:
-    """The URL without the credentials that its query holds: whoever may read a webhook may not use its receiver."""
-    start = _query_start(url)
-    return url[:start] + _PARAMETER.sub(_masked_parameter, url[start:])
-
-
-@lru_cache(maxsize=4096)
-def credentials(url: str) -> tuple[str, ...]:
-    """The values that `masked` hides, as they stand in the URL, as they are sent and as they are meant.
-
-    Their parameters follow whole: a value may be too short to be looked for by itself in what a receiver tells back.
-    """
-    written = {url: None}
-    with suppress(RequestException, ValueError):  # a later version of our HTTP client may not take it any more
-        written[_as_sent(url).geturl()] = None
-    parameters = [each for way in written for each in _PARAMETER.findall(way[_query_start(way) :])]
-    parted = [(shown, credential) for shown, credential in map(_parted, parameters) if credential]
-    hidden = [*(credential for _, credential in parted), *map("".join, parted)]
-    return (*hidden, *map(unquote_plus, hidden))
-
-
-BARE_LEAST = 8
-"""Characters of a parameter without a name that is taken for a credential, as in `?f3a9…`."""
-_PARAMETER = re.compile(r"[^&#]+")
-"""Of a query, or of the fragment that a redirect may lead to."""
-
-
-def _query_start(url: str) -> int:
-    return len(re.split("[?#]", url, maxsplit=1)[0]) + 1
-
-
-def _masked_parameter(parameter: re.Match[str]) -> str:
-    shown, credential = _parted(parameter[0])
-    return shown + MASK if credential else shown
-
-
-def _parted(parameter: str) -> tuple[str, str]:
-    """What everybody may see of a parameter, and the credential behind it.
-
-    Some receivers part parameters at `;` as well, others do not: what follows a credential there may belong to it.
-    """
-    start = 0
-    for each in parameter.split(";"):
-        name, equals, _ = each.partition("=")
-        value_at = start + len(name) + len(equals)
-        if equals and _CREDENTIAL.search(unquote_plus(name)):
-            return parameter[:value_at], parameter[value_at:]
-        if not equals and len(each) >= BARE_LEAST:
-            return parameter[:start], parameter[start:]
-        start += len(each) + 1
-    return parameter, ""
+def origin(url: str) -> str:
+    """Return scheme, host and port as they are written in any URL, whatever follows; "" where it has no usable host."""
+    found = _ORIGIN.match(url)
+    return f"{found[1]}{found[2]}" if found else ""
 
 
 def hosts(url: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, Literal, cast
 from weakref import WeakSet
 
 from flask import Flask, current_app
@@ -17,6 +17,7 @@ from flask_sqlalchemy import SQLAlchemy
 from redis import Redis
 from sqlalchemy import Connection, Engine, delete, event, false
 from sqlalchemy.orm import ORMExecuteState, Session
+from werkzeug.wrappers import Response
 
 from .broker import connect
 from .config import Config
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 _SELECT = re.compile(r"\s*SELECT\b", re.IGNORECASE)
 
+Authorizer = Callable[[str, str], str | Literal[False] | Response | None]
+
 REDIS_TIMEOUT_S = 0.4  # connecting and the first answer each take this at most: a push waits less than 1 s
 
 
@@ -38,7 +41,7 @@ REDIS_TIMEOUT_S = 0.4  # connecting and the first answer each take this at most:
 class Handlers:
     """What the host decides; each is set by the decorator of its name on `HubHooks`."""
 
-    authorizer: Callable[[str, str], str | None] | None = None
+    authorizer: Authorizer | None = None
     repository_loader: Callable[[str], Repository | None] | None = None
     push_adapter: Callable[..., ImagePush | None] | None = None
 

@@ -180,7 +180,7 @@ def test_reads_what_it_lists(host: Host) -> None:
     """A webhook is read as the list shows it, and an empty repository lists nothing."""
     assert listed(host) == {"count": 0, "next": None, "previous": None, "results": []}
     webhook = host.create(URL, URL)
-    answer = host.api("GET", f"acme/app/webhooks/{webhook['id']}/", user="reader")
+    answer = host.api("GET", f"acme/app/webhooks/{webhook['id']}/")
     assert answer.get_json() == {key: value for key, value in webhook.items() if key != "secret"}
     assert listed(host)["results"] == [answer.get_json()]
 

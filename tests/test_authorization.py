@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from flask import abort, request
+from flask import Response, abort, redirect, request
 from sqlalchemy import select
 from werkzeug.test import TestResponse
+from werkzeug.wrappers import Response as WerkzeugResponse
 
 from flask_hubhooks.models import Delivery, Status, Webhook
 
 from .host import Host, api_rules, authorize
+from .visitor import Visitor
 
 MakeHost = Callable[..., Host]
 on_sqlite = pytest.mark.parametrize("database_uri", ["sqlite"], indirect=True)
@@ -236,16 +238,16 @@ def test_hooks_of_another_webhook(world: World) -> None:
 
 
 def test_reader(world: World) -> None:
-    """Who may only read is shown all but credentials, and is refused every change with 403 before it is looked at."""
+    """Who may only read is shown outcomes, and is refused every change with 403 before it is looked at."""
     host, before, ids = world.host, world.everything(), world.ids["acme/app"]
-    secret, credential, value = (world.marks["acme/app"][number] for number in (0, 2, 6))
+    secret, _, credential, header, _, path, value, *_ = world.marks["acme/app"]
     refusals = set()
     for rule, method, answer in walk(host, "acme/app", ids, "reader"):
         if not handled(rule, method):
             check_public(rule, method, answer)
         elif method in ("GET", "HEAD"):
             assert answer.status_code == 200, rule
-            no_marks(answer, [secret, credential, value])
+            no_marks(answer, [secret, credential, header, path, value])
         else:
             refusals.add(bytes_of(answer))
     for rule, method in UNSAFE:
@@ -288,7 +290,129 @@ def test_aborting_for_write(world: World, status: int) -> None:
     for rule, method, answer in walk(host, "acme/app", ids, None):
         if handled(rule, method):
             assert answer.status_code == (200 if method in ("GET", "HEAD") else status), (rule, method)
-            no_marks(answer, ["credential-0"])
+            no_marks(answer, ["credential-0", "path-0-of-theirs"])
+
+
+DENIALS: dict[str, Any] = {"none": None, "false": False, "empty": "", "blank": " ", "blanks": " \t\n\u00a0 "}
+RESPONSES: dict[str, Any] = {
+    "redirect": lambda: redirect("/sign-in"),
+    "response": lambda: Response("sign in", 401, {"WWW-Authenticate": "Basic", "Cache-Control": "max-age=7"}),
+    "Werkzeug's response": lambda: WerkzeugResponse("no", 402),
+}
+WRONG: dict[str, Any] = {
+    "true": True,
+    "zero": 0,
+    "id": 7,
+    "float": 0.5,
+    "bytes": b"alice",
+    "object": object(),
+    "list": ["alice"],
+    "tuple": ("no", 401),
+    "dictionary": {"user": "alice"},
+    "class": str,
+}
+PAGES = [("GET", "")] + [(method, "{webhook}/" + below) for method, below in (
+    ("GET", "history/"), ("GET", "history/{delivery}/"), ("GET", ""), ("POST", ""), ("POST", "pause/"),
+    ("POST", "test/"), ("GET", "delete/"), ("POST", "delete/"), ("POST", "history/{delivery}/redeliver/"))]  # fmt: skip
+
+
+def ask_everything(host: Host, ids: Ids) -> Iterator[tuple[str, str, bool, TestResponse]]:
+    """Ask every route and some pages for what they have; yields what was asked, whether it reads, and the answer."""
+    for rule, methods in BODIES.items():
+        for method in methods:
+            answer = ask(host, method, path_of(rule, "acme/app", ids), None, BODIES[rule][method])
+            yield method, rule, method == "GET", answer
+    for method, below in PAGES:
+        path = below.format(webhook=ids.webhook_id, delivery=ids.delivery_id)
+        reads = method == "GET" and below not in ("{webhook}/", "{webhook}/delete/")
+        yield method, f"page {below}", reads, Visitor(host, None).ask(method, path)
+
+
+@on_sqlite
+def test_who_is_no_user(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Only a name that is not blank is a user: all else denies every route, and what is of a wrong type is logged."""
+    host, ids, before = world.host, world.ids["acme/app"], world.everything()
+    host.app.config["TRAP_HTTP_EXCEPTIONS"] = True  # a host's tests may set it
+    for name, odd in (DENIALS | WRONG | RESPONSES).items():
+        host.hubhooks.authorizer(lambda action, repository, odd=odd: odd() if odd in RESPONSES.values() else odd)
+        for method, where, _, answer in ask_everything(host, ids):
+            if name in RESPONSES:
+                expected = host.app.response_class.force_type(odd())
+                assert answer.status_code == expected.status_code, (name, method, where)
+                assert answer.data == expected.data and answer.headers.get("Location") == expected.location
+                assert answer.headers.get("Cache-Control") == expected.headers.get("Cache-Control")
+            else:
+                assert answer.status_code == (404 if name in DENIALS else 500), (name, method, where)
+                html = where.startswith("page")
+                assert answer.mimetype == ("text/html" if html else "application/problem+json")
+                no_marks(answer, world.marks["acme/app"])
+            lines = [each.getMessage() for each in caplog.records if each.levelname == "ERROR"]
+            assert len(lines) == (name in WRONG), (name, method, where)
+            if lines:
+                assert "the authorizer tests.test_authorization.test_who_is_no_user" in lines[0]
+                assert type(odd).__name__ in lines[0] and "must return" in lines[0]
+            caplog.clear()
+    host.app.config["TRAP_HTTP_EXCEPTIONS"] = None
+    host.hubhooks.authorizer(authorize)
+    assert world.everything() == before
+
+
+def fails() -> Any:
+    raise LookupError("a fault of the host's")
+
+
+@on_sqlite
+def test_who_may_not_write(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever names no user for "write" lets nobody see more than a reader, and a wrong type is logged once."""
+    host, ids, before = world.host, world.ids["acme/app"], world.everything()
+    odd_ones = DENIALS | WRONG | RESPONSES | {"abort": lambda: abort(401), "exception": fails}
+    for name, odd in odd_ones.items():
+
+        def answers(action: str, repository: str, odd: Any = odd, called: bool = name not in DENIALS | WRONG) -> Any:
+            return "carol" if action == "read" else odd() if called else odd
+
+        host.hubhooks.authorizer(answers)
+        for method, where, reads, answer in ask_everything(host, ids):
+            if reads:
+                assert answer.status_code == 200, (name, method, where)
+                no_marks(answer, [f"{each}-0-of-theirs" for each in ("path", "value")] + ["X-Of-0", "credential-0"])
+                logged = [each for each in caplog.records if each.levelname == "ERROR"]
+                assert len(logged) == (name in WRONG), (name, method, where)
+            elif name in DENIALS:
+                assert answer.status_code == 403, (name, method, where)
+            caplog.clear()
+            if name == "exception" and not reads:
+                assert answer.status_code == 500
+    host.hubhooks.authorizer(authorize)
+    assert world.everything() == before
+
+
+@on_sqlite
+def test_who_may_not_read_either(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Where "write" is denied, whatever names no user for "read" makes a 404 of the 403."""
+    host, ids, before = world.host, world.ids["acme/app"], world.everything()
+    odd_ones = DENIALS | WRONG | RESPONSES | {"abort": lambda: abort(401), "exception": fails}
+    for name, odd in odd_ones.items():
+
+        def answers(action: str, repository: str, odd: Any = odd, called: bool = name not in DENIALS | WRONG) -> Any:
+            return None if action == "write" else odd() if called else odd
+
+        host.hubhooks.authorizer(answers)
+        for rule, method in UNSAFE:
+            caplog.clear()
+            answer = ask(host, method, path_of(rule, "acme/app", ids), None, BODIES[rule][method])
+            assert answer.status_code == 404, (name, rule, method)
+            assert len([each for each in caplog.records if each.levelname == "ERROR"]) == (name in WRONG)
+    host.hubhooks.authorizer(authorize)
+    assert world.everything() == before
+
+
+@on_sqlite
+def test_the_name_of_a_user(host: Host) -> None:
+    """A user's name is kept without the blanks around it, and without what no database can hold."""
+    for number, (given, kept) in enumerate({" alice\n": "alice", "a\ud800b": "a?b", "\0": "\ufffd"}.items()):
+        host.hubhooks.authorizer(lambda action, repository, given=given: given)
+        assert host.create(URL, name=f"{number}")["creator"] == kept
 
 
 @on_sqlite

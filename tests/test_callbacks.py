@@ -100,7 +100,7 @@ def test_before_the_answer(served: Host, status: int, state: str, becomes: str) 
     assert callbacks == [200]
     delivery = served.details(webhook, only(served, webhook))
     assert (delivery["status"], delivery["state"]) == ("success", becomes)
-    assert [each["response"]["status_code"] for each in delivery["attempts"]] == [status]
+    assert [each["status_code"] for each in delivery["attempts"]] == [status]
 
 
 def test_between_two_attempts(host: Host) -> None:

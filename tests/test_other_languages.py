@@ -117,7 +117,7 @@ def test_go(host: Host, tmp_path: Path) -> None:
         host.push(tag="another")
         host.deliver()
         attempt = host.details(webhook, host.history(webhook)[0])["attempts"][0]
-        assert attempt["response"]["status_code"] == 500
+        assert attempt["status_code"] == 500
         assert not written.exists()
 
 

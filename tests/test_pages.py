@@ -94,6 +94,7 @@ def check_page(answer: TestResponse, status: int) -> None:
         assert answer.content_type == "text/html; charset=utf-8"
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert answer.headers["X-Frame-Options"] == "SAMEORIGIN"
+        assert answer.headers["Referrer-Policy"] == "same-origin"
         assert "hubhooks.css" in answer.text
 
 
@@ -772,8 +773,8 @@ def test_redelivering_what_cannot_be(host: Host) -> None:
 
 
 def test_credentials_are_for_who_may_write(host: Host) -> None:
-    """A reader sees hook URLs without their credentials, and nothing to change."""
-    webhook = host.create(f"{URL}?token=credential")
+    """A reader sees the origins of hook URLs, and nothing to change."""
+    webhook = host.create(f"{URL}/credential")
     host.push()
     host.deliver()
     delivery = host.history(webhook)[0]["id"]

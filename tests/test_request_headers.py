@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
 import uuid
@@ -153,7 +152,6 @@ def test_masked_in_the_history(host: Host) -> None:
 
     def echo(request: Request, _: Connection) -> bytes:
         body = json.dumps(dict(request.headers)) + f"bad token {values[-2]} or {values[-1]}"
-        body += f'<input value="{html.escape(request.headers["x-lower_case"])}">'
         headers = [f"X-{number}: {value}" for number, value in enumerate(values)]
         return http(307, body.encode(), f"Location: /?{values[-1]}", f"{values[-1]}: name", *headers)
 

@@ -40,11 +40,12 @@ def test_received(status: int) -> None:
 @pytest.mark.parametrize("status", [301, 307, 308])
 def test_moved(status: int) -> None:
     """A redirect that would have the POST repeated elsewhere fails at once, saying where to."""
-    judgement = judge(answered(status, ("LOCATION", "https://new.example/hook")), 0)
+    judgement = judge(answered(status, ("LOCATION", "https://new.example:8443/hook/s3cr3t?a=b")), 0)
     assert judgement.verdict is Verdict.FAILED
-    assert f"({status}) to https://new.example/hook: redirects are not followed" in judgement.reason
+    assert f"({status}) to https://new.example:8443: redirects are not followed" in judgement.reason
+    for elsewhere in ("/hook/s3cr3t", "//s3cr3t", "s3cr3t", f"https://{'x' * 9000}/"):
+        assert "to another URL: " in judge(answered(status, ("Location", elsewhere)), 0).reason
     assert "without saying where" in judge(answered(status), 0).reason
-    assert len(judge(answered(status, ("Location", "x" * 9000)), 0).reason) < 1000
 
 
 def test_gone() -> None:

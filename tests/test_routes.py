@@ -137,6 +137,7 @@ def test_route(filled: Filled, seen: dict[tuple[str, str, str], int], case: Case
     answer = filled.ask(case, column)
     seen[case.endpoint, case.method, column] = answer.status_code
     assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
     if expected >= 400:
         content = problem(answer, expected)
         assert ("errors" in content) is (expected == 400)

@@ -192,7 +192,7 @@ def _told(event: Event) -> str:
 
 
 def _row(name: str, delivery: dict[str, Any]) -> list[object]:
-    response = delivery["attempts"][-1]["response"] if delivery["attempts"] else None
+    status_code = delivery["attempts"][-1]["status_code"] if delivery["attempts"] else None
     callback = delivery["callback"]
     return [
         name,
@@ -201,6 +201,6 @@ def _row(name: str, delivery: dict[str, Any]) -> list[object]:
         delivery["status"],
         delivery["state"],
         len(delivery["attempts"]),
-        response["status_code"] if response else "-",
+        status_code or "-",
         f"{callback['state']}: {callback['description']}" if callback else "none expected",
     ]

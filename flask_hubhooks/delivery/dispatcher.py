@@ -21,7 +21,6 @@ from ..announce import announce
 from ..chains import Changes
 from ..config import Config
 from ..database import DATABASE_AWAY, is_conflict, limit_idling
-from ..hook_url import MASK, credentials
 from ..state import State
 from . import claims, payload, recording
 from .breaker import Sign, sign
@@ -252,9 +251,9 @@ class Dispatcher:
             **signature_headers(keys, str(claim.id), int(time.time()), body),
         }
         outcome = self._post(claim.hook_url, body, own | headers)
-        outcome = payload.masked(outcome, [*keys, *request_headers.secrets(own), *credentials(claim.hook_url)])
+        outcome = payload.masked(outcome, [*keys, *request_headers.secrets(own)])
         judgement = judge_test(outcome) if claim.is_test else judge(outcome, claim.retry_step)
-        return Result(claim, headers | dict.fromkeys(own, MASK), outcome, judgement)
+        return Result(claim, headers | dict.fromkeys(own, payload.MASKED), outcome, judgement)
 
     def _decrypted(self, encrypted: bytes) -> str:
         return self._state.secrets.decrypt(encrypted)

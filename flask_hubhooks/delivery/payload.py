@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
+from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from itertools import chain
 from typing import Any
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote
 
 from .signing import SECRET_PREFIX
-from .transport import Outcome
+from .transport import HEADERS_LIMIT, Outcome
 
-MASKED_TOKEN = "***"  # noqa: S105 - what stands where a token was
+MASKED = "***"
+"""What stands where a token or a secret was."""
 
 SECRET_LEAST = 8
 
@@ -74,51 +75,98 @@ def body(content: Mapping[str, Any]) -> bytes:
 
 
 def masked(outcome: Outcome, secrets: Iterable[str] = ()) -> Outcome:
-    """The outcome without callback tokens and secrets, where the receiver has echoed them.
+    """The outcome without callback tokens and secrets that the receiver told back.
 
-    The history must not show them. Secrets of less than 8 characters stay: they would take ordinary words along.
+    They are found as they are, percent-encoded and JSON-escaped, whichever of their characters are. Secrets of less
+    than 8 characters stay: masking them would hide ordinary words. This is best effort, since whoever may change a
+    webhook's URL can have its headers sent to himself.
     """
-    hidden = _spellings_of(tuple(secrets))
-    told = "\n".join(chain.from_iterable(outcome.response_headers))
-    body = without_tokens(outcome.response_body)
+    hidden = _needles(tuple(secrets))
+    body = outcome.response_body.decode("latin-1")
+    told = "\n".join([*chain.from_iterable(outcome.response_headers), body])
+    long_headers = sum(len(name) + len(value) for name, value in outcome.response_headers) >= HEADERS_LIMIT
+    if not (outcome.truncated or long_headers or _spans(told, hidden)):
+        return outcome  # as most are
+    texts = list(chain.from_iterable(outcome.response_headers))
+    last = max((index for index, text in enumerate(texts) if text), default=0)
+    shown = [_without(text, hidden, cut_off=long_headers and index == last) for index, text in enumerate(texts)]
+    body = _without(body, hidden, cut_off=outcome.truncated)
+    headers = tuple(zip(shown[::2], shown[1::2], strict=True))
+    return replace(outcome, response_headers=headers, response_body=body.encode("latin-1"))
+
+
+@lru_cache(maxsize=256)
+def _needles(secrets: tuple[str, ...]) -> tuple[str, ...]:
+    """What is looked for: each secret, and what is left of one that looks encoded itself once that is decoded."""
+    bare = [secret.removeprefix(SECRET_PREFIX).encode().decode("latin-1") for secret in secrets]
+    long = [each for each in bare if len(each) >= SECRET_LEAST]
+    return tuple({*long, *(each for each in map(_decoded, long) if len(each) >= SECRET_LEAST)})
+
+
+_ESCAPE = re.compile(r"""%([0-9a-f]{2})|\\u00([0-7][0-9a-f])|\\(["\\/])""", re.IGNORECASE)
+_PART_OF_ESCAPE = re.compile(r"(?:%[0-9a-f]?|\\(?:u[0-9a-f]{0,3})?)\Z", re.IGNORECASE)
+
+
+def _unescaped(escape: re.Match[str]) -> str:
+    return escape[3] or chr(int(escape[1] or escape[2], 16))
+
+
+def _decoded(text: str) -> str:
+    return _ESCAPE.sub(_unescaped, text)
+
+
+def _spans(text: str, hidden: Iterable[str], *, cut_off: bool = False) -> list[tuple[int, int]]:
+    """Where tokens and secrets stand in a text, in linear time.
+
+    What is encoded is decoded once, and searched as the text itself is: a pattern of all spellings would backtrack.
+    """
+    spans = _found(text, hidden, cut_off)
+    if "%" not in text and "\\" not in text:
+        return spans
+    part = _PART_OF_ESCAPE.search(text) if cut_off else None
+    whole = text[: part.start()] if part else text
+    starts, last = array("L"), 0
+    pieces: list[str] = []
+    for escape in _ESCAPE.finditer(whole):
+        starts.extend(range(last, escape.start() + 1))
+        pieces += whole[last : escape.start()], _unescaped(escape)
+        last = escape.end()
+    starts.extend(range(last, len(whole)))
+    starts.append(len(text))
+    pieces.append(whole[last:])
+    return spans + [(starts[start], starts[end]) for start, end in _found("".join(pieces), hidden, cut_off)]
+
+
+def _found(text: str, hidden: Iterable[str], cut_off: bool) -> list[tuple[int, int]]:
+    spans = [found.span() for found in _TOKEN.finditer(text)]
     for secret in hidden:
-        body = body.replace(secret.encode(), MASKED_TOKEN.encode())
-        if outcome.truncated:
-            body = _without_beginning(body, secret.encode())
-    if _without(told, hidden) == told and body == outcome.response_body:
-        return outcome  # as most are: to look at each header by itself takes long
-    headers = tuple((_without(name, hidden), _without(value, hidden)) for name, value in outcome.response_headers)
-    return replace(outcome, response_headers=headers, response_body=body)
+        at = text.find(secret)
+        while at >= 0:
+            spans.append((at, at + len(secret)))
+            at = text.find(secret, at + len(secret))
+        if cut_off and (begun := _beginning(text, secret)):
+            spans.append((len(text) - begun, len(text)))
+    return spans
 
 
-@lru_cache(maxsize=4096)
-def _spellings_of(secrets: tuple[str, ...]) -> tuple[str, ...]:
-    """All that is looked for, the longest first: one may be part of another."""
-    spelled = {spelling for secret in secrets if len(secret) >= SECRET_LEAST for spelling in _spellings(secret)}
-    return tuple(sorted(spelled, key=len, reverse=True))
+def _beginning(text: str, secret: str) -> int:
+    """How many characters of the secret's beginning a text ends with."""
+    at = text.find(secret[0], max(0, len(text) - len(secret) + 1))
+    while at >= 0 and not secret.startswith(text[at:]):
+        at = text.find(secret[0], at + 1)
+    return len(text) - at if at >= 0 else 0
 
 
-def _spellings(secret: str) -> frozenset[str]:
-    """The ways in which a receiver may tell it back: as it is, in JSON, in HTML, in a URL."""
-    bare = secret.removeprefix(SECRET_PREFIX)
-    return frozenset([bare, json.dumps(bare)[1:-1], html.escape(bare), quote(bare, safe=""), quote_plus(bare)])
-
-
-def _without_beginning(body: bytes, secret: bytes) -> bytes:
-    """A body that was cut off without the beginning of the secret that it ends with."""
-    for length in range(len(secret) - 1, SECRET_LEAST - 1, -1):
-        if body.endswith(secret[:length]):
-            return body[:-length] + MASKED_TOKEN.encode()
-    return body
-
-
-def _without(text: str, hidden: Iterable[str]) -> str:
-    text = _TOKEN.sub(MASKED_TOKEN, text)
-    for secret in hidden:
-        text = text.replace(secret, MASKED_TOKEN)
-    return text
+def _without(text: str, hidden: Iterable[str], *, cut_off: bool = False) -> str:
+    kept: list[str] = []
+    last = 0
+    for start, end in sorted(_spans(text, hidden, cut_off=cut_off)):
+        if start >= last:
+            kept += text[last:start], MASKED
+        last = max(last, end)
+    return "".join([*kept, text[last:]])
 
 
 def without_tokens(content: bytes) -> bytes:
     """What a receiver said, without the callback tokens of this and of any other delivery."""
-    return _TOKEN_BYTES.sub(MASKED_TOKEN.encode(), content)
+    return _TOKEN_BYTES.sub(MASKED.encode(), content)

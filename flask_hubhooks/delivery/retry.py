@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import enum
 import random
-import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 
+from ..hook_url import origin
 from .causes import cause, received
 from .transport import Outcome
 
@@ -95,7 +95,15 @@ def _header(outcome: Outcome, name: str) -> str:
 def _whereto(outcome: Outcome) -> str:
     target = _header(outcome, "location")
     advice = "redirects are not followed, set the hook URL to where it leads"
-    return f"to {re.split('[?#]', target)[0][:500]}: {advice}" if target else f"without saying where: {advice}"
+    if not target:
+        return f"without saying where: {advice}"
+    return f"to {_named_origin(target) or 'another URL'}: {advice}"
+
+
+def _named_origin(url: str) -> str:
+    """Return the origin of a URL that a receiver wrote: readers see it, and its path may be the very credential."""
+    found = origin(url)
+    return found if len(found) <= 300 and found.isascii() and found.isprintable() and " " not in found else ""
 
 
 def _retry_after_s(outcome: Outcome) -> float | None:

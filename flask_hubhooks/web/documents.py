@@ -12,12 +12,9 @@ from ..config import Config
 from ..credentials import headers_of
 from ..delivery import payload
 from ..delivery.causes import cause
-from ..hook_url import hosts, masked
+from ..hook_url import hosts, origin
 from ..models import Attempt, Delivery, Hook, Push, Webhook
 from ..state import State
-
-_URLS = ("location", "content-location", "refresh", "link")
-"""Headers of an answer that hold URLs."""
 
 
 def time(value: datetime | None) -> str | None:
@@ -27,18 +24,19 @@ def time(value: datetime | None) -> str | None:
 
 @dataclass(frozen=True)
 class Viewer:
-    """Who looks: credentials in hook URLs are for those who may change them."""
+    """Who looks: readers see outcomes, writers see exchanges."""
 
     state: State
     may_write: bool
 
     def url(self, url: str) -> str:
-        return url if self.may_write else masked(url)
+        """A hook URL; readers see its origin, since receivers put credentials into paths and queries."""
+        return url if self.may_write else f"{origin(url)}/…"
 
 
 def webhook(row: Webhook, viewer: Viewer) -> dict[str, Any]:
-    """A webhook; of its secret nothing is told, of its request headers the names."""
-    headers = headers_of(viewer.state.secrets, row)
+    """A webhook without its secret; writers see the names of its request headers."""
+    headers = headers_of(viewer.state.secrets, row) if viewer.may_write else None
     return {
         "id": row.id,
         "slug": row.slug,
@@ -113,7 +111,7 @@ def delivery(row: Delivery, around: Around, viewer: Viewer) -> dict[str, Any]:
         "duration_ms": latest.duration_ms,
         "push": _push(row.push),
         "callback_expected": row.callback_expected,
-        "callback": _callback(row, viewer),
+        "callback": _callback(row),
         "created_at": time(row.created_at),
         "next_attempt_at": _next_attempt_at(row),
         "received_at": time(row.received_at),
@@ -140,7 +138,7 @@ def _step(row: Delivery, viewer: Viewer) -> dict[str, Any]:
 
 
 def delivery_with_attempts(row: Delivery, around: Around, viewer: Viewer) -> dict[str, Any]:
-    """One delivery whole: `attempts` holds each request and what was answered."""
+    """One delivery with its attempts."""
     sent = sent_body(row, viewer.state.config)
     return delivery(row, around, viewer) | {"attempts": [attempt(each, sent, viewer) for each in row.attempts]}
 
@@ -157,20 +155,21 @@ def _push(row: Push) -> dict[str, Any]:
     }
 
 
-def _callback(row: Delivery, viewer: Viewer) -> dict[str, Any] | None:
+def _callback(row: Delivery) -> dict[str, Any] | None:
     if not row.callback_state:
         return None
     return {
         "state": row.callback_state,
         "description": row.callback_description,
         "context": row.callback_context,
-        "target_url": viewer.url(row.callback_target_url),
+        "target_url": row.callback_target_url,
         "received_at": time(row.callback_at),
     }
 
 
 def attempt(row: Attempt, sent_body: str, viewer: Viewer) -> dict[str, Any]:
-    """One POST: what was sent, and what was answered, if anything was."""
+    """One POST and what came of it. Readers do not see the request and the response themselves."""
+    request = {"url": row.hook_url, "headers": row.request_headers, "body": sent_body}
     answered = row.status_code is not None
     return {
         "number": row.number,
@@ -180,18 +179,16 @@ def attempt(row: Attempt, sent_body: str, viewer: Viewer) -> dict[str, Any]:
         "duration_ms": row.duration_ms,
         "connect_ms": row.connect_ms,
         "wait_ms": row.wait_ms,
+        "status_code": row.status_code,
         "cause": cause(row.status_code, row.error),
-        "request": {"url": viewer.url(row.hook_url), "headers": row.request_headers, "body": sent_body},
-        "response": _response(row, viewer) if answered else None,
+        "request": request if viewer.may_write else None,
+        "response": _response(row) if viewer.may_write and answered else None,
     }
 
 
-def _response(row: Attempt, viewer: Viewer) -> dict[str, Any]:
-    """The answer. Where it leads on to another URL, this may hold credentials as a hook URL may."""
-    headers = [[name, viewer.url(value) if name.lower() in _URLS else value] for name, value in row.response_headers]
+def _response(row: Attempt) -> dict[str, Any]:
     return {
-        "status_code": row.status_code,
-        "headers": headers,
+        "headers": row.response_headers,
         "body": row.response_body.decode("utf-8", "replace"),
         "truncated": row.response_truncated,
     }
@@ -202,7 +199,7 @@ def sent_body(row: Delivery, config: Config) -> str:
     push = row.push
     content = payload.payload(
         external_url=config.external_url,
-        token=payload.MASKED_TOKEN,
+        token=payload.MASKED,
         repository=push.repository,
         tag=push.tag,
         pusher=push.pusher,

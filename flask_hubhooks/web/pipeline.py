@@ -16,12 +16,13 @@ from flask_wtf.csrf import validate_csrf
 from marshmallow import Schema, ValidationError, fields
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.wrappers import Response as AnyResponse
 from wtforms import ValidationError as CSRFInvalid
 
 from ..database import CONFLICT_TRIES, DATABASE_AWAY, is_conflict
 from ..outages import explained
 from ..registry import storable
-from ..state import State, current_state
+from ..state import Authorizer, State, current_state
 from ..webhooks import Owner, Refused
 from .documents import Viewer
 from .problems import Problem, invalid, not_found
@@ -85,12 +86,15 @@ def route(
     Routing errors never reach a blueprint, so the view takes every method and answers 405 itself.
     """
 
-    def view(**arguments: Any) -> Response:
+    def view(**arguments: Any) -> AnyResponse:
         try:
             response = _handler(handlers)(**arguments)
         except Problem as problem:
             response = answer_problem(problem)
+        except Answered as answered:
+            return answered.response
         response.headers["Cache-Control"] = "no-store"
+        response.headers["X-Content-Type-Options"] = "nosniff"
         return response
 
     blueprint.add_url_rule(
@@ -168,27 +172,74 @@ def authorized(action: str, repository: str) -> Call:
     if len(repository) > 255 or "\0" in repository:
         raise not_found()
     with state.visiting_host_session():
-        user = authorize(action, repository)
+        try:
+            user = user_of(authorize(action, repository))
+        except WrongAnswer as wrong:
+            wrong.log(authorize, action, repository)
+            raise Problem(500, "The registry cannot tell who you are: its log says why.") from None
         if user is None:
-            _deny(action, repository, authorize)
+            if action == "write" and _may("read", repository, authorize):
+                raise Problem(403, "You may read the webhooks of this repository, not change them.")
+            raise not_found()
         details = state.handlers.details_of(repository)
         if details is None:
             raise not_found()
-        may_write = action == "write" or _may_write(repository, authorize)
-    return Call(state, repository, storable(user), details, Viewer(state, may_write))
+        may_write = action == "write" or _may("write", repository, authorize)
+    return Call(state, repository, user, details, Viewer(state, may_write))
 
 
-def _may_write(repository: str, authorize: Callable[[str, str], str | None]) -> bool:
+class Answered(Exception):
+    """The authorizer answered the request itself, such as with a redirect to a sign-in page."""
+
+    def __init__(self, response: AnyResponse) -> None:
+        super().__init__("the authorizer returned a response")
+        self.response = response
+
+
+class WrongAnswer(TypeError):
+    """The authorizer returned neither a user nor a denial nor a response."""
+
+    def __init__(self, answer: object) -> None:
+        kind = f"{type(answer).__module__}.{type(answer).__qualname__}".removeprefix("builtins.")
+        shown = f" {answer!r}" if type(answer) in (bool, int, float) else ""  # what others show may be secret
+        super().__init__(f"{kind}{shown}")
+
+    def log(self, authorize: Authorizer, action: str, repository: str) -> None:
+        named = getattr(authorize, "__qualname__", type(authorize).__qualname__)
+        logger.error(
+            "the authorizer %s.%s returned a value of type %s for %r on %r: it must return the user's name as a "
+            "non-empty string, None or False to deny, or a Response",
+            getattr(authorize, "__module__", ""),
+            named,
+            self,
+            action,
+            repository,
+        )
+
+
+def user_of(answer: object) -> str | None:
+    """Read the authorizer's answer: the user's name, or None where it denies.
+
+    Raises `Answered` for a response and `WrongAnswer` for anything else.
+    """
+    if answer is None or answer is False:
+        return None
+    if isinstance(answer, str):
+        return storable(answer.strip()) or None
+    if isinstance(answer, AnyResponse):
+        raise Answered(answer)
+    raise WrongAnswer(answer)
+
+
+def _may(action: str, repository: str, authorize: Authorizer) -> bool:
+    """Ask the authorizer about another action than the request's own: whatever names no user means no."""
     try:
-        return authorize("write", repository) is not None
-    except Exception:  # it answers who may only read itself, in whatever way
-        return False
-
-
-def _deny(action: str, repository: str, authorize: Callable[[str, str], str | None]) -> NoReturn:
-    if action == "write" and authorize("read", repository) is not None:
-        raise Problem(403, "You may read the webhooks of this repository, not change them.")
-    raise not_found()
+        return user_of(authorize(action, repository)) is not None
+    except WrongAnswer as wrong:
+        wrong.log(authorize, action, repository)
+    except Exception:  # noqa: S110 - it may abort, redirect or fail for who may only read
+        pass
+    return False
 
 
 def refuse_foreign_origin(state: State) -> None:

@@ -19,7 +19,11 @@ ID: JSONSchema = {"type": "integer", "minimum": 1}
 TIME: JSONSchema = {"type": "string", "format": "date-time"}
 UUID: JSONSchema = {"type": "string", "format": "uuid"}
 LINK: JSONSchema = {"type": "string", "format": "uri"}
-HOOK_URL: JSONSchema = {"type": "string", "pattern": HTTP_URL}
+HOOK_URL: JSONSchema = {
+    "type": "string",
+    "pattern": HTTP_URL,
+    "description": "Users without write access see `https://host[:port]/…`.",
+}
 
 
 def _record(about: str, /, **properties: JSONSchema) -> JSONSchema:
@@ -64,7 +68,7 @@ _SECRET = _about({"type": "string", "pattern": "^whsec_"}, "It is shown this onc
 _HOOK = _record(
     "A destination URL of a webhook.",
     id=ID,
-    hook_url=_about(HOOK_URL, "Who may not change it sees `***` in place of credentials."),
+    hook_url=HOOK_URL,
     host=_about(TEXT, "The URL's host in ASCII, as it is looked up."),
     host_unicode=_about(TEXT, "The URL's host as it reads in its own script."),
     active=FLAG,
@@ -86,7 +90,8 @@ _WEBHOOK = _record(
     headers={
         "type": ["object", "null"],
         "additionalProperties": {"type": "null"},
-        "description": "The names of the headers that go with its requests; null where they cannot be decrypted.",
+        "description": "The names of the headers that go with its requests; null without write access, and where they "
+        "cannot be decrypted.",
     },
     creator=TEXT,
     last_updater=TEXT,
@@ -158,17 +163,18 @@ _ATTEMPT = _record(
     connect_ms=_or_null(NUMBER),
     wait_ms=_or_null(NUMBER),
     cause=_about(TEXT, 'Why it failed, and what to do; "" where it did not.'),
-    request=_record(
-        "What was sent, but for secrets and the callback's token.",
-        url=HOOK_URL,
-        headers=_HEADERS,
-        body=TEXT,
-    ),
+    status_code=_about(_or_null({"type": "integer"}), "Null where there was no answer."),
+    request=_or_null(ref("Request")),
     response=_or_null(ref("Response")),
 )
+_REQUEST = _record(
+    "What was sent, without secrets and the callback's token. Null without write access.",
+    url=HOOK_URL,
+    headers=_HEADERS,
+    body=TEXT,
+)
 _RESPONSE = _record(
-    "What the receiver answered.",
-    status_code={"type": "integer"},
+    "What the receiver answered. Null without write access, and where there was no answer.",
     headers=_HEADERS,
     body=TEXT,
     truncated=FLAG,
@@ -208,6 +214,7 @@ SCHEMAS: dict[str, JSONSchema] = {
     "Push": _PUSH,
     "Callback": _CALLBACK,
     "Attempt": _ATTEMPT,
+    "Request": _REQUEST,
     "Response": _RESPONSE,
     "Recovered": _record("How much was sent again, and how much is left.", recovered=NUMBER, remaining=NUMBER),
     "CallbackTaken": _record("The callback was taken.", delivery=UUID, state=_CALLBACK_STATE),

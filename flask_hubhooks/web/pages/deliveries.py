@@ -56,6 +56,7 @@ def show(call: Call, query: dict[str, Any], webhook_id: int, delivery_id: uuid.U
         chain = [documents.delivery(each, around, call.viewer) for each in around.chains[row.push_id]]
         tried = attempts.read(session, row, query["attempt"])
     sent = documents.sent_body(row, call.state.config)
+    laid_out = sent if query["payload"] == "raw" else json.dumps(json.loads(sent), indent=2, ensure_ascii=False)
     return page(
         call,
         "delivery.html",
@@ -64,7 +65,7 @@ def show(call: Call, query: dict[str, Any], webhook_id: int, delivery_id: uuid.U
         chain={"deliveries": chain, "state": _outcome(chain)},
         attempts=tried,
         shown=documents.attempt(tried.shown, sent, call.viewer) if tried.shown else None,
-        payload=sent if query["payload"] == "raw" else json.dumps(json.loads(sent), indent=2, ensure_ascii=False),
+        payload=laid_out if call.viewer.may_write else None,
         is_raw=query["payload"] == "raw",
     )
 

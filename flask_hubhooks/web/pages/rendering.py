@@ -113,7 +113,7 @@ def _rendered(template: str, status: int, **context: Any) -> Response:
     text = render_template(found, hubhooks=known, hubhooks_say=_, hubhooks_say_number=ngettext)
     response = make_response(text, status)
     response.headers["X-Frame-Options"] = "SAMEORIGIN"
-    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Referrer-Policy"] = "same-origin"
     return response
 
 

@@ -67,7 +67,7 @@ def _example(call: Call) -> str:
     today = utcnow().replace(hour=0, minute=0, second=0, microsecond=0)  # else it would change while it is read
     content = payload.payload(
         external_url=call.state.config.external_url,
-        token=payload.MASKED_TOKEN,
+        token=payload.MASKED,
         repository=call.repository,
         tag="latest",
         pusher=call.user,

@@ -98,6 +98,7 @@ PROBLEMS: Mapping[int, str] = {
     412: marked("Precondition Failed"),
     413: marked("Content Too Large"),
     429: marked("Too Many Requests"),
+    500: marked("Internal Server Error"),
     503: marked("Service Unavailable"),
 }
 
@@ -183,7 +184,7 @@ def timing(attempt: Mapping[str, Any]) -> Markup:
     parts = [_("Took %(duration)s", duration=duration(attempt["duration_ms"]))]
     if attempt["connect_ms"] is not None:
         parts.append(_("connecting %(duration)s", duration=duration(attempt["connect_ms"])))
-    elif attempt["response"]:
+    elif attempt["status_code"] is not None:
         parts.append(_("over a connection that was kept open"))
     if attempt["wait_ms"] is not None:
         parts.append(_("waiting for the answer %(duration)s", duration=duration(attempt["wait_ms"])))
