@@ -272,7 +272,7 @@ def refuse_forms() -> None:
 
 
 def _no_json() -> Problem:
-    return Problem(415, "Send JSON, with Content-Type: application/json, also where the body is empty.")
+    return Problem(415, "Send JSON, with Content-Type: application/json, even if the body is empty.")
 
 
 def _origin(url: str) -> str:
