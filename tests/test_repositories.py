@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -215,6 +217,37 @@ def test_deleted_webhooks_keep_the_old_name(host: Host) -> None:
     assert stored(host, Webhook.repository) == ["acme/app", "acme/new"]
 
 
+# Beside others
+
+on_postgresql = pytest.mark.parametrize("database_uri", ["postgresql"], indirect=True)
+
+
+@contextmanager
+def uncommitted(host: Host, what: str) -> Iterator[None]:
+    """A transaction of the host's that stays open after it has said what happened to `acme/app`."""
+    with host.app.app_context():
+        if what == "deleted":
+            host.hubhooks.repository_deleted("acme/app")
+        else:
+            host.hubhooks.repository_renamed("acme/app", "acme/new")
+        try:
+            yield
+        finally:
+            host.db.session.rollback()
+
+
+@on_postgresql
+@pytest.mark.parametrize("what", ["deleted", "renamed"])
+def test_pushes_do_not_wait(host: Host, what: str) -> None:
+    """While the host's transaction is open, pushes are recorded at once, those to the same repository included."""
+    host.create(URL)
+    host.create(URL, repository="acme/other")
+    with ThreadPoolExecutor() as pool, uncommitted(host, what):
+        for each in ("acme/app", "acme/other"):
+            pool.submit(host.push, each).result(timeout=10)
+        assert stored(host, Push.repository) == ["acme/app", "acme/other"]
+
+
 # Both
 
 
@@ -255,7 +288,7 @@ def test_by_signal(host: Host) -> None:
         assert names(host, "acme/new") == []
         with pytest.raises(ValueError, match="not a repository name"):
             repository_deleted.send(host.app, repository="")
-    with pytest.raises(RuntimeError, match="app context"):
+    with pytest.raises(RuntimeError, match="application context"):
         repository_deleted.send(host.app, repository="acme/new")
 
 
