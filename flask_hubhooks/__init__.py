@@ -3,5 +3,6 @@
 from .config import ConfigError
 from .extension import HubHooks
 from .registry import ImagePush, Repository
+from .repositories import RepositoryHasWebhooks
 
-__all__ = ["ConfigError", "HubHooks", "ImagePush", "Repository"]
+__all__ = ["ConfigError", "HubHooks", "ImagePush", "Repository", "RepositoryHasWebhooks"]

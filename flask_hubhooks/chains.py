@@ -146,6 +146,7 @@ _CANCEL_REST = _interrupted.where(_earlier([Status.CANCELLED])).values(
 
 unsent = deliveries.c.status.in_([Status.PENDING, Status.WAITING])
 """Of a delivery: it is cancelled where its webhook is switched off."""
+_unfinished = deliveries.c.status.in_([Status.PENDING, Status.WAITING, Status.AWAITING_CALLBACK])
 
 
 def cancel_webhook(session: Session, webhook_id: int, reason: str, *, tests: bool = False) -> None:
@@ -168,6 +169,11 @@ def cancel_hook(session: Session, hook: Hook, reason: str) -> None:
     of_hook = deliveries.c.hook_id == hook.id
     waits_behind = (deliveries.c.status == Status.WAITING) & behind
     _cancel(session, (deliveries.c.webhook_id == hook.webhook_id) & (of_hook & unsent | waits_behind), reason)
+
+
+def end_webhooks(session: Session, webhook_ids: Collection[int], reason: str) -> None:
+    """Cancel all that these webhooks have not finished: no callback decides it any more."""
+    _cancel(session, _unfinished & deliveries.c.webhook_id.in_(webhook_ids), reason)
 
 
 def lock_unsent(session: Session, webhook_id: int) -> None:
@@ -210,7 +216,7 @@ class Callback:
 
 
 def lock_called_back(session: Session, delivery_id: uuid.UUID) -> Row[Any] | None:
-    """Lock a delivery for `decide`, with the `kind` and `repository` of its push; None where there is none."""
+    """Lock a delivery for `decide`, with the `kind` of its push; None where there is none."""
     return session.execute(_CALLED_BACK, {"delivery_id": delivery_id}).one_or_none()
 
 
@@ -229,17 +235,20 @@ _CALLED_BACK: Select[Any] = (
         deliveries.c.finished_at,
         deliveries.c.callback_state,
         pushes.c.kind,
-        pushes.c.repository,
         hooks.c.failing_since,
+        webhooks.c.deleted_id,
     )
     .join(pushes, pushes.c.id == deliveries.c.push_id)
     .join(hooks, hooks.c.id == deliveries.c.hook_id)
+    .join(webhooks, webhooks.c.id == deliveries.c.webhook_id)
     .where(deliveries.c.id == bindparam("delivery_id"))
     .with_for_update(of=deliveries)
 )
 
 
 def _refuse(delivery: Row[Any], round_: int, callback: Callback) -> None:
+    if delivery.deleted_id and delivery.status is not Status.AWAITING_CALLBACK:  # deleting a repository leaves none
+        raise CallbackRefused(410, f"this delivery is {delivery.status.value}: the webhook was deleted")
     if round_ != delivery.round:
         raise CallbackRefused(409, "this callback URL is of an earlier round: the delivery was sent again since")
     if delivery.callback_state not in ("", callback.state):
@@ -258,7 +267,8 @@ def decide(session: Session, delivery: Row[Any], round_: int, callback: Callback
     retries, and its hook is not failing any more. Where no callback was expected it proves receipt whatever its
     state, and fails nothing.
 
-    Raises `CallbackRefused`: 409 for another state or an older round, 410 where the delivery has ended.
+    Raises `CallbackRefused`: 409 for another state or an older round, 410 where the delivery has ended or its webhook
+    was deleted. A delivery that awaited its callback when an owner deleted the webhook can still be decided.
     """
     _refuse(delivery, round_, callback)
     if delivery.callback_state:

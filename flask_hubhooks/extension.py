@@ -11,12 +11,13 @@ from flask import Blueprint, Flask, current_app
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import make_url
 
+from . import repositories
 from .cli import add_commands
 from .config import Config, ConfigError
 from .models import copy_tables
 from .outbox import accept, accept_in_session
 from .registry import ImagePush, Repository
-from .signals import image_pushed
+from .signals import image_pushed, repository_deleted, repository_renamed
 from .state import Authorizer, Handlers, State, current_state
 from .web import add_routes
 
@@ -87,6 +88,25 @@ class HubHooks(Blueprint):
         else:
             accept(state, push)
 
+    def repository_deleted(self, name: str) -> None:
+        """Delete the webhooks of a repository that the host deletes, and cancel what they have not finished.
+
+        It writes in `db.session`, without and with `join_session`, and commits or rolls back with it. Call it last
+        before your commit: until then that repository's deliveries are locked. Repeating it changes nothing. Raises
+        `ValueError` for what is no name, and whatever the database raises.
+        """
+        with current_state().in_host_transaction() as session:
+            repositories.delete(session, name)
+
+    def repository_renamed(self, old: str, new: str) -> None:
+        """Have a repository's webhooks, with history, secrets and callback URLs, go along to its new name.
+
+        It writes in `db.session` as `repository_deleted` does. Raises `RepositoryHasWebhooks`, a `ValueError`, and
+        changes nothing, where both names have webhooks.
+        """
+        with current_state().in_host_transaction() as session:
+            repositories.rename(session, old, new)
+
     def register(self, app: Flask, options: dict[str, Any]) -> None:  # type: ignore[override]
         """Called by `app.register_blueprint`. Raises `ConfigError` for a config that cannot work."""
         config = Config.from_app(app.config)
@@ -99,15 +119,16 @@ class HubHooks(Blueprint):
         app.extensions["hubhooks"] = State(app, self._db, self._handlers, config, self._join_session)
         copy_tables(self._db.metadata)
         self._push_signal.connect(self._on_push)
+        repository_deleted.connect(self._on_repository_deleted)
+        repository_renamed.connect(self._on_repository_renamed)
         super().register(app, options)
 
     def _on_push(self, sender: Any, **kwargs: Any) -> None:
         if not current_app:
             logger.error("push not recorded: its signal was sent outside of an app context")
             return
-        state = current_app.extensions.get("hubhooks")
-        if not isinstance(state, State) or state.handlers is not self._handlers:
-            return  # another app's push
+        if not self._concerns_current_app():
+            return
         try:
             adapter = self._handlers.push_adapter
             push = adapter(sender, **kwargs) if adapter else ImagePush(**kwargs)
@@ -116,6 +137,19 @@ class HubHooks(Blueprint):
             return
         if push is not None:
             self.push(push)
+
+    def _on_repository_deleted(self, _sender: Any, *, repository: str) -> None:
+        if self._concerns_current_app():
+            self.repository_deleted(repository)
+
+    def _on_repository_renamed(self, _sender: Any, *, old: str, new: str) -> None:
+        if self._concerns_current_app():
+            self.repository_renamed(old, new)
+
+    def _concerns_current_app(self) -> bool:
+        """Whether a signal is not for another app's registration; raises `RuntimeError` outside of an app context."""
+        state = current_app.extensions.get("hubhooks")
+        return isinstance(state, State) and state.handlers is self._handlers
 
 
 def _check_database(app: Flask, db: SQLAlchemy) -> None:

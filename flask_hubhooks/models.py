@@ -87,8 +87,19 @@ class Webhook(Base):
 
     __tablename__ = "hubhooks_webhook"
     __table_args__ = (
-        UniqueConstraint("repository", "name", "deleted_id", name="uq_hubhooks_webhook_name"),
-        UniqueConstraint("repository", "slug", "deleted_id", name="uq_hubhooks_webhook_slug"),
+        # Partial indexes, and no constraints: PostgreSQL locks a row whose unique columns change so that no push can
+        # refer to it, for as long as the transaction is open in which the host deletes or renames a repository.
+        *(
+            Index(
+                f"uq_hubhooks_webhook_{column}",
+                "repository",
+                column,
+                unique=True,
+                postgresql_where=text("deleted_id = 0"),
+                sqlite_where=text("deleted_id = 0"),
+            )
+            for column in ("name", "slug")
+        ),
     )
 
     id: Mapped[RowId] = mapped_column(primary_key=True)

@@ -15,7 +15,7 @@ from weakref import WeakSet
 from redis.exceptions import NoPermissionError, RedisError
 from rq import Queue
 from rq.serializers import JSONSerializer
-from sqlalchemy import Float, bindparam, event, insert, select
+from sqlalchemy import Float, bindparam, event, exists, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, SessionTransaction
 
@@ -173,13 +173,24 @@ _INSERT_DELIVERIES = insert(deliveries).values(
 
 
 def recent_tags(session: Session, repository: str) -> list[str]:
-    """The tags of the pushes that were recorded last, each once, newest first."""
-    tags = session.scalars(
-        select(Push.tag)
+    """The tags of the pushes that were recorded last, each once, newest first.
+
+    Only pushes to webhooks that the repository has now: the name may have belonged to another repository before.
+    """
+    recent = (
+        select(Push.id, Push.tag, Push.pushed_at)
         .where(Push.repository == repository, Push.kind == Kind.PUSH)
         .order_by(Push.pushed_at.desc())
         .limit(RECENT_PUSHES)
+        .subquery()
     )
+    to_live_webhooks = exists().where(
+        deliveries.c.push_id == recent.c.id,
+        webhooks.c.id == deliveries.c.webhook_id,
+        webhooks.c.repository == repository,
+        webhooks.c.deleted_id == 0,
+    )
+    tags = session.scalars(select(recent.c.tag).where(to_live_webhooks).order_by(recent.c.pushed_at.desc()))
     return list(dict.fromkeys(tags))[:RECENT_TAGS]
 
 

@@ -1,7 +1,13 @@
 """Signals in and out.
 
 `image_pushed` is for a host to send: `image_pushed.send(app, repository=…, tag=…)` with the fields of
-`ImagePush`. The others are sent by us after commit, with the app as sender, mostly in worker processes:
+`ImagePush`. So are these two, in the transaction in which the host makes the change; a receiver of ours that fails
+raises:
+
+- `repository_deleted.send(app, repository=…)`, as `HubHooks.repository_deleted`.
+- `repository_renamed.send(app, old=…, new=…)`, as `HubHooks.repository_renamed`.
+
+The others are sent by us after commit, with the app as sender, mostly in worker processes:
 
 - `delivery_finished(app, delivery=Delivery)`: a delivery succeeded, failed or expired.
 - `chain_finished(app, deliveries=[Delivery, …])`: the last hook succeeded, or an earlier one ended the chain.
@@ -18,6 +24,8 @@ from typing import Any
 from blinker import Signal
 
 image_pushed = Signal()
+repository_deleted = Signal()
+repository_renamed = Signal()
 delivery_finished = Signal()
 chain_finished = Signal()
 webhook_disabled = Signal()

@@ -311,6 +311,8 @@ class Model:
         """Let it decide, or not; returns the HTTP status."""
         if push.forgotten:
             return 404
+        if chain.webhook.deleted and delivery.status != "awaiting_callback":
+            return 410
         if round_ != delivery.round:
             return 409
         if delivery.said:

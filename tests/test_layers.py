@@ -27,7 +27,7 @@ LAYERS = [
     "models",
     "state",
     "chains credentials",
-    "announce outbox redelivery webhooks",
+    "announce outbox redelivery repositories webhooks",
     "delivery.claims delivery.listener retention",
     "delivery.recording",
     "delivery.dispatcher",

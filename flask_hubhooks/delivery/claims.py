@@ -80,7 +80,7 @@ _TAKE_OF_ONE = _lease.where(
 
 
 def _read(its: Any) -> Any:
-    """All that a `Claim` is made of, in its order, and whether it can still be sent; `its` are a delivery's columns."""
+    """All that a `Claim` is made of, in its order, and what else `claim` goes by; `its` are a delivery's columns."""
     columns = (
         its.id,
         its.lease_token,
@@ -98,13 +98,14 @@ def _read(its: Any) -> Any:
         case((webhooks.c.former_secret_until > _now, webhooks.c.encrypted_former_secret)),
         webhooks.c.encrypted_headers,
         pushes.c.kind,
-        pushes.c.repository,
+        webhooks.c.repository,
         pushes.c.tag,
         pushes.c.pusher,
         pushes.c.pushed_at,
         pushes.c.snapshot,
         switched_off.label("switched_off"),
         (its.give_up_at <= _now).label("gave_up"),
+        and_(webhooks.c.deleted_id == 0, pushes.c.repository != webhooks.c.repository).label("misnamed"),
     )
     return select(*columns).where(
         hooks.c.id == its.hook_id, webhooks.c.id == its.webhook_id, pushes.c.id == its.push_id
@@ -143,6 +144,21 @@ _EXPIRE = (
     )
     .returning(deliveries.c.id, deliveries.c.push_id, deliveries.c.webhook_id)
 )
+
+
+_of_renamed = (
+    select(webhooks.c.repository)
+    .join(deliveries, deliveries.c.webhook_id == webhooks.c.id)
+    .where(deliveries.c.push_id == pushes.c.id, webhooks.c.deleted_id == 0)
+    .limit(1)
+)
+_unlocked = select(pushes.c.id).where(among(pushes.c.id, bindparam("ids", expanding=True)))
+_RENAME = (
+    update(pushes)
+    .where(pushes.c.id.in_(_unlocked.with_for_update(skip_locked=True, key_share=True)))
+    .values(repository=_of_renamed.scalar_subquery())
+)
+"""Pushes that were recorded under the former name while their repository was renamed."""
 
 
 @dataclass(frozen=True)
@@ -230,9 +246,11 @@ def claim(
     changes = Changes()
     rotation = rotation or Rotation()
     while taken := _take(session, limit, left_out, rotation):
+        if misnamed := {row.push_id for row, _ in taken if row.misnamed}:
+            session.execute(_RENAME, {"ids": list(misnamed)})
         changes.finished += _end_unsendable(session, [row for row, _ in taken])
         if sendable := [each for each in taken if not each[0].switched_off and not each[0].gave_up]:
-            return [Claim(*(*row[:-2], urgent)) for row, urgent in sendable], changes
+            return [Claim(*(*row[:-3], urgent)) for row, urgent in sendable], changes
     return [], changes
 
 
