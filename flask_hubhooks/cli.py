@@ -10,10 +10,13 @@ from time import monotonic, sleep
 import click
 from flask import Blueprint, current_app
 from flask.cli import with_appcontext
+from sqlalchemy import select
 
+from . import repositories
 from .credentials import encrypt_anew
 from .delivery.servers import CannotWork
 from .delivery.worker import work
+from .models import Webhook
 from .retention import prunable
 from .retention import prune as prune_ended
 from .state import current_state
@@ -24,6 +27,7 @@ def add_commands(blueprint: Blueprint) -> None:
     blueprint.cli.add_command(worker)
     blueprint.cli.add_command(prune)
     blueprint.cli.add_command(rotate_keys)
+    blueprint.cli.add_command(orphans)
 
 
 @click.command()
@@ -91,3 +95,42 @@ def rotate_keys() -> None:
             f"{len(unreadable)} webhooks could not be decrypted with any key ({names}): put the old key behind the "
             "new one and run this again, or give them new secrets"
         )
+
+
+@click.command()
+@click.option("--delete", is_flag=True, help="Delete the listed webhooks.")
+@click.option("--yes", is_flag=True, help="Do not ask before deleting.")
+@click.option("--force", is_flag=True, help="Delete even if it is more than a tenth of all webhooks.")
+@with_appcontext
+def orphans(delete: bool, yes: bool, force: bool) -> None:
+    """List webhooks whose repository does not exist.
+
+    The repository_loader decides: a repository does not exist if it returns None. If it raises, for example because
+    it needs a signed-in visitor, the repository counts as existing. Each line has the repository, the name and the id
+    of a webhook, separated by tabs.
+    """
+    state = current_state()
+    if state.handlers.repository_loader is None:
+        raise click.ClickException("this needs a repository_loader: without one, every repository exists")
+    with state.reading() as session:
+        live = select(Webhook.repository, Webhook.name, Webhook.id).where(Webhook.deleted_id == 0)
+        webhooks = session.execute(live.order_by(Webhook.repository, Webhook.id)).all()
+    names = dict.fromkeys(webhook.repository for webhook in webhooks)
+    missing = {name for name in names if state.details_for_push(name) is None}
+    found = [webhook for webhook in webhooks if webhook.repository in missing]
+    for webhook in found:
+        click.echo("\t".join(map(str, webhook)))
+    click.echo(f"hubhooks: {len(found)} of {len(webhooks)} webhooks have no repository", err=True)
+    if not (delete and found):
+        return
+    if len(found) * 10 > len(webhooks) and not force:
+        raise click.ClickException(
+            "not deleted, because this is more than a tenth of all webhooks: check that your repository_loader works "
+            "outside of a request, then use --force"
+        )
+    if not yes:
+        click.confirm(f"Delete the listed webhooks ({len(found)})?", abort=True, err=True)
+    for name in sorted(missing):
+        with state.writing() as session:
+            repositories.delete(session, name)
+    click.echo(f"hubhooks: deleted {len(found)} webhooks", err=True)
