@@ -14,6 +14,7 @@ from typing import Any
 from flask import Flask
 from flask_wtf import CSRFProtect
 
+from example_app.api import api
 from example_app.database import create_tables, db, prepare_sqlite
 from example_app.pages import pages
 from example_app.registry import registry
@@ -38,8 +39,11 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     db.init_app(app)
     app.register_blueprint(registry)
     app.register_blueprint(pages)
+    app.register_blueprint(api)
     app.register_blueprint(hubhooks)
-    CSRFProtect(app).exempt(registry)  # its clients are no browsers, and it knows nobody by the session
+    csrf = CSRFProtect(app)
+    for blueprint in (registry, api):  # their clients are no browsers, and they know nobody by the session
+        csrf.exempt(blueprint)
     with app.app_context():
         prepare_sqlite()
         create_tables()

@@ -15,10 +15,11 @@ from sqlalchemy import select
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
-from example_app import auth, models
+from example_app import auth, models, repositories
 from example_app.database import db
 from example_app.errors import RegistryError
 from example_app.registry import files_of
+from example_app.repositories import NameTaken
 
 # A path on this host. Browsers read a backslash as a slash, two slashes as another host, and skip line breaks and tabs.
 LOCAL = re.compile(r"/(?!/)[!-\[\]-~]*")
@@ -67,6 +68,40 @@ def show_repository(repository: str) -> str:
     )
 
 
+@pages.get("/settings/<path:repository>/", strict_slashes=False)
+def show_settings(repository: str) -> AnyResponse:
+    """The forms to rename and to delete a repository, for its owner."""
+    return _settings(repository)
+
+
+@pages.post("/rename/<path:repository>")
+def rename(repository: str) -> AnyResponse:
+    """Rename a repository and go to its page."""
+    _have_owner(repository)
+    name = request.form.get("name", "").strip()
+    if auth.owner_of(name) != auth.visitor():
+        return _settings(repository, 403, name=name, name_error="You can only use a name in a namespace of your own.")
+    try:
+        repositories.rename(repository, name)
+    except NameTaken as error:
+        return _settings(repository, 409, name=name, name_error=str(error))
+    except RegistryError as error:
+        if error.error != "NAME_INVALID":
+            raise
+        return _settings(repository, 400, name=name, name_error="A repository cannot have this name.")
+    return redirect(url_for(".show_repository", repository=name), 303)
+
+
+@pages.post("/delete/<path:repository>")
+def delete(repository: str) -> AnyResponse:
+    """Delete a repository whose name was typed to confirm it."""
+    _have_owner(repository)
+    if request.form.get("confirm", "").strip() != repository:
+        return _settings(repository, 400, confirm_error=f"Type {repository} to confirm.")
+    repositories.delete(repository)
+    return redirect(url_for(".list_repositories"), 303)
+
+
 @pages.get("/sign-in")
 def sign_in() -> str:
     """The form to sign in with."""
@@ -87,6 +122,20 @@ def leave() -> AnyResponse:
     """Sign out."""
     auth.leave()
     return redirect(url_for(".list_repositories"), 303)
+
+
+def _settings(repository: str, status: int = 200, **values: str) -> AnyResponse:
+    _have_owner(repository)
+    return make_response(render_template("settings.html", repository=repository, **values), status)
+
+
+def _have_owner(repository: str) -> None:
+    """Let only the owner of an existing repository go on; others may sign in, or learn nothing."""
+    visitor = auth.visitor()
+    if visitor is None:
+        abort(redirect(url_for(".sign_in", next=url_for(".show_settings", repository=repository)), 303))
+    if auth.owner_of(repository) != visitor or models.find(repository) is None:
+        abort(404)
 
 
 def _may_see(row: models.Repository) -> bool:

@@ -7,6 +7,8 @@
                         _lock
 
 A blob mounted from another repository is a hard link: each repository has its own, the file system counts.
+    deleted/<id>                           what a repository holds while it is deleted or renamed
+
 No part of a name begins with an underscore, so `acme` and `acme/app` do not meet. Files appear whole, by
 renaming.
 """
@@ -16,6 +18,8 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,6 +33,7 @@ from example_app.uploads import Uploads
 PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 NAME = re.compile(rf"{PART}(?:/{PART})*")
 LONGEST_NAME = 255
+CONTENT = ("_manifests", "_tags", "_blobs", "_uploads")
 TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 
 
@@ -97,6 +102,33 @@ class RepositoryFiles:
             return sorted(tag for tag in os.listdir(self.folder / "_tags") if TAG.fullmatch(tag))
         return []
 
+    @contextmanager
+    def set_aside(self) -> Iterator[Path]:
+        """Move all content to a folder where nobody finds it, and remove it after the block.
+
+        If the block fails, the content comes back.
+        """
+        aside = self.root / "deleted" / uuid.uuid4().hex
+        with self._locked():
+            _move(self.folder, aside)
+            try:
+                yield aside
+            except BaseException:
+                _move(aside, self.folder)
+                raise
+        shutil.rmtree(aside, ignore_errors=True)
+
+    @contextmanager
+    def moved_to(self, other: RepositoryFiles) -> Iterator[None]:
+        """Move all content to another repository after the block.
+
+        The block makes the row that decides who may pull it, so until then nobody finds it under the new name. What the
+        other one holds without having a row, from a push that was never finished, is removed.
+        """
+        with other.set_aside(), self.set_aside() as aside:
+            yield
+            _move(aside, other.folder)
+
     def _has(self, reference: Reference) -> bool:
         place = self._manifest if reference.is_manifest else self.blob
         return place(reference.digest).exists()
@@ -133,6 +165,14 @@ def _write(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(file.name, path)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Move a repository's content, but not that of those whose names begin with its name."""
+    target.mkdir(parents=True, exist_ok=True)
+    for each in CONTENT:
+        with suppress(FileNotFoundError):
+            (source / each).rename(target / each)
 
 
 @contextmanager

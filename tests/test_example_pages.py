@@ -156,7 +156,7 @@ def test_webhook_made_on_the_page(alice: FlaskClient) -> None:
     assert alice.get(API).get_json()["results"][0]["creator"] == "alice"
 
 
-@pytest.mark.parametrize("path", ["/", "/r/acme/app/", WEBHOOKS, "/sign-in", "/r/acme/none/"])
+@pytest.mark.parametrize("path", ["/", "/r/acme/app/", "/settings/acme/app/", WEBHOOKS, "/sign-in", "/r/acme/none/"])
 def test_pages_are_kept_safe(alice: FlaskClient, path: str) -> None:
     """No page runs what is written into it, stands in another site's frame, or is kept by a cache."""
     page = see(alice, path)

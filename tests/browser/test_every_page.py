@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from jinja2 import DictLoader
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from ..host import Host
 from .conftest import MakeVisit
@@ -17,9 +17,9 @@ SMALLEST = 320
 """The width to which WCAG 2.2 has pages reflow (criterion 1.4.10), in CSS pixels."""
 
 
-def violations(visit: Visit) -> list[str]:
+def violations(page: Page) -> list[str]:
     """What axe-core finds wrong with a page, and where."""
-    found = Axe().run(visit.page, options={"runOnly": RULES, "resultTypes": ["violations"]}).response["violations"]
+    found = Axe().run(page, options={"runOnly": RULES, "resultTypes": ["violations"]}).response["violations"]
     return [f"{each['id']}: {', '.join(str(node['target']) for node in each['nodes'])}" for each in found]
 
 
@@ -32,7 +32,7 @@ def test_axe_finds_nothing(site: Host, visit_as: MakeVisit, color_scheme: str) -
         go(visit)
         for width in (NARROW, WIDE):
             visit.resize(width)
-            found[f"{name}, {width} px"] = violations(visit)
+            found[f"{name}, {width} px"] = violations(visit.page)
     for name, each in found.items():
         print(f"axe {color_scheme}, {name}: {len(each)} violations")
     assert not {name: each for name, each in found.items() if each}
