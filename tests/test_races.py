@@ -96,7 +96,7 @@ def at_once(*calls: Callable[[], Said]) -> list[Said]:
 
 def ask(host: Host, method: str, path: str, **options: Any) -> TestResponse:
     """A request of alice's to the API of `acme/app`, from whatever thread."""
-    headers = {"X-User": "alice"} | options.pop("headers", {})
+    headers = {"X-User": "alice", "Content-Type": "application/json"} | options.pop("headers", {})
     answer = host.app.test_client().open(
         f"/v2/repositories/acme/app/webhooks/{path}", method=method, headers=headers, **options
     )
