@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session, aliased
 
-from .database import now_plus
+from .database import among, now_plus
 from .delivery.retry import GIVE_UP_AFTER
 from .models import Delivery, Hook, Kind, Push, Status, deliveries, hooks, pushes, unsucceeded, webhooks
 
@@ -71,6 +71,8 @@ class Changes:
     """Webhooks that we switched off."""
     more_due: bool = False
     """Another hook of a chain is now to be called."""
+    locked: frozenset[uuid.UUID] = frozenset()
+    """Deliveries of which nothing was written, since another transaction has locked them."""
 
 
 Chain = tuple[int, int]
@@ -188,6 +190,25 @@ def _of(condition: ColumnElement[bool]) -> Select[Any]:
 def locking(found: Select[Any]) -> Select[Any]:
     """Lock the deliveries that are found. All do so in the order of their ids, so that none waits in a circle."""
     return found.order_by(deliveries.c.id).with_for_update()
+
+
+leases = select(deliveries.c.id, deliveries.c.lease_token, deliveries.c.round, deliveries.c.status)
+"""Of deliveries, what tells whether a claim still holds."""
+
+
+def lock_free(session: Session, ids: Collection[uuid.UUID]) -> tuple[dict[uuid.UUID, Any], frozenset[uuid.UUID]]:
+    """Lock those of these deliveries that nobody else has locked, without waiting.
+
+    Returns the rows that are locked now, and the ids of those that somebody else has locked.
+    """
+    rows = {row.id: row for row in session.execute(_LOCK_FREE, {"ids": list(ids)})}
+    missing = [each for each in ids if each not in rows]
+    return rows, frozenset(session.scalars(_EXISTING, {"ids": missing}) if missing else ())
+
+
+_these = among(deliveries.c.id, bindparam("ids", expanding=True))
+_EXISTING = select(deliveries.c.id).where(_these)
+_LOCK_FREE = leases.where(_these).order_by(deliveries.c.id).with_for_update(skip_locked=True)
 
 
 def _cancel(session: Session, condition: ColumnElement[bool], reason: str) -> None:

@@ -138,6 +138,14 @@ def lock_repository(session: Session, repository: str) -> None:
         session.execute(lock, {"repository": repository})
 
 
+def try_lock_repository(session: Session, repository: str) -> bool:
+    """Lock the repository as `lock_repository` does, unless somebody else has: then return False at once."""
+    if session.get_bind().dialect.name != "postgresql":
+        return True
+    lock = text("SELECT pg_try_advisory_xact_lock(hashtextextended('hubhooks ' || :repository, 0))")
+    return bool(session.scalar(lock, {"repository": repository}))
+
+
 def insert_rows(session: Session, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert many rows that have the same columns.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,7 +17,8 @@ from flask_hubhooks.models import Delivery, Push, Status, Webhook
 from flask_hubhooks.signals import repository_deleted, repository_renamed
 
 from .host import Host
-from .receivers import Receiver
+from .receivers import Receiver, poll
+from .test_races import Held
 
 MakeHost = Callable[..., Host]
 URL = "http://127.0.0.1:9/hook"
@@ -246,6 +248,36 @@ def test_pushes_do_not_wait(host: Host, what: str) -> None:
         for each in ("acme/app", "acme/other"):
             pool.submit(host.push, each).result(timeout=10)
         assert stored(host, Push.repository) == ["acme/app", "acme/other"]
+
+
+@on_postgresql
+@pytest.mark.parametrize("ends", ["commit", "rollback"])
+def test_a_worker_goes_on(host: Host, ends: str) -> None:
+    """A worker records what belongs to others while a host's transaction is open, and then what it has kept back."""
+    held = Held(), Held(410)
+    with Receiver(held[0]) as one, Receiver(held[1]) as gone, Receiver() as other:
+        host.create(one.url)
+        host.create(gone.url, name="gone")
+        host.push()
+        worker = threading.Thread(target=host.run_job)
+        worker.start()
+        one.wait_for(1)
+        gone.wait_for(1)
+        with host.app.app_context():
+            host.hubhooks.repository_deleted("acme/app")
+            for each in held:
+                each.release()
+            theirs = host.create(other.url, repository="acme/other")
+            host.push("acme/other")
+            poll(lambda: [each["state"] for each in host.history(theirs, "acme/other")] == ["succeeded"])
+            getattr(host.db.session, ends)()
+        worker.join(20)
+        assert not worker.is_alive()
+    with host.writing() as session:
+        rows = session.scalars(select(Delivery).join(Delivery.push).where(Push.repository == "acme/app")).all()
+        assert {each.attempt_count for each in rows} == {1}
+        ended = [Status.SUCCEEDED, Status.FAILED] if ends == "rollback" else [Status.CANCELLED] * 2
+        assert [each.status for each in sorted(rows, key=lambda each: each.webhook_id)] == ended
 
 
 # Both
