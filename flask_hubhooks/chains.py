@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session, aliased
 
-from .database import among, now_plus
+from .database import among, not_waiting, now_plus
 from .delivery.retry import GIVE_UP_AFTER
 from .models import Delivery, Hook, Kind, Push, Status, deliveries, hooks, pushes, unsucceeded, webhooks
 
@@ -237,8 +237,12 @@ class Callback:
 
 
 def lock_called_back(session: Session, delivery_id: uuid.UUID) -> Row[Any] | None:
-    """Lock a delivery for `decide`, with the `kind` of its push; None where there is none."""
-    return session.execute(_CALLED_BACK, {"delivery_id": delivery_id}).one_or_none()
+    """Lock a delivery for `decide`, with the `kind` of its push; None where there is none.
+
+    Raises `Locked` if another transaction has locked it.
+    """
+    with not_waiting():
+        return session.execute(_CALLED_BACK, {"delivery_id": delivery_id}).one_or_none()
 
 
 _CALLED_BACK: Select[Any] = (
@@ -263,7 +267,7 @@ _CALLED_BACK: Select[Any] = (
     .join(hooks, hooks.c.id == deliveries.c.hook_id)
     .join(webhooks, webhooks.c.id == deliveries.c.webhook_id)
     .where(deliveries.c.id == bindparam("delivery_id"))
-    .with_for_update(of=deliveries)
+    .with_for_update(of=deliveries, nowait=True)
 )
 
 

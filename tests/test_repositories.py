@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select
+from werkzeug.test import TestResponse
 
 from flask_hubhooks import ImagePush, Repository, RepositoryHasWebhooks
 from flask_hubhooks.models import Delivery, Push, Status, Webhook
 from flask_hubhooks.signals import repository_deleted, repository_renamed
+from flask_hubhooks.web import pipeline
 
-from .host import Host
+from .host import Host, problem
 from .receivers import Receiver, poll
 from .test_races import Held
 
@@ -278,6 +280,44 @@ def test_a_worker_goes_on(host: Host, ends: str) -> None:
         assert {each.attempt_count for each in rows} == {1}
         ended = [Status.SUCCEEDED, Status.FAILED] if ends == "rollback" else [Status.CANCELLED] * 2
         assert [each.status for each in sorted(rows, key=lambda each: each.webhook_id)] == ended
+
+
+@on_postgresql
+@pytest.mark.parametrize("what", ["deleted", "renamed"])
+def test_requests_take_no_connection_while_they_wait(host: Host, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Owners' changes and callbacks that find a repository locked leave our connections to others, and end in a 503."""
+    monkeypatch.setattr(pipeline, "LOCKED_MOST_S", 1.0)
+    webhook, payload = sent(host, expect_final_callback=True)
+    path = f"acme/app/webhooks/{webhook['id']}/"
+    client = host.app.test_client
+
+    def edit() -> TestResponse:
+        return client().patch(f"/v2/repositories/{path}", json={"active": False}, headers={"X-User": "alice"})
+
+    def call_back() -> TestResponse:
+        return client().post(json.loads(payload)["callback_url"], json={"state": "success"})
+
+    with ThreadPoolExecutor(6) as pool, uncommitted(host, what):
+        waiting = [pool.submit(each) for each in [edit] * 5]
+        if what == "deleted":
+            waiting.append(pool.submit(call_back))
+        host.create(URL, repository="acme/other")
+        assert not [each for each in waiting if each.done()]
+        for each in waiting:
+            answer = problem(each.result(timeout=20), 503)
+            assert "repository is being changed" in answer["detail"]
+    assert edit().status_code == 200
+    assert call_back().status_code == 200
+
+
+@on_postgresql
+def test_requests_go_on_after_the_commit(host: Host) -> None:
+    """A callback that finds its delivery locked is answered as soon as the host's transaction has ended."""
+    _, payload = sent(host, expect_final_callback=True)
+    with ThreadPoolExecutor() as pool:
+        with uncommitted(host, "deleted"):
+            answer = pool.submit(host.call_back, payload)
+        assert answer.result(timeout=20).status_code == 200
 
 
 # Both

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
+from time import monotonic, sleep
 from typing import Any, NoReturn
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -16,7 +16,7 @@ from marshmallow import Schema, ValidationError, fields
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from ..database import CONFLICT_TRIES, DATABASE_AWAY, is_conflict
+from ..database import CONFLICT_TRIES, DATABASE_AWAY, Locked, is_conflict
 from ..outages import explained
 from ..registry import storable
 from ..state import State, current_state
@@ -26,6 +26,8 @@ from .problems import Problem, invalid, not_found
 
 logger = logging.getLogger(__name__)
 
+LOCKED_S, LOCKED_MOST_S = 0.05, 4.0
+"""How soon, and for how long in all, a request is carried out again that finds its repository locked."""
 ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
 Function = Callable[..., Response]
@@ -136,22 +138,33 @@ def writes(function: Function, body: Schema | None = None, *, optional: bool = F
 def carried_out(function: Function, *arguments: Any, **ids: Any) -> Response:
     """What a function answers; it is called again if PostgreSQL undid it for the sake of another transaction.
 
-    Raises 503 where the database cannot be used.
+    It is also called again, for some seconds, while what it needs is locked: between the calls it has no connection,
+    of which we have few. Raises 503 where it stays locked, and where the database cannot be used.
     """
-    for tries in count(1):
+    tries, locked_until = 0, monotonic() + LOCKED_MOST_S
+    while True:
+        tries += 1
         try:
             return function(*arguments, **ids)
+        except Locked:
+            if monotonic() >= locked_until:
+                raise _locked() from None
+            sleep(LOCKED_S)
+            tries -= 1
         except Refused as refused:
             raise invalid(refused.errors) from None
         except DATABASE_AWAY as fault:
             if tries == CONFLICT_TRIES or not is_conflict(fault):
                 logger.exception("%s %s is answered with 503: %s", request.method, request.endpoint, explained(fault))
                 raise _away() from None
-    raise AssertionError("counting does not end")
 
 
 def _away() -> Problem:
     return Problem(503, "The registry's database cannot be used now: try again.", headers={"Retry-After": "5"})
+
+
+def _locked() -> Problem:
+    return Problem(503, "This repository is being changed: try again.", headers={"Retry-After": "5"})
 
 
 def authorized(action: str, repository: str) -> Call:
