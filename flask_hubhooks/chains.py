@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session, aliased
 
-from .database import now_plus
+from .database import among, not_waiting, now_plus
 from .delivery.retry import GIVE_UP_AFTER
 from .models import Delivery, Hook, Kind, Push, Status, deliveries, hooks, pushes, unsucceeded, webhooks
 
@@ -71,6 +71,8 @@ class Changes:
     """Webhooks that we switched off."""
     more_due: bool = False
     """Another hook of a chain is now to be called."""
+    locked: frozenset[uuid.UUID] = frozenset()
+    """Deliveries of which nothing was written, since another transaction has locked them."""
 
 
 Chain = tuple[int, int]
@@ -190,6 +192,25 @@ def locking(found: Select[Any]) -> Select[Any]:
     return found.order_by(deliveries.c.id).with_for_update()
 
 
+leases = select(deliveries.c.id, deliveries.c.lease_token, deliveries.c.round, deliveries.c.status)
+"""Of deliveries, what tells whether a claim still holds."""
+
+
+def lock_free(session: Session, ids: Collection[uuid.UUID]) -> tuple[dict[uuid.UUID, Any], frozenset[uuid.UUID]]:
+    """Lock those of these deliveries that nobody else has locked, without waiting.
+
+    Returns the rows that are locked now, and the ids of those that somebody else has locked.
+    """
+    rows = {row.id: row for row in session.execute(_LOCK_FREE, {"ids": list(ids)})}
+    missing = [each for each in ids if each not in rows]
+    return rows, frozenset(session.scalars(_EXISTING, {"ids": missing}) if missing else ())
+
+
+_these = among(deliveries.c.id, bindparam("ids", expanding=True))
+_EXISTING = select(deliveries.c.id).where(_these)
+_LOCK_FREE = leases.where(_these).order_by(deliveries.c.id).with_for_update(skip_locked=True)
+
+
 def _cancel(session: Session, condition: ColumnElement[bool], reason: str) -> None:
     """A POST on the wire is still written to the history."""
     chosen = _of(condition).cte("chosen")
@@ -216,8 +237,12 @@ class Callback:
 
 
 def lock_called_back(session: Session, delivery_id: uuid.UUID) -> Row[Any] | None:
-    """Lock a delivery for `decide`, with the `kind` of its push; None where there is none."""
-    return session.execute(_CALLED_BACK, {"delivery_id": delivery_id}).one_or_none()
+    """Lock a delivery for `decide`, with the `kind` of its push; None where there is none.
+
+    Raises `Locked` if another transaction has locked it.
+    """
+    with not_waiting():
+        return session.execute(_CALLED_BACK, {"delivery_id": delivery_id}).one_or_none()
 
 
 _CALLED_BACK: Select[Any] = (
@@ -242,7 +267,7 @@ _CALLED_BACK: Select[Any] = (
     .join(hooks, hooks.c.id == deliveries.c.hook_id)
     .join(webhooks, webhooks.c.id == deliveries.c.webhook_id)
     .where(deliveries.c.id == bindparam("delivery_id"))
-    .with_for_update(of=deliveries)
+    .with_for_update(of=deliveries, nowait=True)
 )
 
 

@@ -6,7 +6,8 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from functools import cache
 from typing import Any
@@ -48,9 +49,12 @@ def is_conflict(fault: BaseException) -> bool:
 
     That is the victim of a deadlock (40P01), or one that cannot be serialized (40001).
     """
+    return _sqlstate(fault) in ("40P01", "40001")
+
+
+def _sqlstate(fault: BaseException) -> str | None:
     cause = getattr(fault, "orig", None)
-    state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)  # psycopg, psycopg2
-    return state in ("40P01", "40001")
+    return getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)  # psycopg, psycopg2
 
 
 class UTCDateTime(TypeDecorator[datetime]):
@@ -128,14 +132,44 @@ def limit_idling(session: Session, seconds: float) -> None:
         session.execute(limit, {"ms": str(round(seconds * 1000))})
 
 
+@contextmanager
+def not_waiting() -> Iterator[None]:
+    """Raise `Locked` where a statement with NOWAIT finds a row locked (55P03)."""
+    try:
+        yield
+    except OperationalError as fault:
+        if _sqlstate(fault) == "55P03":
+            raise Locked from None
+        raise
+
+
+class Locked(Exception):
+    """Another transaction has locked what this one needs; a host's may last long, so waiting takes no connection."""
+
+
 def lock_repository(session: Session, repository: str) -> None:
-    """Wait until nobody else changes the repository's webhooks, and keep others waiting until the commit.
+    """Keep others from changing the repository's webhooks until the commit; raises `Locked` if somebody else does so.
 
     On SQLite there is one writer at a time anyway.
     """
+    if not try_lock_repository(session, repository):
+        raise Locked
+
+
+def try_lock_repository(session: Session, repository: str) -> bool:
+    """Lock the repository as `lock_repository` does, and return whether it could be locked."""
+    return session.get_bind().dialect.name != "postgresql" or bool(
+        session.scalar(text(f"SELECT pg_try_advisory_xact_lock({_LOCK_KEY})"), {"repository": repository})
+    )
+
+
+def wait_for_repository(session: Session, repository: str) -> None:
+    """Lock the repository as `lock_repository` does, and wait until it can be locked."""
     if session.get_bind().dialect.name == "postgresql":
-        lock = text("SELECT pg_advisory_xact_lock(hashtextextended('hubhooks ' || :repository, 0))")
-        session.execute(lock, {"repository": repository})
+        session.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK_KEY})"), {"repository": repository})
+
+
+_LOCK_KEY = "hashtextextended('hubhooks ' || :repository, 0)"
 
 
 def insert_rows(session: Session, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from .chains import end_webhooks
-from .database import lock_repository, utcnow
+from .database import utcnow, wait_for_repository
 from .models import deliveries, pushes, webhooks
 
 MAX_NAME = 255
@@ -26,7 +26,7 @@ class RepositoryHasWebhooks(ValueError):
 def delete(session: Session, name: str) -> None:
     """Delete a repository's webhooks, and cancel all that they have not finished, callbacks included."""
     _check(name)
-    lock_repository(session, name)
+    wait_for_repository(session, name)
     if not (ids := _live(session, name)):
         return
     end_webhooks(session, ids, "the repository was deleted")
@@ -51,7 +51,7 @@ def rename(session: Session, old: str, new: str) -> None:
     for name in (old, new):
         _check(name)
     for name in sorted({old, new}):
-        lock_repository(session, name)
+        wait_for_repository(session, name)
     ids = _live(session, old)
     if old == new or not ids:
         return

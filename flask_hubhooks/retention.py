@@ -11,7 +11,6 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, and_, bindparam, delete, exists, func, select
 from sqlalchemy.orm import Session
 
-from .chains import locking
 from .database import among, first_uuid, utcnow
 from .models import attempts, deliveries, hooks, pushes, webhooks
 from .state import State
@@ -82,22 +81,31 @@ def _oldest(before: datetime) -> Select[Any]:
 
 
 def _lock_ended(session: Session, push_ids: Collection[int], before: datetime) -> Counter[int]:
-    """Lock all deliveries of these pushes, so that nobody sends them again.
+    """Lock these pushes and all their deliveries, so that nobody sends them again.
 
     Returns the pushes of which all have ended, with how many these are. One under way has no time when it finished.
+    What another transaction has locked is not waited for: that push lasts until the next time.
     """
-    rows = session.execute(_LOCK, {"pushes": list(push_ids)}).all() if push_ids else []
-    lasting = {row.push_id for row in rows if row.finished_at is None or row.finished_at >= before}
-    return Counter(row.push_id for row in rows if row.push_id not in lasting)
+    if not push_ids:
+        return Counter()
+    these = {"pushes": list(push_ids)}
+    rows = session.execute(_LOCK, these).all()
+    ended = Counter(row.push_id for row in rows if row.finished_at is not None and row.finished_at < before)
+    all_of = Counter(session.scalars(_PUSH_IDS, these))
+    free = session.scalars(_LOCK_PUSHES, {"pushes": [each for each in ended if ended[each] == all_of[each]]})
+    return Counter({each: ended[each] for each in free})
 
 
 _of_pushes = among(deliveries.c.push_id, bindparam("pushes", expanding=True))
-_LOCK = locking(select(deliveries.c.push_id, deliveries.c.finished_at).where(_of_pushes))
+_PUSH_IDS = select(deliveries.c.push_id).where(_of_pushes)
+_LOCK = _PUSH_IDS.add_columns(deliveries.c.finished_at).order_by(deliveries.c.id).with_for_update(skip_locked=True)
+_these = among(pushes.c.id, bindparam("pushes", expanding=True))
+_LOCK_PUSHES = select(pushes.c.id).where(_these).order_by(pushes.c.id).with_for_update(skip_locked=True)
 
 _DELETE = (  # each table by itself: SQLite follows foreign keys only where it is told to
     delete(attempts).where(attempts.c.delivery_id.in_(select(deliveries.c.id).where(_of_pushes))),
     delete(deliveries).where(_of_pushes),
-    delete(pushes).where(among(pushes.c.id, bindparam("pushes", expanding=True))),
+    delete(pushes).where(_these),
 )
 
 # Only what was deleted long ago: a push that is recorded at this moment may still mean to deliver to it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,13 +11,16 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select
+from werkzeug.test import TestResponse
 
 from flask_hubhooks import ImagePush, Repository, RepositoryHasWebhooks
 from flask_hubhooks.models import Delivery, Push, Status, Webhook
 from flask_hubhooks.signals import repository_deleted, repository_renamed
+from flask_hubhooks.web import pipeline
 
-from .host import Host
-from .receivers import Receiver
+from .host import Host, problem
+from .receivers import Receiver, poll
+from .test_races import Held
 
 MakeHost = Callable[..., Host]
 URL = "http://127.0.0.1:9/hook"
@@ -246,6 +250,74 @@ def test_pushes_do_not_wait(host: Host, what: str) -> None:
         for each in ("acme/app", "acme/other"):
             pool.submit(host.push, each).result(timeout=10)
         assert stored(host, Push.repository) == ["acme/app", "acme/other"]
+
+
+@on_postgresql
+@pytest.mark.parametrize("ends", ["commit", "rollback"])
+def test_a_worker_goes_on(host: Host, ends: str) -> None:
+    """A worker records what belongs to others while a host's transaction is open, and then what it has kept back."""
+    held = Held(), Held(410)
+    with Receiver(held[0]) as one, Receiver(held[1]) as gone, Receiver() as other:
+        host.create(one.url)
+        host.create(gone.url, name="gone")
+        host.push()
+        worker = threading.Thread(target=host.run_job)
+        worker.start()
+        one.wait_for(1)
+        gone.wait_for(1)
+        with host.app.app_context():
+            host.hubhooks.repository_deleted("acme/app")
+            for each in held:
+                each.release()
+            theirs = host.create(other.url, repository="acme/other")
+            host.push("acme/other")
+            poll(lambda: [each["state"] for each in host.history(theirs, "acme/other")] == ["succeeded"])
+            getattr(host.db.session, ends)()
+        worker.join(20)
+        assert not worker.is_alive()
+    with host.writing() as session:
+        rows = session.scalars(select(Delivery).join(Delivery.push).where(Push.repository == "acme/app")).all()
+        assert {each.attempt_count for each in rows} == {1}
+        ended = [Status.SUCCEEDED, Status.FAILED] if ends == "rollback" else [Status.CANCELLED] * 2
+        assert [each.status for each in sorted(rows, key=lambda each: each.webhook_id)] == ended
+
+
+@on_postgresql
+@pytest.mark.parametrize("what", ["deleted", "renamed"])
+def test_requests_take_no_connection_while_they_wait(host: Host, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Owners' changes and callbacks that find a repository locked leave our connections to others, and end in a 503."""
+    monkeypatch.setattr(pipeline, "LOCKED_MOST_S", 1.0)
+    webhook, payload = sent(host, expect_final_callback=True)
+    path = f"acme/app/webhooks/{webhook['id']}/"
+    client = host.app.test_client
+
+    def edit() -> TestResponse:
+        return client().patch(f"/v2/repositories/{path}", json={"active": False}, headers={"X-User": "alice"})
+
+    def call_back() -> TestResponse:
+        return client().post(json.loads(payload)["callback_url"], json={"state": "success"})
+
+    with ThreadPoolExecutor(6) as pool, uncommitted(host, what):
+        waiting = [pool.submit(each) for each in [edit] * 5]
+        if what == "deleted":
+            waiting.append(pool.submit(call_back))
+        host.create(URL, repository="acme/other")
+        assert not [each for each in waiting if each.done()]
+        for each in waiting:
+            answer = problem(each.result(timeout=20), 503)
+            assert "repository is being changed" in answer["detail"]
+    assert edit().status_code == 200
+    assert call_back().status_code == 200
+
+
+@on_postgresql
+def test_requests_go_on_after_the_commit(host: Host) -> None:
+    """A callback that finds its delivery locked is answered as soon as the host's transaction has ended."""
+    _, payload = sent(host, expect_final_callback=True)
+    with ThreadPoolExecutor() as pool:
+        with uncommitted(host, "deleted"):
+            answer = pool.submit(host.call_back, payload)
+        assert answer.result(timeout=20).status_code == 200
 
 
 # Both

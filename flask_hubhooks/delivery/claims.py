@@ -32,7 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from ..chains import HEAD_START_S, SWITCHED_OFF, Changes, advance, ended, lock_waiting, switched_off
+from ..chains import HEAD_START_S, SWITCHED_OFF, Changes, advance, ended, lock_free, lock_waiting, switched_off
 from ..database import among, now_plus
 from ..models import Kind, Status, deliveries, hooks, pushes, webhooks
 from .retry import GIVE_UP_AFTER
@@ -302,8 +302,12 @@ def _end_unsendable(session: Session, rows: Sequence[Any]) -> list[uuid.UUID]:
     return [row.id for row in gave_up]
 
 
-def let_go(session: Session, unsent: Iterable[Unsent]) -> None:
-    """Give claims back, each due again after its `delay_s`, and before all else where a person waits for it."""
+def let_go(session: Session, unsent: Collection[Unsent]) -> frozenset[uuid.UUID]:
+    """Give claims back, each due again after its `delay_s`, and before all else where a person waits for it.
+
+    Returns the ids of deliveries that another transaction has locked: these are not given back.
+    """
+    free, locked = lock_free(session, {each.claim.id for each in unsent})
     rows = [
         {
             "claim_id": each.claim.id,
@@ -311,10 +315,12 @@ def let_go(session: Session, unsent: Iterable[Unsent]) -> None:
             "delay_s": -HEAD_START_S if each.claim.urgent and not each.delay_s else each.delay_s,
             "why": each.reason,
         }
-        for each in sorted(unsent, key=lambda each: each.claim.id)  # the order in which all lock them
+        for each in unsent
+        if each.claim.id in free
     ]
     if rows:
         session.execute(_LET_GO, rows)
+    return locked
 
 
 _LET_GO = (

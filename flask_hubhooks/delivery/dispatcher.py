@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, repeat
 from math import inf
@@ -61,6 +62,10 @@ HELD_S = 60.0
 """How long a delivery that we cannot send, by a fault of ours, is put off."""
 IDLE_S = 30.0
 """How long a transaction may stand still, which holds rows from others, before the database ends it: half a lease."""
+LOCKED_S = 0.1
+"""How soon what another transaction kept from being recorded is tried again: a host may be deleting a repository."""
+STOP_LOCKED_S = 5.0
+"""For how long it is tried once no more is claimed. After that the lease brings those deliveries back."""
 BACK_OFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Waits between tries to reach a database that is away; the last is repeated."""
 
@@ -130,6 +135,8 @@ class Dispatcher:
         self._completed = 0
         self._claim_not_before = self._sweep_not_before = 0.0
         self._more_due = False
+        self._locked: list[Result | Unsent] = []
+        self._locked_not_before = 0.0
         self.stopping = threading.Event()
 
     def stop(self) -> None:
@@ -152,15 +159,27 @@ class Dispatcher:
     def _run_until_quiet(self, ends: float) -> bool:
         quiet_since = monotonic()
         self._sweep_not_before = 0.0
+        locked_until = inf
         while True:
             if self._pool.unfinished:  # first of all what an earlier run may have left behind
                 self._record(self._pool.collect(HEAR_S if self._listener.listening else POLL_S))
                 quiet_since = monotonic()
+            if self._locked and monotonic() >= self._locked_not_before:
+                again, self._locked = self._locked, []
+                self._record(again)
             cut_short = self.stopping.is_set() or monotonic() >= ends
             self._record([Unsent(claim, open_s) for (claim, _), open_s in self._pool.withdraw(everything=cut_short)])
             if not cut_short:
                 self._look_for_work()
             if self._pool.unfinished:
+                continue
+            if cut_short:
+                locked_until = min(locked_until, monotonic() + STOP_LOCKED_S)
+            if self._locked and monotonic() < locked_until:
+                if self._listener.listening:
+                    self._listener.wait(LOCKED_S)
+                else:
+                    time.sleep(LOCKED_S)
                 continue
             if not self._listener.listening:
                 return cut_short
@@ -303,9 +322,17 @@ class Dispatcher:
         unsent = [each for each in done if isinstance(each, Unsent)]
         if unsent:
             with self._writing() as session:
-                claims.let_go(session, unsent)
+                locked = claims.let_go(session, unsent)
+            self._keep(unsent, locked)
         if not results:
             return Changes()
         ttl_s = self._state.config.callback_ttl.total_seconds()
         with self._writing() as session:
-            return recording.record(session, results, ttl_s, with_attempts=with_attempts)
+            changes = recording.record(session, results, ttl_s, with_attempts=with_attempts)
+        self._keep(results, changes.locked)
+        return changes
+
+    def _keep(self, done: Sequence[Result | Unsent], locked: Collection[uuid.UUID]) -> None:
+        """Keep what other transactions have locked, to record it later."""
+        self._locked += [each for each in done if each.claim.id in locked]
+        self._locked_not_before = monotonic() + LOCKED_S

@@ -12,9 +12,9 @@ from typing import Any
 from sqlalchemy import Float, and_, bindparam, literal, or_, select, update
 from sqlalchemy.orm import Session
 
-from ..chains import Changes, advance, locking, unsent
-from ..database import among, insert_rows, lock_repository, now_plus, utcnow
-from ..models import Status, attempts, deliveries, hooks, unsucceeded
+from ..chains import Changes, advance, leases, lock_free, locking, unsent
+from ..database import among, insert_rows, now_plus, try_lock_repository, utcnow
+from ..models import Status, attempts, deliveries, hooks, unsucceeded, webhooks
 from ..webhooks import disable
 from .claims import Claim
 from .retry import GIVE_UP_AFTER, Judgement, Verdict
@@ -37,13 +37,15 @@ def record(
     """Write every attempt; move a delivery only where lease, round and pending still hold.
 
     A callback, a cancellation or a redelivery in between has cleared the lease: then the attempt is history and
-    the delivery stays as they left it, but for its having been received. What an earlier URL of a hook answered,
-    unless it received the delivery, is not held against the present one: that is tried at once.
+    the delivery stays as they left it, but for its having been received. Nothing is written of a delivery that
+    another transaction has locked, nor where a webhook is to be switched off whose repository is locked: a host's
+    transaction may be open for long. The changes name these, to be recorded later. What an earlier URL of a hook
+    answered, unless it received the delivery, is not held against the present one: that is tried at once.
     """
-    rows = _lock(session, results)
+    rows, locked, off = _lock(session, results)
     results = [result for result in results if result.claim.id in rows]  # a row may have been deleted meanwhile
     if not results:
-        return Changes()
+        return Changes(locked=locked)
     if with_attempts:
         _add_attempts(session, results)
     held = [result for result in results if _still_held(rows[result.claim.id], result.claim)]
@@ -56,7 +58,8 @@ def record(
     chains = {(each.push_id, each.webhook_id) for each in finished if each.position + 1 < each.chain_length}
     goes_on = bool(chains) and advance(session, chains)
     telling = [each for each in held if each.claim.id not in stale and not each.claim.is_test]
-    return Changes([each.id for each in finished], _note_health(session, telling), goes_on or bool(stale))
+    disabled = _note_health(session, telling, off)
+    return Changes([each.id for each in finished], disabled, goes_on or bool(stale), locked)
 
 
 _AT_ONCE = Judgement(Verdict.RETRY, delay_s=0.0)
@@ -90,28 +93,38 @@ _RECEIVED = (
 )
 
 
-def _lock(session: Session, results: Sequence[Result]) -> dict[uuid.UUID, Any]:
-    """Lock the deliveries, and with them, in one order, what is cancelled where a webhook is to be switched off.
+def _lock(
+    session: Session, results: Sequence[Result]
+) -> tuple[dict[uuid.UUID, Any], frozenset[uuid.UUID], frozenset[int]]:
+    """Lock what can be locked: all deliveries before any hook or webhook.
 
-    The repository comes first then, as for owners: else what they recover meanwhile would be locked out of order.
+    Returns the rows by id, the deliveries to be recorded later, and the webhooks that may be switched off. Of these
+    all that is cancelled then is locked first, in one order; only short transactions are waited for there, since the
+    repository is locked before that, as owners and hosts do.
     """
     failed = [each for each in results if each.judgement.verdict is not Verdict.RECEIVED and not each.claim.is_test]
     off = {each.claim.webhook_id for each in failed if each.judgement.verdict is Verdict.GONE}
     if failed:
         which = {"ids": [each.claim.hook_id for each in failed], "limit": utcnow() - GIVE_UP_AFTER}
         off |= {row.webhook_id for row in session.execute(_FAILING_TOO_LONG, which)}
-    for repository in sorted({each.claim.repository for each in failed if each.claim.webhook_id in off}):
-        lock_repository(session, repository)
-    these = {"ids": [each.claim.id for each in results]}
-    locked = session.execute(_LOCK_MORE, these | {"webhooks": list(off)}) if off else session.execute(_LOCK, these)
-    return {row.id: row for row in locked}
+    repository_of = {row.id: row.repository for row in session.execute(_LIVE, {"ids": list(off)})} if off else {}
+    free = {each for each in sorted(set(repository_of.values())) if try_lock_repository(session, each)}
+    lockable = frozenset(each for each, repository in repository_of.items() if repository in free)
+    later = {each.claim.id for each in failed if each.claim.webhook_id in repository_of.keys() - lockable}
+    whole = {each.claim.id for each in results if each.claim.webhook_id in lockable} - later
+    rows: dict[uuid.UUID, Any] = {}
+    if lockable:
+        rows = {row.id: row for row in session.execute(_LOCK_WHOLE, {"ids": list(whole), "webhooks": list(lockable)})}
+    others, locked = lock_free(session, {each.claim.id for each in results} - later - whole)
+    return rows | others, locked | later, lockable
 
 
+_LIVE = select(webhooks.c.id, webhooks.c.repository).where(
+    among(webhooks.c.id, bindparam("ids", expanding=True)), webhooks.c.deleted_id == 0
+)
 _these = among(deliveries.c.id, bindparam("ids", expanding=True))
 _whole = and_(among(deliveries.c.webhook_id, bindparam("webhooks", expanding=True)), unsucceeded, unsent)
-_rows = select(deliveries.c.id, deliveries.c.lease_token, deliveries.c.round, deliveries.c.status)
-_LOCK = locking(_rows.where(_these))
-_LOCK_MORE = locking(_rows.where(or_(_these, _whole)))
+_LOCK_WHOLE = locking(leases.where(or_(_these, _whole)))
 
 
 def _still_held(row: Any, claim: Claim) -> bool:
@@ -250,10 +263,11 @@ _FAILING_TOO_LONG = select(hooks.c.id, hooks.c.webhook_id, hooks.c.destination, 
 )
 
 
-def _note_health(session: Session, results: Sequence[Result]) -> list[int]:
+def _note_health(session: Session, results: Sequence[Result], off: Collection[int]) -> list[int]:
     """Note since when hooks have been failing; switch off webhooks whose receiver is gone or failed too long.
 
-    `results` are those that tell of a hook's present URL, and are no tests. Returns the ids of the webhooks that
+    `results` are those that tell of a hook's present URL, and are no tests; only webhooks in `off` may be switched off,
+    since what they have to deliver is locked. Returns the ids of the webhooks that
     were switched off.
     """
     received = {each.claim.hook_id for each in results if each.judgement.verdict is Verdict.RECEIVED}
@@ -264,7 +278,8 @@ def _note_health(session: Session, results: Sequence[Result]) -> list[int]:
     reasons = _failing_too_long(session, failing) if failing else {}
     reasons |= {each.claim.hook_id: each.judgement.reason for each in failed if each.judgement.verdict is Verdict.GONE}
     webhook_of = {each.claim.hook_id: each.claim.webhook_id for each in results}
-    return [webhook_of[hook] for hook, reason in reasons.items() if disable(session, webhook_of[hook], reason)]
+    failing_for_good = [(webhook_of[hook], reason) for hook, reason in reasons.items() if webhook_of[hook] in off]
+    return [webhook for webhook, reason in failing_for_good if disable(session, webhook, reason)]
 
 
 def _failing_too_long(session: Session, hook_ids: Collection[int]) -> dict[int, str]:

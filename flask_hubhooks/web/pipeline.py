@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
+from time import monotonic, sleep
 from typing import Any, NoReturn
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -19,7 +19,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.wrappers import Response as AnyResponse
 from wtforms import ValidationError as CSRFInvalid
 
-from ..database import CONFLICT_TRIES, DATABASE_AWAY, is_conflict
+from ..database import CONFLICT_TRIES, DATABASE_AWAY, Locked, is_conflict
 from ..outages import explained
 from ..registry import storable
 from ..state import Authorizer, State, current_state
@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 BROWSER_SCHEMES = frozenset({"basic", "digest", "negotiate", "ntlm"})
 """Kinds of `Authorization` that browsers send by themselves, also with what another site has them send."""
+LOCKED_S, LOCKED_MOST_S = 0.05, 4.0
+"""How soon, and for how long in all, a request is carried out again that finds its repository locked."""
 ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
 Function = Callable[..., Response]
@@ -58,7 +60,7 @@ class Route:
     handlers: Mapping[str, Handler]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Call:
     """A request that the host's authorizer let through."""
 
@@ -68,6 +70,8 @@ class Call:
     details: dict[str, Any]
     """The `Repository.snapshot` of what the host knows."""
     viewer: Viewer
+    counted: bool = False
+    """Whether `rate.count_send` has counted it: what is carried out again is the same request."""
 
     @property
     def owner(self) -> Owner:
@@ -145,22 +149,33 @@ def writes(function: Function, body: Schema | None = None, *, optional: bool = F
 def carried_out(function: Function, *arguments: Any, **ids: Any) -> Response:
     """What a function answers; it is called again if PostgreSQL undid it for the sake of another transaction.
 
-    Raises 503 where the database cannot be used.
+    It is also called again, for some seconds, while what it needs is locked: between the calls it has no connection,
+    of which we have few. Raises 503 where it stays locked, and where the database cannot be used.
     """
-    for tries in count(1):
+    tries, locked_until = 0, monotonic() + LOCKED_MOST_S
+    while True:
+        tries += 1
         try:
             return function(*arguments, **ids)
+        except Locked:
+            if monotonic() >= locked_until:
+                raise _locked() from None
+            sleep(LOCKED_S)
+            tries -= 1
         except Refused as refused:
             raise invalid(refused.errors) from None
         except DATABASE_AWAY as fault:
             if tries == CONFLICT_TRIES or not is_conflict(fault):
                 logger.exception("%s %s is answered with 503: %s", request.method, request.endpoint, explained(fault))
                 raise _away() from None
-    raise AssertionError("counting does not end")
 
 
 def _away() -> Problem:
     return Problem(503, "The registry's database cannot be used now: try again.", headers={"Retry-After": "5"})
+
+
+def _locked() -> Problem:
+    return Problem(503, "This repository is being changed: try again.", headers={"Retry-After": "5"})
 
 
 def authorized(action: str, repository: str) -> Call:

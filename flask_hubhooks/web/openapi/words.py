@@ -141,7 +141,7 @@ PROBLEMS = {
     413: "The body is too large.",
     415: "The body is not sent as JSON.",
     429: "Too many tests, redeliveries and recoveries of this repository within a minute.",
-    503: "The registry's database or its Redis cannot be used now.",
+    503: "The registry's database or its Redis cannot be used now, or the repository is being changed.",
 }
 SIGN_IN_FIRST = "The registry asks the client to sign in: what it says is its own."
 HEADERS = {
