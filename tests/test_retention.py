@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -228,3 +229,17 @@ def test_once_a_day(make_host: MakeHost) -> None:
     host, other = make_host(), make_host(config={"HUBHOOKS_QUEUE": "other"})
     assert [retention.takes_turn(each.state) for each in (host, host, other)] == [True, False, True]
     assert 86_000 < host.state.redis.ttl("hubhooks:pruned") <= 86_400
+
+
+@on_postgresql
+def test_what_a_host_has_locked_stays(host: Host, pushed: dict[str, Any]) -> None:
+    """Pruning waits for no transaction of the host's: what that has locked is deleted the next time."""
+    end(host, "old")
+    with host.app.app_context():
+        host.hubhooks.repository_renamed("acme/app", "acme/new")
+        with ThreadPoolExecutor() as pool:
+            pool.submit(prune, host).result(timeout=10)
+        host.db.session.rollback()
+    assert tags(host) == {"old", "new"}
+    prune(host)
+    assert tags(host) == {"new"}
