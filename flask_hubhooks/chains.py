@@ -173,9 +173,13 @@ def cancel_hook(session: Session, hook: Hook, reason: str) -> None:
     _cancel(session, (deliveries.c.webhook_id == hook.webhook_id) & (of_hook & unsent | waits_behind), reason)
 
 
-def end_webhooks(session: Session, webhook_ids: Collection[int], reason: str) -> None:
-    """Cancel all that these webhooks have not finished: no callback decides it any more."""
-    _cancel(session, _unfinished & deliveries.c.webhook_id.in_(webhook_ids), reason)
+REPOSITORY_DELETED = "the repository was deleted"
+"""Why deliveries were cancelled, and the `disabled_reason` of such webhooks."""
+
+
+def end_webhooks(session: Session, webhook_ids: Collection[int]) -> None:
+    """Cancel all that the webhooks of a deleted repository have not finished: no callback decides it any more."""
+    _cancel(session, _unfinished & deliveries.c.webhook_id.in_(webhook_ids), REPOSITORY_DELETED)
 
 
 def lock_unsent(session: Session, webhook_id: int) -> None:
@@ -262,6 +266,7 @@ _CALLED_BACK: Select[Any] = (
         pushes.c.kind,
         hooks.c.failing_since,
         webhooks.c.deleted_id,
+        webhooks.c.disabled_reason,
     )
     .join(pushes, pushes.c.id == deliveries.c.push_id)
     .join(hooks, hooks.c.id == deliveries.c.hook_id)
@@ -272,7 +277,8 @@ _CALLED_BACK: Select[Any] = (
 
 
 def _refuse(delivery: Row[Any], round_: int, callback: Callback) -> None:
-    if delivery.deleted_id and delivery.status is not Status.AWAITING_CALLBACK:  # deleting a repository leaves none
+    with_repository = delivery.disabled_reason == REPOSITORY_DELETED
+    if delivery.deleted_id and (with_repository or delivery.status is not Status.AWAITING_CALLBACK):
         raise CallbackRefused(410, f"this delivery is {delivery.status.value}: the webhook was deleted")
     if round_ != delivery.round:
         raise CallbackRefused(409, "this callback URL is of an earlier round: the delivery was sent again since")

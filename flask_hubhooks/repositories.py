@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from .chains import end_webhooks
+from .chains import REPOSITORY_DELETED, end_webhooks
 from .database import utcnow, wait_for_repository
 from .models import deliveries, pushes, webhooks
 
@@ -29,12 +29,13 @@ def delete(session: Session, name: str) -> None:
     wait_for_repository(session, name)
     if not (ids := _live(session, name)):
         return
-    end_webhooks(session, ids, "the repository was deleted")
+    end_webhooks(session, ids)
     session.execute(
         update(webhooks)
         .where(webhooks.c.id.in_(ids))
         .values(
             deleted_id=webhooks.c.id,
+            disabled_reason=REPOSITORY_DELETED,
             encrypted_former_secret=None,
             former_secret_until=None,
             encrypted_headers=None,

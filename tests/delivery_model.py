@@ -77,6 +77,14 @@ class Model:
         webhook.deleted = True
         self._cancel(each for chain in self.chains if chain.webhook is webhook for each in chain.deliveries)
 
+    def delete_repository(self) -> None:
+        """All that is not finished ends, what awaits its callback included."""
+        for webhook in self.live:
+            for each in [each for chain in self.chains if chain.webhook is webhook for each in chain.deliveries]:
+                if each.status in UNSENT | UNDER_WAY:
+                    each.end("cancelled", self.now)
+            webhook.deleted = True
+
     def set_hooks(self, webhook: Webhook, hooks: list[Hook]) -> None:
         for gone in [each for each in webhook.hooks if each not in hooks]:
             gone.removed = True

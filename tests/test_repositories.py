@@ -311,6 +311,20 @@ def test_requests_take_no_connection_while_they_wait(host: Host, monkeypatch: py
 
 
 @on_postgresql
+def test_a_push_while_the_deletion_is_open(host: Host) -> None:
+    """What a push sent before the host's commit cannot be called back after it."""
+    with Receiver() as receiver, ThreadPoolExecutor() as pool:
+        host.create(receiver.url, expect_final_callback=True)
+        with host.app.app_context():
+            host.hubhooks.repository_deleted("acme/app")
+            pool.submit(host.push).result(timeout=10)
+            pool.submit(host.deliver).result(timeout=10)
+            host.db.session.commit()
+    assert stored(host, Delivery.status) == [Status.AWAITING_CALLBACK]
+    assert host.call_back(receiver.requests[0].body).status_code == 410
+
+
+@on_postgresql
 def test_requests_go_on_after_the_commit(host: Host) -> None:
     """A callback that finds its delivery locked is answered as soon as the host's transaction has ended."""
     _, payload = sent(host, expect_final_callback=True)

@@ -42,7 +42,8 @@ from .delivery_rows import check_rows
 from .host import Host
 from .stopped_clock import StoppedClock, stopped_clock
 
-REPOSITORY = "acme/app"
+REPOSITORIES = ["acme/app", "acme/new"]
+"""The names that the repository has in turn."""
 URLS = [f"http://127.0.0.{number}:9/hook" for number in (1, 2, 3)]
 HEADERS = {
     "429, again soon": (("Retry-After", "1"),),
@@ -94,6 +95,7 @@ class Registry(RuleBasedStateMachine):
         self.known: list[Sent] = []
         """What receivers have got, and with it the callback URLs."""
         self.names = count()
+        self.repository = REPOSITORIES[0]
 
     @initialize(skew=st.sampled_from([0.0, -600.0, 600.0]))
     def begin(self, skew: float) -> None:
@@ -111,7 +113,7 @@ class Registry(RuleBasedStateMachine):
     @rule(shape=shapes, only_versions=st.booleans(), final=final_callbacks)
     def create(self, shape: list[str], only_versions: bool, final: bool | None) -> None:
         more = {"tag_filter": ["v*"] if only_versions else [], "expect_final_callback": final}
-        made = self.host.create(*shape, name=f"webhook {next(self.names)}", **more)
+        made = self.host.create(*shape, repository=self.repository, name=f"webhook {next(self.names)}", **more)
         hooks = [ExpectedHook(each["id"], each["hook_url"]) for each in made["hooks"]]
         self.model.webhooks.append(ExpectedWebhook(made["id"], hooks, only_versions, final))
 
@@ -212,7 +214,32 @@ class Registry(RuleBasedStateMachine):
             assert answer.get_json() == {"recovered": self.model.recover(webhook, self.model.now - ago), "remaining": 0}
 
     def _api(self, method: str, webhook: ExpectedWebhook, path: str = "", **options: Any) -> Any:
-        return self.host.api(method, f"{REPOSITORY}/webhooks/{webhook.id}/{path}", **options)
+        return self.host.api(method, f"{self.repository}/webhooks/{webhook.id}/{path}", **options)
+
+    # The host
+
+    @precondition(lambda self: self._wanting())
+    @rule(act=st.sampled_from(["delete", "rename", "rename"]), while_pushing=st.booleans())
+    def end_repository(self, act: str, while_pushing: bool) -> None:
+        """Delete or rename it: at rest, or between the reading and the writing of a push."""
+        end = self._delete if act == "delete" else self._rename
+        if while_pushing:
+            self._push("v1", meanwhile=end)
+        else:
+            end()
+
+    def _delete(self) -> None:
+        with self.host.app.app_context():
+            self.host.hubhooks.repository_deleted(self.repository)
+            self.host.db.session.commit()
+        self.model.delete_repository()
+
+    def _rename(self) -> None:
+        new = next(each for each in REPOSITORIES if each != self.repository)
+        with self.host.app.app_context():
+            self.host.hubhooks.repository_renamed(self.repository, new)
+            self.host.db.session.commit()
+        self.repository = new
 
     # Pushes
 
@@ -230,7 +257,7 @@ class Registry(RuleBasedStateMachine):
             return Repository()
 
         self.host.hubhooks.repository_loader(load)
-        self.host.push(REPOSITORY, tag, event_id=event_id)
+        self.host.push(self.repository, tag, event_id=event_id)
         self._learn(self.model.record(tag, event_id, chains))
 
     @precondition(lambda self: self._wanting())
@@ -276,8 +303,8 @@ class Registry(RuleBasedStateMachine):
             self.model.end_unsendable(*due[id][1:])
         sent = [(self.model.claimed(*due[each.id], each.lease_token), each) for each in taken]
         for post, claim in sent:
-            told = (claim.round, claim.retry_step, claim.hook_url, claim.trigger, claim.tag)
-            assert told == (post.round, post.step, post.url, post.trigger, post.push.tag)
+            told = (claim.round, claim.retry_step, claim.hook_url, claim.trigger, claim.tag, claim.repository)
+            assert told == (post.round, post.step, post.url, post.trigger, post.push.tag, self.repository)
         self.in_flight += sent
         self.known += [post for post, _ in sent]
         return sent
@@ -381,7 +408,7 @@ class Registry(RuleBasedStateMachine):
     def _call_back(self, post: Sent, said: str) -> None:
         token = self.host.state.tokens.make(post.delivery.id, post.round)
         expected = self.model.callback(post.push, post.chain, post.delivery, post.round, said)
-        assert self._post_callback(REPOSITORY, token, said) == expected
+        assert self._post_callback(REPOSITORIES[0], token, said) == expected
 
     @precondition(lambda self: self._awaited())
     @rule(number=which, said=st.just("success") | states)
@@ -405,7 +432,7 @@ class Registry(RuleBasedStateMachine):
     def call_back_forged(self, number: int, said: str) -> None:
         post = one_of(self.known, number)
         token = self.host.state.tokens.make(post.delivery.id, post.round)
-        assert self._post_callback(REPOSITORY, f"{token[:-1]}{'A' if token[-1] != 'A' else 'Q'}", said) == 404
+        assert self._post_callback(self.repository, f"{token[:-1]}{'A' if token[-1] != 'A' else 'Q'}", said) == 404
 
     def _post_callback(self, repository: str, token: str, said: str) -> int:
         return self.host.client.post(f"/u/{repository}/hook/{token}/", json={"state": said}).status_code
@@ -415,6 +442,9 @@ class Registry(RuleBasedStateMachine):
     @invariant()
     def rows_are_as_expected(self) -> None:
         check_rows(self.host, self.model)
+        with self.host.writing() as session:
+            names = set(session.scalars(select(webhooks.c.repository).where(webhooks.c.deleted_id == 0)))
+        assert names <= {self.repository}
 
     def teardown(self) -> None:
         """Whatever has happened, and whoever has died: time passes, receivers are well, and everything ends."""
