@@ -93,7 +93,7 @@ class Host:
     def api(self, method: str, path: str, user: str | None = "alice", **options: Any) -> TestResponse:
         """A request to the API, below `/v2/repositories/`; `user` signs in."""
         headers = options.pop("headers", {}) | ({"X-User": user} if user else {})
-        if method == "POST" and not {"json", "data", "content_type"} & options.keys():
+        if method == "POST" and options.get("json") is None and not {"data", "content_type"} & options.keys():
             options["content_type"] = "application/json"
         return self.client.open(f"/v2/repositories/{path}", method=method, headers=headers, **options)
 
