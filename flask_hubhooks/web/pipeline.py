@@ -252,9 +252,9 @@ def _may(action: str, repository: str, authorize: Authorizer) -> bool:
         return user_of(authorize(action, repository)) is not None
     except WrongAnswer as wrong:
         wrong.log(authorize, action, repository)
-    except Exception:  # noqa: S110 - it may abort, redirect or fail for who may only read
-        pass
-    return False
+        return False
+    except Exception:  # it may abort, redirect or fail for users who may only read
+        return False
 
 
 def refuse_foreign_origin(state: State) -> None:
