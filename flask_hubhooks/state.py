@@ -143,12 +143,12 @@ class State:
     def visiting_host_session(self) -> Iterator[None]:
         """End the transaction that the block begins in the host's session by reading there.
 
-        The host's authorizer and loader leave it open. On SQLite its lock may keep our own transaction waiting, and
-        elsewhere its connection would be kept from others meanwhile. A transaction that was open before, or in which
-        something was written, is the host's to end.
+        The host's authorizer and loader leave it open, and on SQLite its lock may keep our own transaction waiting. On
+        PostgreSQL it harms nobody and stays open. So does a transaction that was open before, or in which something
+        was written: these are the host's to end.
         """
         session = self.db.session()
-        if session.in_transaction():
+        if self.db.engine.dialect.name != "sqlite" or session.in_transaction():
             yield
             return
         wrote = False
@@ -198,8 +198,8 @@ class State:
 
     def forget_connections(self) -> None:
         """Leave all open connections to the process that this one was forked from."""
-        with self.app.app_context():
-            hosts = self.db.engines.values()
+        # No app context here: the host's teardown would end the parent's transactions on the parent's connections.
+        hosts = self.db._app_engines.get(self.app, {}).values()
         for engine in (*self._own_engines.values(), *hosts):  # in this order: ours close with the host's
             engine.dispose(close=False)
 
