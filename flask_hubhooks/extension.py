@@ -102,7 +102,7 @@ class HubHooks(Blueprint):
         """Have a repository's webhooks, with history, secrets and callback URLs, go along to its new name.
 
         It writes in `db.session` as `repository_deleted` does. Raises `RepositoryHasWebhooks`, a `ValueError`, and
-        changes nothing, where both names have webhooks.
+        changes nothing, if both names have webhooks.
         """
         with current_state().in_host_transaction() as session:
             repositories.rename(session, old, new)
