@@ -2,7 +2,8 @@
 
 A push or a request of ours arrives while the host's session often holds a connection of the host's pool. If our own
 transaction then waited for a second one, a few threads would be enough to exhaust the pool and wait for each other
-until `pool_timeout`. So our transactions have a small pool of their own.
+until `pool_timeout`. So our transactions have a small pool of their own, and so have loaders that run for a push: a
+slow loader then keeps other loaders waiting, and no transaction of ours.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.pool import NullPool, Pool, QueuePool, SingletonThreadPool, StaticPool
 
 POOL_SIZE = 2
-"""Connections per process. A worker needs two; each web request holds one for some milliseconds."""
+"""Connections per pool and process. A worker needs two; each web request holds one for some milliseconds."""
+OWN_WAIT_S, LOADER_WAIT_S = 30.0, 5.0
+"""How long a transaction of ours, and a loader, wait for a connection. Without a loader a push lacks its details."""
 
 ISOLATION_LEVEL: Final = "READ COMMITTED"
 """Of our own transactions on PostgreSQL, whatever the host uses. They lock the rows that they depend on."""
@@ -28,43 +31,56 @@ class _OwnEngine(OptionEngine):
 
 
 def own_engine(host: Engine) -> Engine:
-    """Return an engine that connects as `host` does, from a pool of its own; listeners on `host` hear it as well.
-
-    Its connections are closed when `host` is disposed of. Its errors do not show parameters, which may be secret. A
-    pool that consists of a single connection, as an in-memory SQLite database needs, is shared with the host.
-    """
-    engine = _OwnEngine(host, {})
+    """Return the engine of our own transactions. Its errors do not show parameters, which may be secret."""
+    engine = _engine_beside(host, OWN_WAIT_S)
     engine.hide_parameters = True
-    engine.pool = host.pool if isinstance(host.pool, StaticPool | SingletonThreadPool) else _own_pool(host.pool)
     if host.dialect.name == "postgresql":
 
-        @event.listens_for(engine.pool, "connect")
-        def connected(connection: Any, _: object) -> None:
-            host.dialect.set_isolation_level(connection, ISOLATION_LEVEL)
-
-        if "isolation_level" in host.get_execution_options():  # which is set on each connection that is taken
-
-            @event.listens_for(engine, "begin")
-            def begins(connection: Connection) -> None:
-                connected(connection.connection.dbapi_connection, None)
-
-    @event.listens_for(host, "engine_disposed")
-    def dispose(disposed: Engine) -> None:
-        if disposed is host:  # the event of our engine comes here as well
-            engine.dispose()
+        @event.listens_for(engine, "begin")  # the host's execution options set their level when a connection is taken
+        def begins(connection: Connection) -> None:
+            if driver := connection.connection.dbapi_connection:
+                host.dialect.set_isolation_level(driver, ISOLATION_LEVEL)
 
     return engine
 
 
-def _own_pool(pool: Pool) -> Pool:
-    """A pool that opens, checks and resets its connections as `pool` does, listeners included."""
+def loader_engine(host: Engine) -> Engine:
+    """Return the engine of the sessions in which loaders run for a push, at the host's own isolation level."""
+    return _engine_beside(host, LOADER_WAIT_S)
+
+
+def _engine_beside(host: Engine, wait_s: float) -> Engine:
+    """Return an engine that connects as `host` does, from a pool of its own; listeners on `host` hear it as well.
+
+    Its connections are closed when `host` is disposed of. A pool that consists of a single connection, as an in-memory
+    SQLite database needs, is shared with the host.
+    """
+    if isinstance(host.pool, StaticPool | SingletonThreadPool):
+        return OptionEngine(host, {})  # it asks for the host's pool each time: disposing replaces that
+    engine = _OwnEngine(host, {})
+    engine.pool = _own_pool(host.pool, wait_s)
+
+    @event.listens_for(host, "engine_disposed")
+    def dispose(disposed: Engine) -> None:
+        if disposed is host:  # the event of our engine comes here as well
+            engine.pool.dispose()
+            engine.pool = _own_pool(host.pool, wait_s)
+
+    return engine
+
+
+def _own_pool(pool: Pool, wait_s: float) -> Pool:
+    """A pool that opens, checks and resets its connections as `pool` does."""
     alike: dict[str, Any] = {
         "recycle": pool._recycle,
         "pre_ping": pool._pre_ping,
         "reset_on_return": pool._reset_on_return,
         "dialect": pool._dialect,
-        "_dispatch": pool.dispatch,
     }
+    own: Pool
     if isinstance(pool, NullPool):
-        return NullPool(pool._creator, **alike)
-    return QueuePool(pool._creator, pool_size=POOL_SIZE, max_overflow=0, **alike)
+        own = NullPool(pool._creator, **alike)
+    else:
+        own = QueuePool(pool._creator, pool_size=POOL_SIZE, max_overflow=0, timeout=wait_s, **alike)
+    own.dispatch = pool.dispatch  # the same object, so that we hear listeners which the host adds later
+    return own

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, cast
@@ -16,21 +17,20 @@ from flask import Flask, current_app
 from flask_sqlalchemy import SQLAlchemy
 from redis import Redis
 from sqlalchemy import Connection, Engine, delete, event, false
-from sqlalchemy.orm import ORMExecuteState, Session
+from sqlalchemy.exc import TimeoutError as NoConnectionLeft
+from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
 from werkzeug.wrappers import Response
 
 from .broker import connect
 from .config import Config
 from .delivery.signing import SecretBox
 from .delivery.tokens import CallbackTokens
-from .engines import own_engine
+from .engines import loader_engine, own_engine
 from .models import pushes
-from .outages import DATABASE_FAULTS, REDIS_FAULTS, Outage
+from .outages import DATABASE_FAULTS, REDIS_FAULTS, Outage, in_one_line
 from .registry import ImagePush, Repository
 
 logger = logging.getLogger(__name__)
-
-_SELECT = re.compile(r"\s*SELECT\b", re.IGNORECASE)
 
 Authorizer = Callable[[str, str], str | Literal[False] | Response | None]
 
@@ -51,17 +51,38 @@ class Handlers:
         """Return the `Repository.snapshot` of what the host knows, or None if it knows no such repository.
 
         If the loader fails, that is logged, and the repository counts as an existing, private one without details.
-        `savepoint` then undoes what the loader did to a session that it shares with us.
+        `savepoint` then undoes what the loader did to a session that it shares with us. The same holds for a push that
+        the loader itself sends: calling it again would not end.
         """
         if self.repository_loader is None:
             return Repository().snapshot()
+        if _loading.get():
+            logger.warning(
+                "the repository_loader sent a push to %r: it is recorded as private, without details", repository
+            )
+            return Repository(is_private=True).snapshot()
+        loading = _loading.set(True)
         try:
             with savepoint or nullcontext():
                 loaded = self.repository_loader(repository)
             return loaded.snapshot() if loaded else None
-        except Exception:
-            logger.exception("the repository_loader failed for %r: it counts as private, without details", repository)
+        except Exception as error:
+            logger.exception(
+                "the repository_loader failed for %r: it counts as private, without details: %s%s",
+                repository,
+                in_one_line(error),
+                _LOADERS_ARE_SLOW if isinstance(error, NoConnectionLeft) else "",
+            )
             return Repository(is_private=True).snapshot()
+        finally:
+            _loading.reset(loading)
+
+
+_loading: ContextVar[bool] = ContextVar("hubhooks_loading", default=False)
+_LOADERS_ARE_SLOW = (
+    ": other loaders keep the connections; a loader that waits for another service should do so before it reads from "
+    "db.session, or call db.session.close() first"
+)
 
 
 class State:
@@ -81,7 +102,8 @@ class State:
         self.secrets = SecretBox(config.encryption_keys, passwords)
         self.redis_outage = Outage("Redis", REDIS_FAULTS)
         self.database_outage = Outage("the database", DATABASE_FAULTS)
-        self._own_engines: dict[Engine, Engine] = {}
+        self._engines: dict[tuple[Callable[[Engine], Engine], Engine], Engine] = {}
+        self._engines_lock = threading.Lock()
         _states.add(self)
 
     @cached_property
@@ -92,13 +114,15 @@ class State:
     @cached_property
     def engine(self) -> Engine:
         """The engine of our own transactions; it needs an app context when it is first used."""
-        engine = self._own_engine(self.db.engine)
+        engine = self._engine_beside(self.db.engine, own_engine)
         return engine.execution_options(**self._table_options) if self._table_options else engine
 
-    def _own_engine(self, host: Engine) -> Engine:
-        if host not in self._own_engines:
-            self._own_engines[host] = own_engine(host)
-        return self._own_engines[host]
+    def _engine_beside(self, host: Engine, make: Callable[[Engine], Engine]) -> Engine:
+        """Return what `make` makes of an engine of the host's, once per process."""
+        with self._engines_lock:
+            if (make, host) not in self._engines:
+                self._engines[make, host] = make(host)
+            return self._engines[make, host]
 
     @property
     def _table_options(self) -> dict[str, Any]:
@@ -145,38 +169,41 @@ class State:
 
         The host's authorizer and loader leave it open, and on SQLite its lock may keep our own transaction waiting. On
         PostgreSQL it harms nobody and stays open. So does a transaction that was open before, or in which something
-        was written: these are the host's to end.
+        was written: these are the host's to end. After an exception no transaction of ours follows, and a response
+        that the authorizer raised or returned may still use what it loaded.
         """
         session = self.db.session()
         if self.db.engine.dialect.name != "sqlite" or session.in_transaction():
             yield
             return
-        wrote = False
+        begun: list[tuple[Any, int | None]] = []  # the driver's connections, and how many rows each had changed
 
-        def note(executed: ORMExecuteState) -> None:
-            nonlocal wrote
-            wrote = wrote or not (executed.is_select or _SELECT.match(str(executed.statement)))
+        def begins(_: Session, transaction: SessionTransaction, connection: Connection) -> None:
+            if not transaction.nested:
+                driver = connection.connection.dbapi_connection
+                begun.append((driver, getattr(driver, "total_changes", None)))
 
-        def note_flush(*_: object) -> None:
-            nonlocal wrote
-            wrote = True
+        def ended(_: Session, transaction: SessionTransaction) -> None:
+            if transaction.parent is None:
+                begun.clear()
 
-        event.listen(session, "do_orm_execute", note)
-        event.listen(session, "after_flush", note_flush)
+        event.listen(session, "after_begin", begins)
+        event.listen(session, "after_transaction_end", ended)
         try:
             yield
         finally:
-            event.remove(session, "do_orm_execute", note)
-            event.remove(session, "after_flush", note_flush)
-            if not (wrote or session.new or session.dirty or session.deleted):
-                session.rollback()
+            event.remove(session, "after_begin", begins)
+            event.remove(session, "after_transaction_end", ended)
+        wrote = any(changes is None or driver.total_changes != changes for driver, changes in begun)
+        if not (wrote or session.new or session.dirty or session.deleted):
+            session.rollback()
 
     def details_for_push(self, repository: str) -> dict[str, Any] | None:
         """Return what the loader knows of a repository that was pushed to, as `Handlers.details_of` does.
 
         The pusher's session may be within its commit, where it takes no statement, and may hold a connection of the
         host's pool, where waiting for a second one could last for ever. So the loader runs in an app context of its
-        own, and its `db.session` takes a connection of ours.
+        own, and its `db.session` takes a connection of the pool for loaders.
         """
         registry = self.db.session.registry
         pushers = registry() if registry.has() else None
@@ -185,7 +212,7 @@ class State:
 
         def own_bind(*args: Any, **kwargs: Any) -> Engine | Connection:
             bind = host_bind(*args, **kwargs)
-            return self._own_engine(bind) if isinstance(bind, Engine) else bind
+            return self._engine_beside(bind, loader_engine) if isinstance(bind, Engine) else bind
 
         session.get_bind = own_bind  # type: ignore[method-assign]
         try:
@@ -198,9 +225,10 @@ class State:
 
     def forget_connections(self) -> None:
         """Leave all open connections to the process that this one was forked from."""
+        self._engines_lock = threading.Lock()  # another thread of the parent may hold it
         # No app context here: the host's teardown would end the parent's transactions on the parent's connections.
         hosts = self.db._app_engines.get(self.app, {}).values()
-        for engine in (*self._own_engines.values(), *hosts):  # in this order: ours close with the host's
+        for engine in (*self._engines.values(), *hosts):  # in this order: ours close with the host's
             engine.dispose(close=False)
 
 

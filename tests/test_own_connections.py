@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,9 +14,10 @@ import pytest
 import requests
 from flask import Response, request
 from flask_sqlalchemy.track_modifications import models_committed
-from sqlalchemy import NullPool, event, func, insert, make_url, select, text
+from sqlalchemy import NullPool, event, func, insert, make_url, select, text, update
+from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 
-from flask_hubhooks import ImagePush, Repository
+from flask_hubhooks import ImagePush, Repository, engines
 from flask_hubhooks.engines import POOL_SIZE
 from flask_hubhooks.models import Push
 from flask_hubhooks.signals import push_not_recorded
@@ -95,6 +97,58 @@ def test_a_loader_that_raises_keeps_no_connection(make_host: MakeHost) -> None:
 
 
 @on_postgresql
+def test_slow_loaders(make_host: MakeHost, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Loaders that keep their connection cost later pushes their details after a while, and no push is lost."""
+    monkeypatch.setattr(engines, "OWN_WAIT_S", 0.1)
+    monkeypatch.setattr(engines, "LOADER_WAIT_S", 0.1)
+    host, released, refused = make_host(), threading.Event(), []
+
+    def load(name: str) -> Repository:
+        try:
+            host.db.session.execute(text("SELECT 1"))
+        except NoConnectionLeft:
+            refused.append(name)
+            if len(refused) == THREADS - POOL_SIZE:
+                released.set()
+            raise
+        assert released.wait(30)
+        return Repository(description="loaded")
+
+    with Receiver() as receiver:
+        host.create(receiver.url)
+        host.hubhooks.repository_loader(load)
+        in_threads(lambda number: host.push(tag=f"v{number}"), THREADS)
+        host.deliver()
+    sent = [json.loads(each.body)["repository"] for each in receiver.requests]
+    assert sorted((each["description"], each["is_private"]) for each in sent) == [
+        *[("", True)] * (THREADS - POOL_SIZE),
+        *[("loaded", False)] * POOL_SIZE,
+    ]
+    assert "other loaders keep the connections" in caplog.text
+    assert "db.session.close()" in caplog.text
+
+
+@pytest.mark.parametrize("join_session", [False, True])
+def test_a_loader_that_pushes(make_host: MakeHost, join_session: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """A push that the loader sends is recorded as well, without calling the loader again."""
+    host = make_host(join_session=join_session)
+
+    def load(name: str) -> Repository:
+        host.db.session.execute(text("SELECT 1"))
+        host.hubhooks.push(ImagePush(name, "of the loader"))
+        return Repository()
+
+    webhook = host.create(URL)
+    host.hubhooks.repository_loader(load)
+    with host.app.app_context():
+        host.hubhooks.push(PUSH)
+        host.db.session.commit()
+    host.hubhooks.repository_loader(lambda name: Repository())
+    assert {each["push"]["tag"] for each in host.history(webhook)} == {"latest", "of the loader"}
+    assert "the repository_loader sent a push to 'acme/app'" in caplog.text
+
+
+@on_postgresql
 def test_requests_need_no_second_connection(make_host: MakeHost) -> None:
     """As many API calls, pages and callbacks at once as the host's pool has connections are all answered."""
     host = make_host(config={"SQLALCHEMY_ENGINE_OPTIONS": SMALL_POOL})
@@ -121,7 +175,7 @@ def test_requests_need_no_second_connection(make_host: MakeHost) -> None:
 
 @on_postgresql
 def test_few_connections(make_host: MakeHost) -> None:
-    """A process keeps `POOL_SIZE` connections of its own beside those of the host's pool, whatever it is doing."""
+    """A process keeps `POOL_SIZE` connections of its own, and as many for loaders, beside those of the host's pool."""
     host = make_host(config={"SQLALCHEMY_ENGINE_OPTIONS": SMALL_POOL})
     uses_database(host)
     host.create(URL)
@@ -129,7 +183,7 @@ def test_few_connections(make_host: MakeHost) -> None:
     with host.writing() as session:
         open_ = session.scalar(text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"))
     assert open_ is not None
-    assert open_ <= THREADS + POOL_SIZE
+    assert open_ <= THREADS + 2 * POOL_SIZE
 
 
 @on_postgresql
@@ -145,6 +199,11 @@ def test_connects_as_the_host_does(make_host: MakeHost) -> None:
     with host.writing() as session:
         assert session.scalar(text("SHOW application_name")) == "the registry"
     assert heard == ["do_connect", "connect"]
+    host.state.engine.pool.dispose()
+    event.listen(engine, "connect", lambda *_: heard.append("added later"))
+    with host.writing() as session:
+        session.execute(text("SELECT 1"))
+    assert heard[2:] == ["do_connect", "connect", "added later"]
 
 
 @on_sqlite
@@ -282,7 +341,45 @@ def test_a_lock_of_the_hosts_own(make_host: MakeHost, caplog: pytest.LogCaptureF
     assert "another transaction holds the write lock of the SQLite file" in caplog.text
 
 
-@pytest.mark.parametrize("way", ["pending", "flushed", "executed"])
+@on_sqlite
+@pytest.mark.parametrize("way", ["WITH", "commit"])
+def test_reading_with_begin_immediate(make_host: MakeHost, way: str) -> None:
+    """An authorizer that reads by raw SQL, or reads again after a commit, keeps no lock from our transactions."""
+    host = make_host(config={"SQLALCHEMY_ENGINE_OPTIONS": {"connect_args": {"timeout": 0.1}}})
+    begins_immediately(host)
+    thing = things(host)
+    with host.app.app_context():
+        host.db.session.execute(insert(thing).values(name="a"))
+        host.db.session.commit()
+
+    def authorize(action: str, repository: str) -> str:
+        if way == "commit":
+            host.db.session.execute(update(thing).values(name="b"))
+            host.db.session.commit()
+        host.db.session.execute(text("WITH read AS (SELECT 1) SELECT * FROM read"))
+        return "alice"
+
+    host.hubhooks.authorizer(authorize)
+    host.create(URL)
+
+
+def test_a_streamed_response(make_host: MakeHost) -> None:
+    """A response of the authorizer's may use what the authorizer loaded until its last byte."""
+    host = make_host()
+    thing = things(host)
+    with host.app.app_context():
+        host.db.session.add(thing(name="a"))
+        host.db.session.commit()
+
+    def authorize(action: str, repository: str) -> Response:
+        loaded = host.db.session.scalars(select(thing)).one()
+        return Response(loaded.name for _ in range(3))
+
+    host.hubhooks.authorizer(authorize)
+    assert host.api("GET", "acme/app/webhooks/").text == "aaa"
+
+
+@pytest.mark.parametrize("way", ["pending", "flushed", "executed", "bulk", "connection"])
 def test_what_an_authorizer_writes(make_host: MakeHost, way: str) -> None:
     """What the host's authorizer writes is still there when the host commits at the end of the request."""
     host = make_host()
@@ -293,6 +390,10 @@ def test_what_an_authorizer_writes(make_host: MakeHost, way: str) -> None:
             return "alice"  # asked a second time
         if way == "executed":
             host.db.session.execute(insert(thing).values(name="a"))
+        elif way == "bulk":
+            host.db.session.bulk_insert_mappings(thing, [{"name": "a"}])
+        elif way == "connection":
+            host.db.session.connection().execute(insert(thing).values(name="a"))
         else:
             host.db.session.add(thing(name="a"))
         if way == "flushed":
