@@ -92,8 +92,8 @@ class HubHooks(Blueprint):
         """Delete the webhooks of a repository that the host deletes, and cancel what they have not finished.
 
         It writes in `db.session`, without and with `join_session`, and commits or rolls back with it. Call it last
-        before your commit: until then that repository's deliveries are locked. Repeating it changes nothing. Raises
-        `ValueError` for what is no name, and whatever the database raises.
+        before your commit: until then that repository's deliveries are locked. In autocommit it commits at once.
+        Repeating it changes nothing. Raises `ValueError` for what is no name, and whatever the database raises.
         """
         with current_state().in_host_transaction() as session:
             repositories.delete(session, name)

@@ -74,6 +74,11 @@ _HINTS = (
         "models_committed: send the signal before your commit, or use HubHooks(db) without join_session",
     ),
     (
+        "closed transaction inside context manager",
+        "the repository_loader ended the transaction of db.session: it must not commit, roll back or close it, or use "
+        "HubHooks(db) without join_session",
+    ),
+    (
         "hubhooks_push_pkey",
         "the sequence behind hubhooks_push.id lags behind its rows, as after a restore: run "
         "SELECT setval(pg_get_serial_sequence('hubhooks_push', 'id'), (SELECT max(id) FROM hubhooks_push))",

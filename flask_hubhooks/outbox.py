@@ -38,7 +38,7 @@ from .models import (
 from .outages import explained
 from .registry import ImagePush, Repository, as_utc, storable
 from .signals import push_not_recorded, tell
-from .state import State
+from .state import State, autocommits
 from .tag_filter import stored_filter
 
 logger = logging.getLogger(__name__)
@@ -73,18 +73,24 @@ def accept_in_session(state: State, push: ImagePush) -> None:
     """Record a push in the host's session: it lives or dies with the host's transaction, and wakes on commit.
 
     What the host has pending is flushed first, so that a fault of the host's is raised to the host. A fault of
-    ours undoes our savepoint alone, and is logged.
+    ours undoes our savepoint alone, and is logged. If the host is in autocommit, what it wrote is committed already,
+    and the push is recorded in a transaction of our own.
     """
     host = state.db.session()
     host.flush()
     with _faults_reported(state, push):
+        if autocommits(host.connection()):
+            accept(state, push)
+            return
         with state.in_host_transaction() as session:
             chains = _matching_chains(session, push)
-            if chains:
-                details = state.handlers.details_of(push.repository, host.begin_nested())
-                _record(session, push, details, chains)
-        if chains:
-            _wake_on_commit(state, host)
+        if not chains:
+            return
+        # No savepoint of ours is open here: a loader that ends the transaction would break it.
+        details = state.handlers.details_of(push.repository, host.begin_nested())
+        with state.in_host_transaction() as session:
+            _record(session, push, details, chains)
+        _wake_on_commit(state, state.db.session())  # the loader may have removed the former one
 
 
 @contextmanager

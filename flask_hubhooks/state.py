@@ -147,11 +147,16 @@ class State:
     def in_host_transaction(self) -> Iterator[Session]:
         """A session of ours within the host's transaction, which commits it or rolls it back.
 
-        On an exception only what this session did is undone. What the host has pending is flushed first.
+        On an exception only what this session did is undone. What the host has pending is flushed first. If the host
+        is in autocommit, the session is one of our own and commits at the end.
         """
         host = self.db.session()
         host.flush()
         connection = host.connection()
+        if autocommits(connection):
+            with self.writing() as session:
+                yield session
+            return
         _take_write_lock(connection, self._table_options)
         with Session(connection, expire_on_commit=False, join_transaction_mode="create_savepoint") as session:
             if self._table_options:
@@ -230,6 +235,12 @@ class State:
         hosts = self.db._app_engines.get(self.app, {}).values()
         for engine in (*self._engines.values(), *hosts):  # in this order: ours close with the host's
             engine.dispose(close=False)
+
+
+def autocommits(connection: Connection) -> bool:
+    """Tell whether each statement on PostgreSQL commits by itself: then there is no transaction to join."""
+    driver = connection.connection.dbapi_connection
+    return connection.dialect.name == "postgresql" and bool(getattr(driver, "autocommit", False))
 
 
 _TAKE_WRITE_LOCK = delete(pushes).where(false())

@@ -18,6 +18,7 @@ from sqlalchemy import MetaData, event, text
 from flask_hubhooks import ConfigError, HubHooks, ImagePush
 from flask_hubhooks.delivery.dispatcher import Dispatcher
 from flask_hubhooks.delivery.servers import await_servers
+from flask_hubhooks.repositories import RepositoryHasWebhooks
 
 from .conftest import serving
 from .host import Host
@@ -135,6 +136,27 @@ def test_isolation_level(make_host: MakeHost, level: str, place: str) -> None:
             assert connection.connection.dbapi_connection.autocommit  # type: ignore[union-attr]
         else:
             assert connection.get_isolation_level() == level
+
+
+@on_postgresql
+@pytest.mark.parametrize("join_session", [False, True])
+def test_autocommit(make_host: MakeHost, join_session: bool) -> None:
+    """Where the host's statements commit one by one, so do pushes, renaming and deleting, each as a whole."""
+    host = make_host(join_session=join_session, config={"SQLALCHEMY_ENGINE_OPTIONS": {"isolation_level": "AUTOCOMMIT"}})
+    with Receiver() as receiver:
+        webhook = host.create(receiver.url)
+        host.push()
+        host.deliver()
+        assert len(receiver.requests) == 1
+    with host.app.app_context():
+        host.hubhooks.repository_renamed("acme/app", "acme/new")
+    assert [each["state"] for each in host.history(webhook, "acme/new")] == ["succeeded"]
+    host.create("http://127.0.0.1:9/hook")
+    with host.app.app_context():
+        with pytest.raises(RepositoryHasWebhooks):
+            host.hubhooks.repository_renamed("acme/new", "acme/app")
+        host.hubhooks.repository_deleted("acme/new")
+    assert host.api("GET", f"acme/new/webhooks/{webhook['id']}/").status_code == 404
 
 
 @on_postgresql

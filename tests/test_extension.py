@@ -14,7 +14,7 @@ from blinker import Signal
 from flask import Flask, abort, session
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import inspect, select
+from sqlalchemy import Pool, SingletonThreadPool, StaticPool, inspect, select
 
 from flask_hubhooks import ConfigError, HubHooks, ImagePush, Repository
 from flask_hubhooks.models import Webhook
@@ -166,9 +166,18 @@ def test_in_memory_is_refused(uri: str) -> None:
 
 
 @on_sqlite
-def test_in_memory_works_joined(make_host: MakeHost) -> None:
-    """With join_session a database in memory works from the push to the history."""
-    host = make_host(database_uri="sqlite://", join_session=True)
+@pytest.mark.parametrize("disposes", [False, True])
+@pytest.mark.parametrize("pool", [StaticPool, SingletonThreadPool])
+def test_in_memory_works_joined(make_host: MakeHost, pool: type[Pool], disposes: bool) -> None:
+    """With join_session a database in memory works from push to history, also a new one after `db.engine.dispose()`."""
+    options = {"SQLALCHEMY_ENGINE_OPTIONS": {"poolclass": pool}}
+    host = make_host(database_uri="sqlite://", join_session=True, config=options)
+    if disposes:
+        host.create(URL)  # the connection has been used
+        with host.app.app_context():
+            host.db.session.remove()
+            host.db.engine.dispose()
+            host.db.create_all()
     with Receiver() as receiver:
         webhook = host.create(receiver.url)
         with host.app.app_context():

@@ -306,6 +306,44 @@ def test_joining_a_session_that_commits(make_host: MakeHost, caplog: pytest.LogC
     assert "send the signal before your commit, or use HubHooks(db) without join_session" in caplog.text
 
 
+@pytest.mark.parametrize("ends", ["commit", "rollback", "close", "remove"])
+def test_joining_a_session_that_the_loader_ends(make_host: MakeHost, ends: str) -> None:
+    """With join_session a loader that ends the transaction of `db.session` costs neither push nor details."""
+    host = make_host(join_session=True)
+
+    def load(name: str) -> Repository:
+        host.db.session.execute(text("SELECT 1"))
+        getattr(host.db.session, ends)()
+        return Repository(description="loaded")
+
+    with Receiver() as receiver:
+        host.create(receiver.url)
+        host.hubhooks.repository_loader(load)
+        with host.app.app_context():
+            host.hubhooks.push(PUSH)
+            host.db.session.commit()
+        host.deliver()
+    assert [json.loads(each.body)["repository"]["description"] for each in receiver.requests] == ["loaded"]
+
+
+def test_joining_a_block_that_the_loader_ends(make_host: MakeHost, caplog: pytest.LogCaptureFixture) -> None:
+    """Within `with db.session.begin()` a loader that commits costs the push; the log says what to change."""
+    host = make_host(join_session=True)
+
+    def load(name: str) -> Repository:
+        host.db.session.commit()
+        return Repository()
+
+    webhook = host.create(URL)
+    host.hubhooks.repository_loader(load)
+    with host.app.app_context(), host.db.session.begin():
+        host.hubhooks.push(PUSH)
+    assert "push of acme/app:latest not recorded" in caplog.text
+    assert "the repository_loader ended the transaction of db.session" in caplog.text
+    host.hubhooks.repository_loader(lambda name: Repository())
+    assert host.history(webhook) == []
+
+
 def begins_immediately(host: Host) -> None:
     """Have SQLite transactions of the host take the write lock at their beginning."""
     with host.app.app_context():
