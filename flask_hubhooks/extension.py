@@ -56,9 +56,9 @@ class HubHooks(Blueprint):
     def authorizer(self, function: AuthorizerT) -> AuthorizerT:
         """Decorate `function(action, repository)`, which decides who may "read" or "write" webhooks.
 
-        It returns the user's name; None, False and a blank name deny. It may abort, or return a response such as a
-        redirect: that passes through unchanged. Anything else is an error of the host's, and denies with 500. Without
-        an authorizer everything is denied.
+        It returns the user's name; None, False and a name without a visible character deny. It may abort, or return a
+        response such as a redirect: that passes through unchanged. Anything else, a name with a NUL included, is an
+        error of the host's, and denies with 500. Without an authorizer everything is denied.
         """
         self._handlers.authorizer = function
         return function

@@ -13,7 +13,8 @@ The others are sent by us after commit, with the app as sender, mostly in worker
 - `chain_finished(app, deliveries=[Delivery, …])`: the last hook succeeded, or an earlier one ended the chain.
 - `webhook_disabled(app, webhook=Webhook)`: we disabled a webhook; `webhook.disabled_reason` says why.
 - `push_not_recorded(app, push=ImagePush, error=Exception)`: a push was lost by a fault of ours; sent in the process
-  that received the push.
+  that received the push. Not sent where there is no push to name: a push adapter raised, or the signal was sent
+  outside of an app context. These are logged only.
 """
 
 from __future__ import annotations

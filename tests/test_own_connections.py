@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ import pytest
 import requests
 from flask import Response, request
 from flask_sqlalchemy.track_modifications import models_committed
-from sqlalchemy import NullPool, event, func, insert, make_url, select, text, update
+from sqlalchemy import Engine, NullPool, event, func, insert, make_url, select, text, update
 from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 
-from flask_hubhooks import ImagePush, Repository, engines
+from flask_hubhooks import ImagePush, Repository, engines, state
 from flask_hubhooks.engines import POOL_SIZE
 from flask_hubhooks.models import Push
 from flask_hubhooks.signals import push_not_recorded
@@ -174,6 +174,24 @@ def test_requests_need_no_second_connection(make_host: MakeHost) -> None:
 
 
 @on_postgresql
+def test_one_pool_for_all_threads(make_host: MakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that push for the first time at once share one pool."""
+    host, made, second = make_host(), [], threading.Barrier(2)
+    uses_database(host)
+
+    def make(engine: Engine) -> Engine:
+        made.append(engine)
+        with suppress(threading.BrokenBarrierError):
+            second.wait(0.2)  # for a thread that should not come
+        return engines.loader_engine(engine)
+
+    monkeypatch.setattr(state, "loader_engine", make)
+    host.create(URL)
+    in_threads(lambda number: host.push(tag=f"v{number}"), THREADS)
+    assert len(made) == 1
+
+
+@on_postgresql
 def test_few_connections(make_host: MakeHost) -> None:
     """A process keeps `POOL_SIZE` connections of its own, and as many for loaders, beside those of the host's pool."""
     host = make_host(config={"SQLALCHEMY_ENGINE_OPTIONS": SMALL_POOL})
@@ -204,6 +222,20 @@ def test_connects_as_the_host_does(make_host: MakeHost) -> None:
     with host.writing() as session:
         session.execute(text("SELECT 1"))
     assert heard[2:] == ["do_connect", "connect", "added later"]
+
+
+@on_postgresql
+def test_a_host_that_begins_with_a_statement(make_host: MakeHost) -> None:
+    """A statement of the host's at the beginning of each transaction, as for row security, runs in ours as well."""
+    host = make_host()
+    with host.app.app_context():
+        engine = host.db.engine
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("SET LOCAL hub.tenant = 'acme'"))
+    with host.writing() as session:
+        assert session.scalar(text("SHOW hub.tenant")) == "acme"
+    webhook = host.create(URL)
+    host.push()
+    assert [each["push"]["tag"] for each in host.history(webhook)] == ["latest"]
 
 
 @on_sqlite

@@ -217,6 +217,7 @@ class WrongAnswer(TypeError):
     def __init__(self, answer: object) -> None:
         kind = f"{type(answer).__module__}.{type(answer).__qualname__}".removeprefix("builtins.")
         shown = f" {answer!r}" if type(answer) in (bool, int, float) else ""  # what others show may be secret
+        shown = " with a NUL character" if isinstance(answer, str) else shown
         super().__init__(f"{kind}{shown}")
 
     def log(self, authorize: Authorizer, action: str, repository: str) -> None:
@@ -239,8 +240,9 @@ def user_of(answer: object) -> str | None:
     """
     if answer is None or answer is False:
         return None
-    if isinstance(answer, str):
-        return storable(answer.strip()) or None
+    if isinstance(answer, str) and "\0" not in answer:
+        seen = any(each.isprintable() and not each.isspace() for each in answer)  # "\u200b" is no name, as "" is none
+        return storable(answer.strip()) if seen else None
     if isinstance(answer, AnyResponse):
         raise Answered(answer)
     raise WrongAnswer(answer)
