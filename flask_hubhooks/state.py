@@ -80,7 +80,7 @@ class Handlers:
 
 _loading: ContextVar[bool] = ContextVar("hubhooks_loading", default=False)
 _LOADERS_ARE_SLOW = (
-    ": other loaders keep the connections; a loader that waits for another service should do so before it reads from "
+    ": all connections are taken; a loader that waits for another service should do so before it reads from "
     "db.session, or call db.session.close() first"
 )
 
