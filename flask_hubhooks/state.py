@@ -46,7 +46,7 @@ class Handlers:
     push_adapter: Callable[..., ImagePush | None] | None = None
 
     def details_of(
-        self, repository: str, savepoint: AbstractContextManager[object] | None = None
+        self, repository: str, savepoint: Callable[[], AbstractContextManager[object]] = nullcontext
     ) -> dict[str, Any] | None:
         """Return the `Repository.snapshot` of what the host knows, or None if it knows no such repository.
 
@@ -63,7 +63,7 @@ class Handlers:
             return Repository(is_private=True).snapshot()
         loading = _loading.set(True)
         try:
-            with savepoint or nullcontext():
+            with savepoint():
                 loaded = self.repository_loader(repository)
             return loaded.snapshot() if loaded else None
         except Exception as error:

@@ -215,6 +215,17 @@ def test_a_loader_that_breaks_the_session(joined: Host, caplog: pytest.LogCaptur
     assert len(joined.history(webhook)) == 1
 
 
+@pytest.mark.parametrize("loads", [False, True])
+def test_the_hosts_session_has_no_savepoint_afterwards(joined: Host, loads: bool) -> None:
+    """With join_session a push leaves no savepoint open in the host's session, with and without a loader."""
+    joined.create(URL)
+    if not loads:
+        joined.state.handlers.repository_loader = None
+    with joined.app.app_context():
+        joined.hubhooks.push(PUSH)
+        assert not joined.db.session().in_nested_transaction()
+
+
 def test_one_job_for_a_transaction(joined: Host) -> None:
     """With join_session several pushes in a transaction make one job, and a later commit without one makes none."""
     webhook, thing = joined.create(URL), things(joined)
