@@ -277,7 +277,7 @@ _CALLED_BACK: Select[Any] = (
 
 
 def _refuse(delivery: Row[Any], round_: int, callback: Callback) -> None:
-    with_repository = delivery.disabled_reason == REPOSITORY_DELETED
+    with_repository = delivery.disabled_reason == REPOSITORY_DELETED  # `settle` has yet to cancel what still awaits it
     if delivery.deleted_id and (with_repository or delivery.status is not Status.AWAITING_CALLBACK):
         raise CallbackRefused(410, f"this delivery is {delivery.status.value}: the webhook was deleted")
     if round_ != delivery.round:
@@ -299,7 +299,8 @@ def decide(session: Session, delivery: Row[Any], round_: int, callback: Callback
     state, and fails nothing.
 
     Raises `CallbackRefused`: 409 for another state or an older round, 410 where the delivery has ended or its webhook
-    was deleted. A delivery that awaited its callback when an owner deleted the webhook can still be decided.
+    was deleted. A delivery that awaited its callback when an owner deleted the webhook can still be decided, until
+    the repository is deleted too.
     """
     _refuse(delivery, round_, callback)
     if delivery.callback_state:

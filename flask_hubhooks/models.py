@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     func,
     literal_column,
     select,
@@ -100,6 +101,13 @@ class Webhook(Base):
             )
             for column in ("name", "slug")
         ),
+        Index("ix_hubhooks_webhook_repository", "repository"),
+        Index(
+            "ix_hubhooks_webhook_unsettled",
+            "repository",
+            postgresql_where=text("unsettled"),
+            sqlite_where=text("unsettled"),
+        ),
     )
 
     id: Mapped[RowId] = mapped_column(primary_key=True)
@@ -123,6 +131,8 @@ class Webhook(Base):
     disabled_reason: Mapped[str] = mapped_column(default="", server_default=text("''"))
     deleted_id: Mapped[RowId] = mapped_column(default=0, server_default="0")
     """0, or the row's own id once the webhook is deleted."""
+    unsettled: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """A host deleted or renamed the repository: a worker has yet to look at what was recorded before its commit."""
 
     hooks: Mapped[list[Hook]] = relationship(
         primaryjoin="and_(Hook.webhook_id == Webhook.id, Hook.removed_at.is_(None))",

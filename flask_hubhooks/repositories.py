@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
 from .chains import REPOSITORY_DELETED, end_webhooks
-from .database import utcnow, wait_for_repository
+from .database import try_lock_repository, utcnow, wait_for_repository
 from .models import deliveries, pushes, webhooks
 
 MAX_NAME = 255
 """Characters of a repository's name, as our tables hold it."""
+SETTLE_MOST = 20
+"""Repositories that one call of `settle` looks at."""
 
 
 class RepositoryHasWebhooks(ValueError):
@@ -24,10 +26,14 @@ class RepositoryHasWebhooks(ValueError):
 
 
 def delete(session: Session, name: str) -> None:
-    """Delete a repository's webhooks, and cancel all that they have not finished, callbacks included."""
+    """Delete a repository's webhooks, and cancel all that they have not finished, callbacks included.
+
+    Deliveries of webhooks that their owners deleted before are cancelled too.
+    """
     _check(name)
     wait_for_repository(session, name)
-    if not (ids := _live(session, name)):
+    ids = session.scalars(select(webhooks.c.id).where(_belong_to(name))).all()
+    if not ids:
         return
     end_webhooks(session, ids)
     session.execute(
@@ -40,12 +46,13 @@ def delete(session: Session, name: str) -> None:
             former_secret_until=None,
             encrypted_headers=None,
             last_updated=utcnow(),
+            unsettled=True,
         )
     )
 
 
 def rename(session: Session, old: str, new: str) -> None:
-    """Give a repository's webhooks, and their history, its new name.
+    """Give a repository's webhooks, and their history, its new name; those that owners deleted come along.
 
     Does nothing where `old` has no webhooks. Raises `RepositoryHasWebhooks` where both have some.
     """
@@ -54,16 +61,45 @@ def rename(session: Session, old: str, new: str) -> None:
     for name in sorted({old, new}):
         wait_for_repository(session, name)
     ids = _live(session, old)
-    if old == new or not ids:
+    if old == new:
         return
     if _live(session, new):
+        if not ids:
+            return
         raise RepositoryHasWebhooks(f"{old!r} cannot be renamed: {new!r} has webhooks already; delete them first")
     # The webhooks come last: from then on claims correct what pushes in flight record under the old name.
-    delivered = select(deliveries.c.push_id).where(deliveries.c.webhook_id.in_(ids))
-    chosen = select(pushes.c.id).where(pushes.c.id.in_(delivered)).order_by(pushes.c.id)
-    locked = chosen.with_for_update(key_share=True).cte("locked")
-    session.execute(update(pushes).where(pushes.c.id.in_(select(locked.c.id))).values(repository=new))
-    session.execute(update(webhooks).where(webhooks.c.id.in_(ids)).values(repository=new))
+    _name_pushes(session, ids, new)
+    session.execute(update(webhooks).where(_belong_to(old)).values(repository=new, unsettled=True))
+
+
+def settle(session: Session) -> None:
+    """Correct what was recorded and sent while a host's deletion or renaming was not committed yet.
+
+    Workers call it, and it waits for no host: repositories that are locked are left for later. Doing so once is enough,
+    since claims correct or cancel what is recorded afterwards.
+    """
+    names = select(webhooks.c.repository).where(webhooks.c.unsettled).distinct().limit(SETTLE_MOST)
+    for name in session.scalars(names).all():
+        if not try_lock_repository(session, name):
+            continue
+        unsettled = select(webhooks.c.id, webhooks.c.deleted_id, webhooks.c.disabled_reason)
+        rows = session.execute(unsettled.where(webhooks.c.unsettled, webhooks.c.repository == name)).all()
+        end_webhooks(session, [each.id for each in rows if each.disabled_reason == REPOSITORY_DELETED])
+        _name_pushes(session, [each.id for each in rows if not each.deleted_id], name)
+        session.execute(update(webhooks).where(webhooks.c.id.in_([each.id for each in rows])).values(unsettled=False))
+
+
+def _name_pushes(session: Session, webhook_ids: Sequence[int], name: str) -> None:
+    """Give the pushes that were recorded for these webhooks the name of their repository."""
+    delivered = select(deliveries.c.push_id).where(deliveries.c.webhook_id.in_(webhook_ids))
+    misnamed = select(pushes.c.id).where(pushes.c.id.in_(delivered), pushes.c.repository != name)
+    locked = misnamed.order_by(pushes.c.id).with_for_update(key_share=True).cte("locked")
+    session.execute(update(pushes).where(pushes.c.id.in_(select(locked.c.id))).values(repository=name))
+
+
+def _belong_to(name: str) -> ColumnElement[bool]:
+    """The webhooks of a repository, with those that its owners deleted; none of a former repository of that name."""
+    return (webhooks.c.repository == name) & (webhooks.c.disabled_reason != REPOSITORY_DELETED)
 
 
 def _live(session: Session, name: str) -> Sequence[int]:

@@ -79,11 +79,14 @@ class Model:
 
     def delete_repository(self) -> None:
         """All that is not finished ends, what awaits its callback included."""
-        for webhook in self.live:
-            for each in [each for chain in self.chains if chain.webhook is webhook for each in chain.deliveries]:
-                if each.status in UNSENT | UNDER_WAY:
-                    each.end("cancelled", self.now)
-            webhook.deleted = True
+        for webhook in self.webhooks:
+            webhook.deleted = webhook.repository_deleted = True
+        self._end_deleted()
+
+    def _end_deleted(self) -> None:
+        for _, chain, each in self.all():
+            if chain.webhook.repository_deleted and each.status in UNSENT | UNDER_WAY:
+                each.end("cancelled", self.now)
 
     def set_hooks(self, webhook: Webhook, hooks: list[Hook]) -> None:
         for gone in [each for each in webhook.hooks if each not in hooks]:
@@ -280,7 +283,8 @@ class Model:
                 self.pause(sent.chain.webhook)
 
     def sweep(self) -> None:
-        """End what is overdue and not on the wire."""
+        """End what is overdue and not on the wire, and what was recorded while its repository was being deleted."""
+        self._end_deleted()
         for _, chain, each in self.all():
             if (
                 each.status in UNDER_WAY

@@ -33,6 +33,7 @@ class Webhook:
     final_callback: bool | None
     active: bool = True
     deleted: bool = False
+    repository_deleted: bool = False
 
     def wants(self, tag: str) -> bool:
         return self.active and not self.deleted and bool(self.hooks) and (tag.startswith("v") or not self.only_versions)

@@ -7,15 +7,17 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from werkzeug.test import TestResponse
 
 from flask_hubhooks import ImagePush, Repository, RepositoryHasWebhooks
+from flask_hubhooks.database import utcnow
 from flask_hubhooks.models import Delivery, Push, Status, Webhook
-from flask_hubhooks.signals import repository_deleted, repository_renamed
+from flask_hubhooks.signals import delivery_finished, repository_deleted, repository_renamed
 from flask_hubhooks.web import pipeline
 
 from .host import Host, problem
@@ -212,13 +214,28 @@ def test_renamed_onto_another(either: Host) -> None:
     assert names(either, "acme/new") == ["deploy"]
 
 
-def test_deleted_webhooks_keep_the_old_name(host: Host) -> None:
-    """What its owner deleted before does not come along."""
+def test_deleted_webhooks_come_along(host: Host) -> None:
+    """What an owner deleted before is renamed too, but not what belonged to a former repository of that name."""
+    host.create(URL)
+    delete(host)
     webhook = host.create(URL)
     host.api("DELETE", f"acme/app/webhooks/{webhook['id']}/")
     host.create(URL)
     rename(host)
-    assert stored(host, Webhook.repository) == ["acme/app", "acme/new"]
+    assert stored(host, Webhook.repository) == ["acme/app", "acme/new", "acme/new"]
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_deleting_ends_what_an_owner_deleted(host: Host, renamed: bool) -> None:
+    """A callback decides after its webhook was deleted, and no longer once the repository is, renamed or not."""
+    webhook, payload = sent(host, expect_final_callback=True)
+    host.api("DELETE", f"acme/app/webhooks/{webhook['id']}/")
+    if renamed:
+        rename(host)
+    delete(host, "acme/new" if renamed else "acme/app")
+    assert host.call_back(payload).status_code == 410
+    assert stored(host, Delivery.status) == [Status.CANCELLED]
+    assert stored(host, Delivery.reason) == ["the repository was deleted"]
 
 
 # Beside others
@@ -322,6 +339,74 @@ def test_a_push_while_the_deletion_is_open(host: Host) -> None:
             host.db.session.commit()
     assert stored(host, Delivery.status) == [Status.AWAITING_CALLBACK]
     assert host.call_back(receiver.requests[0].body).status_code == 410
+    finished: list[Any] = []
+    with delivery_finished.connected_to(lambda _, **sent: finished.append(sent)):
+        host.run_job()
+    assert stored(host, Delivery.status) == [Status.CANCELLED]
+    assert stored(host, Webhook.unsettled) == [False]
+    assert not finished
+
+
+@on_postgresql
+def test_a_push_while_the_renaming_is_open(host: Host) -> None:
+    """A push that was sent before the host's commit is found by tag and pusher after it, and sent again as the new."""
+    with Receiver() as receiver, ThreadPoolExecutor() as pool:
+        webhook = host.create(receiver.url)
+        with host.app.app_context():
+            host.hubhooks.repository_renamed("acme/app", "acme/new")
+            pool.submit(host.push, tag="v1", pusher="bob").result(timeout=10)
+            pool.submit(host.deliver).result(timeout=10)
+            host.db.session.commit()
+        host.run_job()
+        history = f"acme/new/webhooks/{webhook['id']}/history/"
+        for query in ("tag=v1", "pusher=bob"):
+            [delivery] = host.api("GET", f"{history}?{query}").get_json()["results"]
+            assert delivery["push"]["repository"] == "acme/new"
+        page = host.app.test_client().get(f"/r/{history}?tag=v1", headers={"X-User": "alice"})
+        assert delivery["id"] in page.text
+        assert host.api("GET", "acme/new/webhooks/matching-tags/").get_json()["matching"] == ["v1"]
+        assert stored(host, Webhook.unsettled) == [False]
+        host.api("POST", f"{history}{delivery['id']}/redeliver/")
+        host.deliver()
+    names = [json.loads(each.body)["repository"]["repo_name"] for each in receiver.requests]
+    assert names == ["acme/app", "acme/new"]
+
+
+@on_postgresql
+def test_a_worker_waits_for_no_host(host: Host) -> None:
+    """A worker expires, claims and carries on what belongs to others while a host's transaction is open."""
+
+    def states(repository: str) -> dict[str, list[str]]:
+        path = f"{repository}/webhooks/{webhooks[repository]['id']}/history/"
+        tags = ("called-back", "overdue")
+        found = {tag: host.api("GET", f"{path}?tag={tag}").get_json()["results"] for tag in tags}
+        return {tag: [each["state"] for each in results] for tag, results in found.items()}
+
+    with Receiver() as receiver, ThreadPoolExecutor() as pool:
+        webhooks = {each: host.create(receiver.url, receiver.url, repository=each) for each in ("acme/app", "acme/b")}
+        for each in webhooks:
+            host.push(each, "overdue")
+        host.deliver()
+        with host.writing() as session:
+            awaiting = update(Delivery).where(Delivery.status == Status.AWAITING_CALLBACK)
+            session.execute(awaiting.values(give_up_at=utcnow() - timedelta(minutes=1)))
+        for each in webhooks:
+            host.push(each, "called-back")
+        with uncommitted(host, "deleted"):
+            pool.submit(host.run_job).result(timeout=20)
+            payload = receiver.requests[-1].body
+            assert pool.submit(host.call_back, payload).result(timeout=20).status_code == 200
+            pool.submit(host.run_job).result(timeout=20)
+            assert states("acme/b") == {
+                "called-back": ["succeeded", "awaiting_callback"],
+                "overdue": ["expired", "skipped"],
+            }
+        assert states("acme/app") == {
+            "called-back": ["pending", "waiting"],
+            "overdue": ["awaiting_callback", "waiting"],
+        }
+        host.run_job()
+        assert states("acme/app")["overdue"] == ["expired", "skipped"]
 
 
 @on_postgresql

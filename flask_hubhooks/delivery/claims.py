@@ -22,6 +22,7 @@ from sqlalchemy import (
     any_,
     bindparam,
     case,
+    exists,
     func,
     literal,
     literal_column,
@@ -35,6 +36,7 @@ from sqlalchemy.orm import Session
 from ..chains import HEAD_START_S, SWITCHED_OFF, Changes, advance, ended, lock_free, lock_waiting, switched_off
 from ..database import among, now_plus
 from ..models import Kind, Status, deliveries, hooks, pushes, webhooks
+from ..repositories import settle
 from .retry import GIVE_UP_AFTER
 
 LEASE_S = 60.0
@@ -71,7 +73,13 @@ def _destinations_due() -> Any:
 _most, _share = bindparam("most", type_=Integer), bindparam("share", type_=Integer)
 _DESTINATIONS_DUE = _destinations_due()
 _OVERDUE = select(deliveries.c.id).where(_overdue).order_by(deliveries.c.give_up_at)
-_ANYTHING_DUE = select(or_(_DESTINATIONS_DUE.exists(), _OVERDUE.limit(_first).scalar_subquery().is_not(None)))
+_ANYTHING_DUE = select(
+    or_(
+        _DESTINATIONS_DUE.exists(),
+        _OVERDUE.limit(_first).scalar_subquery().is_not(None),
+        exists().where(webhooks.c.unsettled),
+    )
+)
 _lease = update(deliveries).values(lease_token=bindparam("lease"), next_attempt_at=now_plus(literal(LEASE_S)))
 _oldest = select(deliveries.c.id).where(_due).order_by(deliveries.c.next_attempt_at)
 _TAKE_OF_ONE = _lease.where(
@@ -334,7 +342,9 @@ def expire_overdue(session: Session, limit: int) -> Changes:
     """End at most `limit` deliveries whose time is over, and with them their chains.
 
     Their callback never came, or they were never delivered, such as to a destination that is left out of claims.
+    What belongs to repositories that were deleted or renamed lately is settled first.
     """
+    settle(session)
     overdue = session.scalars(_TAKE_OVERDUE, {"most": limit}).all()
     expired = session.execute(_EXPIRE, {"ids": overdue}).all() if overdue else []
     if expired:
