@@ -14,6 +14,7 @@ from sqlalchemy import select
 
 from . import repositories
 from .credentials import encrypt_anew
+from .database import wait_for_repository
 from .delivery.servers import CannotWork
 from .delivery.worker import work
 from .models import Webhook
@@ -130,7 +131,11 @@ def orphans(delete: bool, yes: bool, force: bool) -> None:
         )
     if not yes:
         click.confirm(f"Delete the listed webhooks ({len(found)})?", abort=True, err=True)
+    listed = [webhook.id for webhook in found]
+    deleted = 0
     for name in sorted(missing):
         with state.writing() as session:
-            repositories.delete(session, name)
-    click.echo(f"hubhooks: deleted {len(found)} webhooks", err=True)
+            wait_for_repository(session, name)
+            if state.details_for_push(name) is None:  # it may have been created since
+                deleted += repositories.delete(session, name, only=listed)
+    click.echo(f"hubhooks: deleted {deleted} webhooks", err=True)

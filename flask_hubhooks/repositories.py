@@ -6,7 +6,7 @@ repository, deliveries by id, and then webhooks. Pushes do not wait for any of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
@@ -25,16 +25,19 @@ class RepositoryHasWebhooks(ValueError):
     """The new name of a renamed repository belongs to one that has webhooks."""
 
 
-def delete(session: Session, name: str) -> None:
+def delete(session: Session, name: str, only: Collection[int] | None = None) -> int:
     """Delete a repository's webhooks, and cancel all that they have not finished, callbacks included.
 
-    Deliveries of webhooks that their owners deleted before are cancelled too.
+    Deliveries of webhooks that their owners deleted before are cancelled too. With `only`, webhooks of other ids are
+    kept. Returns how many webhooks were deleted.
     """
     _check(name)
     wait_for_repository(session, name)
-    ids = session.scalars(select(webhooks.c.id).where(_belong_to(name))).all()
-    if not ids:
-        return
+    found = session.execute(select(webhooks.c.id, webhooks.c.deleted_id).where(_belong_to(name))).all()
+    ended = [each for each in found if only is None or each.deleted_id or each.id in only]
+    if not ended:
+        return 0
+    ids = [each.id for each in ended]
     end_webhooks(session, ids)
     session.execute(
         update(webhooks)
@@ -49,6 +52,7 @@ def delete(session: Session, name: str) -> None:
             unsettled=True,
         )
     )
+    return sum(not each.deleted_id for each in ended)
 
 
 def rename(session: Session, old: str, new: str) -> None:

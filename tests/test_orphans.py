@@ -84,6 +84,23 @@ def test_deleting_asks(host: Host, answer: str, left: int) -> None:
     assert (live(host).total(), result.exit_code) == (left, 0 if left == 18 else 1)
 
 
+def test_created_while_it_asks(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Webhooks and repositories that are created while the command asks are kept, and not counted."""
+    fill(host, 40)
+    forget(host, "acme/app0", "acme/app1")
+
+    def confirm(*_: object, **__: object) -> None:
+        forget(host)
+        host.create(URL, repository="acme/app0", name="new")
+        forget(host, "acme/app0")
+
+    monkeypatch.setattr("click.confirm", confirm)
+    result = orphans(host, "--delete")
+    assert "4 of 40 webhooks have no repository" in result.stderr
+    assert (result.exit_code, "deleted 2 webhooks" in result.stderr) == (0, True), result.output
+    assert (live(host)["acme/app0"], live(host)["acme/app1"]) == (1, 2)
+
+
 @pytest.mark.parametrize("options", [("--yes",), ()])
 def test_more_than_a_tenth(host: Host, options: tuple[str, ...]) -> None:
     """More than a tenth of all webhooks is deleted with `--force` only: the loader may be at fault."""
