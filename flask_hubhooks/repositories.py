@@ -6,6 +6,7 @@ repository, deliveries by id, and then webhooks. Pushes do not wait for any of t
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Collection, Sequence
 
 from sqlalchemy import ColumnElement, select, update
@@ -112,5 +113,12 @@ def _live(session: Session, name: str) -> Sequence[int]:
 
 
 def _check(name: str) -> None:
-    if not isinstance(name, str) or not name.strip() or len(name) > MAX_NAME or "\0" in name:
-        raise ValueError(f"not a repository name: {name!r}")
+    if not isinstance(name, str):
+        raise ValueError(f"not a repository name: {type(name).__name__} is not str")
+    shown = reprlib.repr(name)
+    if not name.strip():
+        raise ValueError("not a repository name: it is empty")
+    if len(name) > MAX_NAME:
+        raise ValueError(f"not a repository name: {shown} has {len(name)} characters, and {MAX_NAME} is the limit")
+    if "\0" in name or any("\ud800" <= letter <= "\udfff" for letter in name):
+        raise ValueError(f"not a repository name: {shown} has a NUL or a lone surrogate, which no database stores")

@@ -422,15 +422,26 @@ def test_requests_go_on_after_the_commit(host: Host) -> None:
 # Both
 
 
-@pytest.mark.parametrize("name", [None, 5, "", "  ", "a\0b", "x" * 256], ids=repr)
-def test_no_name(host: Host, name: Any) -> None:
-    """What cannot be a repository's name is an error, in every place."""
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        (None, "NoneType is not str"),
+        (5, "int is not str"),
+        ("", "it is empty"),
+        ("  ", "it is empty"),
+        ("a\0b", ".* has a NUL"),
+        ("a\udc80b", "'a\\\\udc80b' has .* a lone surrogate"),
+        ("x" * 256, "'x{12}...x{13}' has 256 characters, and 255 is the limit"),
+    ],
+)
+def test_no_name(host: Host, name: Any, why: str) -> None:
+    """What cannot be a repository's name is an error that tells why and shows a short name, in every place."""
     for call in (
         lambda: delete(host, name),
         lambda: rename(host, name, "acme/new"),
         lambda: rename(host, "acme/app", name),
     ):
-        with pytest.raises(ValueError, match="not a repository name"):
+        with pytest.raises(ValueError, match=f"not a repository name: {why}"):
             call()
 
 
