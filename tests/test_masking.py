@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from flask_hubhooks.delivery.payload import masked
@@ -126,6 +126,16 @@ def test_cut_off(spelling: str) -> None:
             text = "x" * (HEADERS_LIMIT - 3 - length) + spelled[:length]
             [(_, value)] = masked(outcome(b"", ("X-A", text)), [secret]).response_headers
             assert value.rstrip("*").lstrip("x") == shown
+
+
+@given(st.text("ab", min_size=8), st.text("ab"), st.integers(0))
+def test_longest_beginning(secret: str, before: str, length: int) -> None:
+    """Of a secret that is cut off the longest beginning is masked, also where it repeats itself."""
+    text = f"{before}{secret[: length % len(secret)]}"
+    assume(secret not in text)
+    begun = max(each for each in range(len(secret)) if text.endswith(secret[:each]))
+    shown = text[: len(text) - begun] + ("***" if begun else "")
+    assert masked(outcome(text.encode(), truncated=True), [secret]).response_body.decode() == shown
 
 
 def test_bodies_without_secrets_stay() -> None:

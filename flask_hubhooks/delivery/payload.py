@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 from urllib.parse import quote
 
@@ -150,11 +150,19 @@ def _found(text: str, hidden: Iterable[str], cut_off: bool) -> list[tuple[int, i
 
 
 def _beginning(text: str, secret: str) -> int:
-    """How many characters of the secret's beginning a text ends with."""
-    at = text.find(secret[0], max(0, len(text) - len(secret) + 1))
-    while at >= 0 and not secret.startswith(text[at:]):
-        at = text.find(secret[0], at + 1)
-    return len(text) - at if at >= 0 else 0
+    """How many characters of the secret's beginning a text ends with, in linear time.
+
+    That is the last value of the prefix function (Knuth, Morris and Pratt) of the secret and the text's end, with a
+    character between them that neither has, since both are Latin-1.
+    """
+    joined = f"{secret}\uffff{text[max(0, len(text) - len(secret) + 1) :]}"
+    borders = [0]
+    for letter in islice(joined, 1, None):
+        length = borders[-1]
+        while length and joined[length] != letter:
+            length = borders[length - 1]
+        borders.append(length + (joined[length] == letter))
+    return borders[-1]
 
 
 def _without(text: str, hidden: Iterable[str], *, cut_off: bool = False) -> str:
