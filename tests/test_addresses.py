@@ -169,10 +169,23 @@ def test_words(address: str, reason: str) -> None:
 
 @pytest.mark.parametrize(
     ("address", "network"),
-    [("169.254.1.1", "169.254.0.0/16"), ("::ffff:169.254.1.1", "169.254.0.0/16"), ("fe80::1", "fe80::/10")],
+    [
+        ("169.254.1.1", "169.254.0.0/16"),
+        ("::ffff:169.254.1.1", "169.254.0.0/16"),
+        ("64:ff9b::a9fe:101", "169.254.0.0/16"),
+        ("::a9fe:101", "169.254.0.0/16"),
+        ("::ffff:0:a9fe:101", "169.254.0.0/16"),
+        ("2002:a9fe:101::1", "169.254.0.0/16"),
+        ("2001:0:808:808::5601:fefe", "169.254.0.0/16"),
+        ("2001:0:a9fe:101::f7f7:f7f7", "169.254.0.0/16"),
+        ("fe80::1", "fe80::/10"),
+    ],
 )
 def test_link_local(address: str, network: str) -> None:
-    """A link-local address is refused within wider networks and to a listed host, and allowed by one of its own."""
+    """A link-local address, in whatever IPv6 form, is refused within wider networks and to a listed host.
+
+    A network of link-local addresses alone allows it.
+    """
     wide = AddressPolicy(tuple(map(ip_network, ("0.0.0.0/0", "::/0", "169.0.0.0/8", "fe00::/8", "169.254.2.0/24"))))
     for refusing in (PUBLIC_ONLY, wide):
         for listed in (False, True):
@@ -181,11 +194,19 @@ def test_link_local(address: str, network: str) -> None:
             assert str(refused.value).endswith(
                 f"(link-local); the operator can allow it with a network within {network} in HUBHOOKS_ALLOWED_NETWORKS"
             )
-    AddressPolicy((ip_network(network),)).check(address)
+    AddressPolicy((ip_network(network),)).check(address, listed=True)
+    AddressPolicy((*wide.allowed_networks, ip_network(network))).check(address)
+
+
+def test_local_nat64() -> None:
+    """An address of a local NAT64 prefix is not taken for link-local: nobody knows how long the prefix is."""
+    address = "64:ff9b:1:a9fe:1:100::"
+    AddressPolicy().check(address, listed=True)
+    AddressPolicy((ip_network("64:ff9b:1::/48"),)).check(address)
 
 
 def wrapped(metadata: IPv4Address) -> list[IPv6Address]:
-    """The ways of writing an IPv4 address into an IPv6 one: mapped, NAT64, compatible, translated, local, 6to4."""
+    """The ways of writing an IPv4 address into an IPv6 one: mapped, NAT64, compatible, translated, 6to4, Teredo."""
     last = metadata.packed
     heads = [IPV4_MAPPED, NAT64, bytes(12), bytes(8) + b"\xff\xff\0\0", b"\x00\x64\xff\x9b\x00\x01" + bytes(6)]
     local = b"\x00\x64\xff\x9b\x00\x01"
@@ -198,6 +219,7 @@ def wrapped(metadata: IPv4Address) -> list[IPv6Address]:
         *(IPv6Address(head + last) for head in heads),
         *map(IPv6Address, spread),
         IPv6Address(b" \x02" + last + bytes(10)),
+        IPv6Address(b" \x01\0\0" + bytes(8) + bytes(each ^ 0xFF for each in last)),
     ]
 
 

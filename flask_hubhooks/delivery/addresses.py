@@ -110,7 +110,7 @@ class AddressPolicy:
     prefix (64:ff9b::/96) does so through a gateway: both are judged as that IPv4 address, to refuse and to
     allow. A cloud's metadata address is let through only where `allowed_networks` holds exactly it (/32 or
     /128), however it is wrapped in IPv6. Clouds keep adding such addresses among the link-local ones, so these are
-    let through only where `allowed_networks` holds a network of link-local addresses alone.
+    let through only where `allowed_networks` holds a network of link-local addresses alone, wrapped ones as well.
     """
 
     allowed_networks: tuple[Network, ...] = ()
@@ -128,14 +128,13 @@ class AddressPolicy:
                 f"hook address {address} is refused: it has a zone, a link of one machine; use one without"
             )
         self._check_metadata(address)
+        self._check_link_local(address)
         inner = _reached(address)
-        link = next((link for link in _LINK_LOCAL if inner in link), None)
-        reason = _refusal(inner) if link or not listed else ""
-        allowed = [each for each in self.allowed_networks if link is None or _is_within(each, link)]
-        if reason and not any(inner in network for network in allowed):
-            remedy = f"a network within {link} in HUBHOOKS_ALLOWED_NETWORKS" if link else "HUBHOOKS_ALLOWED_NETWORKS"
+        reason = "" if listed else _refusal(inner)
+        if reason and not any(inner in network for network in self.allowed_networks):
             raise ForbiddenAddress(
-                f"hook address {address} is not public ({reason}); the operator can allow it with {remedy}"
+                f"hook address {address} is not public ({reason}); "
+                "the operator can allow it with HUBHOOKS_ALLOWED_NETWORKS"
             )
 
     def _check_metadata(self, address: Address) -> None:
@@ -144,6 +143,16 @@ class AddressPolicy:
                 raise ForbiddenAddress(
                     f"hook address {address} is refused ({_METADATA[each]} of a cloud); "
                     f"the operator can allow it with {ip_network(each)} in HUBHOOKS_ALLOWED_NETWORKS"
+                )
+
+    def _check_link_local(self, address: Address) -> None:
+        # A local NAT64 prefix can be read in several ways, of which an allowed address may look link-local in one.
+        for each in (address, *(() if address in _LOCAL_NAT64 else _inside(address))):
+            link = next((link for link in _LINK_LOCAL if each in link), None)
+            if link and not any(each in network for network in self.allowed_networks if _is_within(network, link)):
+                raise ForbiddenAddress(
+                    f"hook address {address} is not public (link-local); "
+                    f"the operator can allow it with a network within {link} in HUBHOOKS_ALLOWED_NETWORKS"
                 )
 
     def allows(self, address: Address | str) -> bool:
@@ -168,6 +177,8 @@ def _inside(address: Address) -> set[IPv4Address]:
         return {IPv4Address(packed[12:])}
     if address in _6TO4:
         return {IPv4Address(packed[2:6])}
+    if address.teredo:  # RFC 4380: of its server, and of its client
+        return set(address.teredo)
     if address in _LOCAL_NAT64:
         return {IPv4Address(bytes(packed[index] for index in places)) for places in _NAT64_BYTES}
     return set()
