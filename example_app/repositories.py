@@ -15,6 +15,7 @@ from example_app.errors import RegistryError
 from example_app.models import Repository
 from example_app.registry import files_of
 from example_app.webhooks import hubhooks
+from flask_hubhooks import RepositoryHasWebhooks
 
 
 class NameTaken(Exception):
@@ -44,7 +45,7 @@ def rename(old: str, new: str) -> None:
         with files.moved_to(new_files):
             try:
                 hubhooks.repository_renamed(old, new)
-            except ValueError:
+            except RepositoryHasWebhooks:
                 raise NameTaken(f"The name {new} has webhooks of a former repository.") from None
             db.session.commit()
 

@@ -196,7 +196,15 @@ def test_rename_to_a_name_with_webhooks(app: Flask, alice: Owner) -> None:
 
 
 @pytest.mark.parametrize(
-    ("new", "status"), [("bob/app", 403), ("", 403), ("a b", 403), ("acme/UPPER", 400), ("acme/../app", 400)]
+    ("new", "status"),
+    [
+        ("bob/app", 403),
+        ("", 403),
+        ("a b", 403),
+        ("acme/UPPER", 400),
+        ("acme/../app", 400),
+        (f"acme/{'a' * 200}/{'b' * 200}", 400),
+    ],
 )
 def test_rename_to_a_bad_name(alice: Owner, new: str, status: int) -> None:
     """A name must be in a namespace of the owner's, and be one that a registry can have."""
@@ -204,11 +212,12 @@ def test_rename_to_a_bad_name(alice: Owner, new: str, status: int) -> None:
     assert alice.tags("acme/app") == ["1.0"]
 
 
-def test_a_failure_changes_nothing(alice: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fault", [OSError, ValueError])
+def test_a_failure_changes_nothing(alice: Owner, monkeypatch: pytest.MonkeyPatch, fault: type[Exception]) -> None:
     """If the webhooks cannot follow, the repository stays what it is, with all its content."""
 
     def fail(*_: object) -> None:
-        raise OSError("the disk is full")
+        raise fault("the disk is full")
 
     alice.client.application.config["PROPAGATE_EXCEPTIONS"] = False
     monkeypatch.setattr(hubhooks, "repository_deleted", fail)
