@@ -131,7 +131,7 @@ def orphans(delete: bool, yes: bool, force: bool) -> None:
         )
     if not yes:
         click.confirm(f"Delete the listed webhooks ({len(found)})?", abort=True, err=True)
-    listed = [webhook.id for webhook in found]
+    listed = {webhook.id for webhook in found}
     deleted = 0
     for name in sorted(missing):
         with state.writing() as session:
