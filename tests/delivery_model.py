@@ -79,13 +79,14 @@ class Model:
 
     def delete_repository(self) -> None:
         """All that is not finished ends, what awaits its callback included."""
-        for webhook in self.webhooks:
+        ended = [each for each in self.webhooks if not each.repository_deleted]
+        for webhook in ended:
             webhook.deleted = webhook.repository_deleted = True
-        self._end_deleted()
+        self._end_of_deleted(ended)
 
-    def _end_deleted(self) -> None:
+    def _end_of_deleted(self, webhooks: Sequence[Webhook]) -> None:
         for _, chain, each in self.all():
-            if chain.webhook.repository_deleted and each.status in UNSENT | UNDER_WAY:
+            if chain.webhook in webhooks and each.status in UNSENT | UNDER_WAY:
                 each.end("cancelled", self.now)
 
     def set_hooks(self, webhook: Webhook, hooks: list[Hook]) -> None:
@@ -284,7 +285,7 @@ class Model:
 
     def sweep(self) -> None:
         """End what is overdue and not on the wire, and what was recorded while its repository was being deleted."""
-        self._end_deleted()
+        self._end_of_deleted([each for each in self.webhooks if each.repository_deleted])
         for _, chain, each in self.all():
             if (
                 each.status in UNDER_WAY

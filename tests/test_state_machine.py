@@ -218,12 +218,12 @@ class Registry(RuleBasedStateMachine):
 
     # The host
 
-    @precondition(lambda self: self._wanting())
+    @precondition(lambda self: self.model.webhooks)
     @rule(act=st.sampled_from(["delete", "rename", "rename"]), while_pushing=st.booleans())
     def end_repository(self, act: str, while_pushing: bool) -> None:
         """Delete or rename it: at rest, or between the reading and the writing of a push."""
         end = self._delete if act == "delete" else self._rename
-        if while_pushing:
+        if while_pushing and self._wanting():
             self._push("v1", meanwhile=end)
         else:
             end()
