@@ -106,7 +106,7 @@ class Webhook(Base):
             "ix_hubhooks_webhook_unsettled",
             "repository",
             postgresql_where=text("unsettled"),
-            sqlite_where=text("unsettled"),
+            sqlite_where=text("unsettled = 1"),
         ),
     )
 
