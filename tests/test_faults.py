@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -58,6 +60,34 @@ def test_a_database_that_is_away_costs_nothing_on_the_wire(host: Host, monkeypat
         poll(lambda: not away.is_set())
         assert [(each["state"], each["attempt_count"]) for each in host.history(webhook)] == [("succeeded", 1)]
         assert len(receiver.requests) == 1
+
+
+def test_what_was_locked_does_not_wait_for_the_rest(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another transaction had locked is soon recorded, though more of it comes all the time."""
+    record, tried, events = recording.record, set[uuid.UUID](), list[str]()
+
+    def locked_at_first(session: Session, results: Sequence[Result], *args: Any, **options: Any) -> Changes:
+        first = frozenset(each.claim.id for each in results) - tried
+        tried.update(first)
+        events.extend(["locked"] * len(first))
+        again = [each for each in results if each.claim.id not in first]
+        events.extend(["recorded"] * len(again))
+        changes = record(session, again, *args, **options) if again else Changes()
+        return replace(changes, locked=changes.locked | first)
+
+    def push_again(request: Request, connection: Connection) -> int:
+        connection.receiver.stopping.wait(0.03)
+        if len(connection.receiver.requests) < 20:
+            host.push()
+        return 200
+
+    monkeypatch.setattr(recording, "record", locked_at_first)
+    with Receiver(push_again) as receiver:
+        webhook = host.create(receiver.url)
+        host.push()
+        host.run_job()
+    assert [each["state"] for each in host.history(webhook)] == ["succeeded"] * 20
+    assert events.index("recorded") < 19
 
 
 def test_a_commit_whose_answer_is_lost(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

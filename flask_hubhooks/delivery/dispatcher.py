@@ -334,5 +334,6 @@ class Dispatcher:
 
     def _keep(self, done: Sequence[Result | Unsent], locked: Collection[uuid.UUID]) -> None:
         """Keep what other transactions have locked, to record it later."""
+        if not self._locked:  # what was kept before must not wait for longer because of this
+            self._locked_not_before = monotonic() + LOCKED_S
         self._locked += [each for each in done if each.claim.id in locked]
-        self._locked_not_before = monotonic() + LOCKED_S
