@@ -134,8 +134,9 @@ def orphans(delete: bool, yes: bool, force: bool) -> None:
     listed = {webhook.id for webhook in found}
     deleted = 0
     for name in sorted(missing):
+        if state.details_for_push(name) is not None:  # it was created since
+            continue
         with state.writing() as session:
             wait_for_repository(session, name)
-            if state.details_for_push(name) is None:  # it may have been created since
-                deleted += repositories.delete(session, name, only=listed)
+            deleted += repositories.delete(session, name, only=listed)
     click.echo(f"hubhooks: deleted {deleted} webhooks", err=True)

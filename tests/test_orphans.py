@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from click.testing import Result
 from flask import request
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from flask_hubhooks import Repository
 from flask_hubhooks.models import Delivery, Status, Webhook
 
 from .host import Host
+from .test_own_connections import begins_immediately
 
 URL = "https://ci.example.com/hook"
 
@@ -72,6 +74,23 @@ def test_orphans_are_deleted(host: Host) -> None:
     again = orphans(host, "--delete", "--yes")
     assert (again.exit_code, again.stdout) == (0, "")
     assert live(host).total() == 18
+
+
+@pytest.mark.parametrize("database_uri", ["sqlite"], indirect=True)
+def test_no_lock_while_the_loader_runs(make_host: Callable[..., Host]) -> None:
+    """The loader runs outside of our transactions: it may use the database, though that begins with a lock."""
+    host = make_host(config={"SQLALCHEMY_ENGINE_OPTIONS": {"connect_args": {"timeout": 0.1}}})
+    begins_immediately(host)
+    fill(host)
+
+    @host.hubhooks.repository_loader
+    def load(name: str) -> Repository | None:
+        host.db.session.execute(text("SELECT 1"))
+        return None if name == "acme/app0" else Repository()
+
+    result = orphans(host, "--delete", "--yes")
+    assert "deleted 2 webhooks" in result.stderr, result.output
+    assert "acme/app0" not in live(host)
 
 
 @pytest.mark.parametrize(("answer", "left"), [("y\n", 18), ("n\n", 20), ("", 20)])
