@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import Any
 
 from flask import Flask
-from sqlalchemy import Engine, create_engine, exists, func, insert, literal_column, make_url, select, text
+from sqlalchemy import Engine, create_engine, delete, exists, func, insert, literal_column, make_url, select, text
 
 from flask_hubhooks import ImagePush
 from flask_hubhooks.database import time_ordered_uuid, utcnow
@@ -64,6 +64,13 @@ class Site:
         repository = f"acme/app{next(self._repositories)}"
         self.create(repository, *urls)
         self.samples.append(self._pushed(repository))
+
+    def sample(self, repository: str) -> Sample:
+        """Push once to a repository, and return what was recorded, which is not to be delivered."""
+        sample = self._pushed(repository)
+        with self.engine.begin() as connection:
+            connection.execute(delete(deliveries).where(deliveries.c.push_id == sample.push["id"]))
+        return sample
 
     def create(self, repository: str, *urls: str) -> None:
         """Make a webhook by the API."""
@@ -141,8 +148,8 @@ class Site:
 
 
 def breakers_open(worker: Child) -> set[str]:
-    """The destinations whose breaker a worker has said to have opened."""
-    return set(re.findall(r"destination (\S+) has not answered", worker.errors()))
+    """The hosts which, or a hook of which, a worker has said to have opened a breaker for."""
+    return set(re.findall(r"(?:hook \d+ at|host) (\S+) has failed", worker.errors()))
 
 
 @contextmanager

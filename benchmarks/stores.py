@@ -36,14 +36,14 @@ FROM generate_series(1, :pushes) AS id
 # 1 in 1000 has failed and the newest are under way; the ids begin with the time, as the engine's do.
 _DELIVERIES = """
 INSERT INTO hubhooks_delivery (id, push_id, webhook_id, hook_id, position, chain_length, callback_expected,
-    destination, pushed_at, status, next_attempt_at, give_up_at, received_at, created_at, finished_at, callback_state,
-    callback_at)
+    repository_key, pushed_at, status, next_attempt_at, give_up_at, received_at, created_at, finished_at,
+    callback_state, callback_at)
 SELECT
     CAST(lpad(to_hex(CAST(extract(epoch FROM pushed_at) * 1000 AS bigint)), 12, '0')
         || overlay(overlay(substr(md5(id || '-' || position), 1, 20) PLACING '7' FROM 1 FOR 1)
             PLACING '8' FROM 5 FOR 1) AS uuid),
     id, :webhook, CASE position WHEN 0 THEN :hook_1 ELSE :hook_2 END, position, 1 + chained, position < chained,
-    '127.0.0.1:80', pushed_at, status,
+    1, pushed_at, status,
     CASE status WHEN 'pending' THEN pushed_at END,
     CASE status WHEN 'pending' THEN pushed_at + interval '3 days' END,
     CASE status WHEN 'succeeded' THEN pushed_at + interval '1 s' END, pushed_at,

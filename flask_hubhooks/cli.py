@@ -34,8 +34,8 @@ def add_commands(blueprint: Blueprint) -> None:
 @click.command()
 @click.option(
     "--concurrency",
-    type=click.IntRange(1, 1024),
-    help="Requests on the wire at most.  [default: HUBHOOKS_CONCURRENCY, 64]",
+    type=click.IntRange(1, 65_536),
+    help="Requests on the wire at most.  [default: HUBHOOKS_CONCURRENCY, 1000]",
 )
 @click.option("--burst", is_flag=True, help="Deliver what is due now, then exit.")
 @with_appcontext

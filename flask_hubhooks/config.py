@@ -45,7 +45,7 @@ class Config:
     """URLs of the Sentinels that know the master; the host in `redis_url` is then the name of its service."""
     queue: str = "hubhooks"
     """The RQ queue, and the prefix of our other Redis keys."""
-    concurrency: int = 64
+    concurrency: int = 1000
     """Requests one worker process has on the wire at most, beside some that have hung for long (`delivery.pool`)."""
     allowed_networks: tuple[IPv4Network | IPv6Network, ...] = ()
     """Networks that hooks may reach although they are not public; a cloud's metadata address only as its own /32."""
@@ -68,6 +68,11 @@ class Config:
 
     The proxy then resolves the names in hook URLs, not we: it must refuse private addresses and those of metadata
     services itself. Addresses, localhost names, schemes and ports in hook URLs are still judged by us.
+    """
+    no_proxy: tuple[str | IPv4Network | IPv6Network, ...] = ()
+    """Hosts that are reached directly, not through `proxy`: names, `*.` and a name, and networks of addresses in URLs.
+
+    What goes directly is judged like all that goes directly where there is no proxy.
     """
     callback_ttl: timedelta = timedelta(days=7)
     """How long a delivery waits for its callback."""
@@ -204,6 +209,19 @@ def _host_pattern(text: str) -> str:
     return wildcard + name
 
 
+def _hosts_and_networks(value: list[str]) -> tuple[str | IPv4Network | IPv6Network, ...]:
+    if not isinstance(value, list | tuple):
+        raise TypeError
+    return tuple(_host_or_network(str(each)) for each in value)
+
+
+def _host_or_network(text: str) -> str | IPv4Network | IPv6Network:
+    try:
+        return _host_pattern(text)
+    except ValueError:
+        return ip_network(text)
+
+
 def _boolean(value: bool) -> bool:
     if not isinstance(value, bool):
         raise TypeError
@@ -291,7 +309,7 @@ _ACCEPTED: dict[str, tuple[Callable[[Any], Any], str]] = {
         "a list of URLs that start with redis:// or rediss://, such as ['redis://sentinel-1:26379']",
     ),
     "queue": (_queue, "1 to 64 letters, digits, '_' or '-'"),
-    "concurrency": _from_1_to(1024),
+    "concurrency": _from_1_to(65_536),
     "allowed_networks": (_networks, "a list of networks without host bits, such as ['10.0.0.0/8', 'fd00::/8']"),
     "allowed_hosts": (
         _hosts,
@@ -306,6 +324,10 @@ _ACCEPTED: dict[str, tuple[Callable[[Any], Any], str]] = {
         "or a pair of paths, of the certificate and of the key",
     ),
     "proxy": (_proxy, "None or the URL of a proxy such as http://user:password@proxy.example.com:3128"),
+    "no_proxy": (
+        _hosts_and_networks,
+        "a list of names and networks such as ['ci.internal', '*.corp.example.com', '10.0.0.0/8']",
+    ),
     "ca_bundle": (_certificates, "the path of a readable PEM file"),
     "encryption_keys": (_fernet_keys, "a list of Fernet keys, the newest first"),
     "former_secret_ttl": (_positive_duration, "a timedelta or a number of seconds, more than 0 and at most 10 years"),

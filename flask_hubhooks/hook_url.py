@@ -8,10 +8,9 @@ from contextlib import suppress
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import quote, urlsplit
 
 import idna
-from requests import PreparedRequest, RequestException
 
 ABSOLUTE = "Must be an absolute URL such as https://ci.example.com/hook."
 
@@ -22,6 +21,14 @@ _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # as the last label it makes an add
 _ORIGIN = re.compile(
     r"(https?://)(?:[^/?#\\]*@)?([^/?#\\@:\[\]]+(?::\d*)?|\[[\da-f:.]+\](?::\d*)?)(?=[/?#]|$)", re.IGNORECASE
 )
+_PARTS = re.compile(
+    r"(https?)://(?:\[([\da-f:.]+)\]|([^/?#@:%\\\[\]]+))(?::(\d{0,5}))?(/[^?#]*)?(\?[^#]*)?", re.ASCII | re.IGNORECASE
+)
+"""Scheme, IPv6 address or else other host, port, path, query with its question mark."""
+_AS_WRITTEN = "!$%&'()*+,-./:;=?@[]_~"
+"""What is left of a path and a query beside letters and digits (RFC 3986 appendix A): signed queries must not change.
+RFC 3986 wants brackets encoded; receivers take them."""
+_NO_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _LABEL = re.compile(r"[a-z0-9_-]{1,63}")  # RFC 1123 section 2.1, and the underscore that container names have
 
 
@@ -48,30 +55,33 @@ class Target(NamedTuple):
 
 
 def check(url: str) -> None:
-    """Pass an absolute http(s) URL that our HTTP client takes; raises `BadURL` for any other.
+    """Pass an absolute http(s) URL that we could send to; raises `BadURL` for any other.
 
-    This is about the syntax alone: whether we may send there is `delivery.egress`'s to say.
+    This is about the syntax alone: whether we may send there is `transport.egress`'s to say.
     """
     target(url)
 
 
 @lru_cache(maxsize=4096)
 def target(url: str) -> Target:
-    """Return where a URL leads; raises `BadURL` where `check` does."""
+    """Return where a URL leads; raises `BadURL` where `check` does.
+
+    Path and query stay as their owner wrote them, but for what no request line may hold, which is encoded.
+    """
     _check_text(url)
-    try:
-        sent = _as_sent(url)
-        host, address = _host(sent)
-        port = sent.port or (443 if sent.scheme == "https" else 80)
-    except (RequestException, ValueError):
-        raise BadURL(ABSOLUTE) from None
-    if sent.scheme not in ("http", "https"):
+    parts = _PARTS.fullmatch(url)
+    if parts is None:
         raise BadURL(ABSOLUTE)
-    if address is not None:
-        explicit = f":{sent.port}" if sent.port else ""
-        sent = sent._replace(netloc=(f"[{host}]" if ":" in host else host) + explicit)
-    path = sent.path or "/"
-    return Target(sent.geturl(), f"{path}?{sent.query}" if sent.query else path, sent.scheme, host, port, address)
+    ipv6, other, digits, path, query = parts.group(2, 3, 4, 5, 6)
+    scheme = parts[1].lower()
+    try:
+        host, address = _host(ipv6, other)
+        path = quote(_NO_ESCAPE.sub("%25", (path or "/") + (query or "")), safe=_AS_WRITTEN)
+    except ValueError:
+        raise BadURL(ABSOLUTE) from None
+    port = int(digits) if digits else 443 if scheme == "https" else 80
+    netloc = (f"[{host}]" if ":" in host else host) + (f":{port}" if digits else "")
+    return Target(f"{scheme}://{netloc}{path}", path, scheme, host, port, address)
 
 
 def _check_text(url: str) -> None:
@@ -93,12 +103,14 @@ def _check_text(url: str) -> None:
         raise BadURL("Must hold neither % nor \\ in its host.")  # an address's zone neither: a link of one machine
 
 
-def _host(sent: SplitResult) -> tuple[str, IPv4Address | IPv6Address | None]:
+def _host(ipv6: str | None, other: str) -> tuple[str, IPv4Address | IPv6Address | None]:
     """Return the host, and its address where it is one; raises `ValueError` where it is no host."""
-    host = sent.hostname or ""
-    if ":" in host:
-        address = IPv6Address(host)
+    if ipv6 is not None:
+        address = IPv6Address(ipv6)
         return str(address), address
+    host = other.lower()
+    if not host.isascii():
+        host = idna.encode(host, strict=True, std3_rules=True).decode()
     labels = host.removesuffix(".").split(".")
     if _NUMBER.fullmatch(labels[-1]):
         return _number(host.removesuffix("."))
@@ -118,14 +130,6 @@ def _number(text: str) -> tuple[str, IPv4Address]:
     return str(address), address
 
 
-@lru_cache(maxsize=4096)
-def _as_sent(url: str) -> SplitResult:
-    """The URL as requests sends it: an internationalised host in ASCII."""
-    prepared = PreparedRequest()
-    prepared.prepare_url(url, None)
-    return urlsplit(str(prepared.url))
-
-
 def destination(url: str) -> str:
     """Scheme, host and port of a hook URL: what one receiver is, whatever its paths. Raises `BadURL` as `check`."""
     found = target(url)
@@ -141,8 +145,8 @@ def origin(url: str) -> str:
 def hosts(url: str) -> tuple[str, str]:
     """The host in ASCII, as it is looked up, and as it reads in its own script."""
     ascii_host = ""
-    with suppress(RequestException, ValueError):  # later versions of what reads it may not take it any more
-        ascii_host = _as_sent(url).hostname or ""
+    with suppress(BadURL, ValueError):  # later versions of what reads it may not take it any more
+        ascii_host = target(url).host
         if "xn--" in ascii_host:
             return ascii_host, idna.decode(ascii_host)
     return ascii_host, ascii_host

@@ -33,6 +33,7 @@ from .models import (
     final_callback,
     hooks,
     pushes,
+    repository_key,
     webhooks,
 )
 from .outages import explained
@@ -119,7 +120,6 @@ _HOOKS = (
     select(
         hooks.c.webhook_id,
         hooks.c.id,
-        hooks.c.destination,
         webhooks.c.expect_final_callback,
         webhooks.c.tag_filter,
     )
@@ -161,7 +161,8 @@ def _record(
     pushed_at = as_utc(push.pushed_at) if push.pushed_at else utcnow()
     push_id = _insert_push(session, push, pushed_at, details or Repository(is_private=True).snapshot(), kind)
     due_in_s = -HEAD_START_S if kind is Kind.TEST else 0.0  # a person waits for a test
-    rows = [row for chain in chains for row in _delivery_rows(chain, push_id, pushed_at, most, due_in_s)]
+    key = repository_key(push.repository)
+    rows = [row for chain in chains for row in _delivery_rows(chain, push_id, key, pushed_at, most, due_in_s)]
     session.execute(_INSERT_DELIVERIES, rows)
     first: uuid.UUID = rows[0]["id"]
     return first
@@ -227,7 +228,7 @@ def _event_id(push: ImagePush) -> str | None:
 
 
 def _delivery_rows(
-    chain: Sequence[Any], push_id: int, pushed_at: datetime, most: int | None, due_in_s: float
+    chain: Sequence[Any], push_id: int, key: int, pushed_at: datetime, most: int | None, due_in_s: float
 ) -> list[dict[str, Any]]:
     """The whole chain at once: that freezes its shape and shows it in the history. Only the first is due."""
     last = len(chain) - 1
@@ -242,7 +243,7 @@ def _delivery_rows(
             "position": position,
             "chain_length": len(called),
             "callback_expected": position < last or final_callback(hook.expect_final_callback, len(chain)),
-            "destination": hook.destination,
+            "repository_key": key,
             "pushed_at": pushed_at,
             "status": Status.WAITING if position else Status.PENDING,
             "due_in_s": None if position else due_in_s,

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, aliased
 
 from .chains import locking, sendable_now
 from .database import now_plus
-from .models import Delivery, Hook, Kind, Push, Status, Webhook, deliveries, hooks, unsucceeded
+from .models import Delivery, Hook, Kind, Push, Status, Webhook, deliveries, unsucceeded
 
 RECOVER_MOST = 500
 """Chain requests that one call of `recover` sends again."""
@@ -124,5 +124,4 @@ _NEW_ROUND: dict[str, Any] = {
     "callback_context": "",
     "callback_target_url": "",
     "callback_at": None,
-    "destination": select(hooks.c.destination).where(hooks.c.id == deliveries.c.hook_id).scalar_subquery(),
 }

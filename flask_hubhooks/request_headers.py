@@ -6,8 +6,6 @@ import json
 import re
 from collections.abc import Mapping
 
-from urllib3.util import SKIP_HEADER  # a value that urllib3 takes for an order to send no such header
-
 HEADERS_LIMIT = 20
 NAME_LIMIT, VALUE_LIMIT = 100, 4096
 """Characters of a header's name and of its value."""
@@ -36,7 +34,7 @@ def check_name(name: str) -> None:
 
 def check_value(value: str) -> None:
     """Pass a value of printable ASCII on one line; raises `BadHeader`."""
-    if len(value) > VALUE_LIMIT or not _VALUE.fullmatch(value) or value == SKIP_HEADER:
+    if len(value) > VALUE_LIMIT or not _VALUE.fullmatch(value):
         raise BadHeader(f"Must be 1 to {VALUE_LIMIT} characters of printable ASCII, without spaces around them.")
 
 

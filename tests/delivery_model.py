@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from .delivery_records import Chain, Delivery, Hook, Push, Sent, Webhook
 
 DAY = 24 * 3600.0
+HOUR = 3600.0
 LEASE, GIVE_UP, CALLBACK_TTL, RETENTION = 60.0, 5 * DAY, 7 * DAY, 90 * DAY
+FAILING_GAP = 3 * DAY
 HEAD_START = 30 * DAY
 """What a person waits for, a test or a redelivery, is due since so long ago."""
 SCHEDULE = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
@@ -100,9 +102,6 @@ class Model:
         if url == hook.url:
             return
         hook.url, hook.failing_here = url, None
-        for _, _, each in self.all():
-            if each.hook is hook and each.status in UNSENT:
-                each.destination = hook.destination
 
     def _cancel(self, deliveries: Iterable[Delivery]) -> None:
         for each in deliveries:
@@ -121,9 +120,7 @@ class Model:
         """A chain request as it is to be for a push now; `record` makes it count."""
         last = len(webhook.hooks) - 1
         final = last > 0 if webhook.final_callback is None else webhook.final_callback
-        deliveries = [
-            Delivery(hook, position < last or final, hook.destination) for position, hook in enumerate(webhook.hooks)
-        ]
+        deliveries = [Delivery(hook, position < last or final) for position, hook in enumerate(webhook.hooks)]
         return Chain(webhook, deliveries[:most], is_test)
 
     def record(self, tag: str, event_id: str | None, chains: list[Chain]) -> Push | None:
@@ -152,7 +149,7 @@ class Model:
     def _begin_round(self, chain: Chain, position: int, urgent: bool = False) -> None:
         chain.start = position
         for each in chain.deliveries[position:]:
-            fresh = Delivery(each.hook, each.callback_expected, each.hook.destination, each.id)
+            fresh = Delivery(each.hook, each.callback_expected, each.id)
             fresh.round, fresh.attempts = each.round + 1, each.attempts
             vars(each).update(vars(fresh))
         self._make_due(chain.deliveries[position], urgent)
@@ -182,14 +179,14 @@ class Model:
 
     # What workers do
 
-    def due(self, left_out: set[str]) -> list[tuple[Push, Chain, Delivery]]:
-        """What is due, but for destinations that are left out: of these, what is due before all else."""
+    def due(self, left_out: set[int]) -> list[tuple[Push, Chain, Delivery]]:
+        """What is due, but for hooks that are left out: of these, what is due before all else."""
         return [
             (push, chain, each)
             for push, chain, each in self.all()
             if each.status == "pending"
             and isinstance(each.due, float)
-            and each.due <= self.now - (HEAD_START if each.destination in left_out else 0.0)
+            and each.due <= self.now - (HEAD_START if each.hook.id in left_out else 0.0)
         ]
 
     def sendable(self, chain: Chain, delivery: Delivery) -> bool:
@@ -238,7 +235,11 @@ class Model:
         for sent, _ in held:
             self._advance(sent.chain)
         self._note_health(
-            [(sent, MEANING[answer][0]) for sent, answer in held if sent not in stale and not sent.chain.is_test]
+            [
+                (sent, MEANING[answer][0])
+                for sent, answer in held
+                if sent not in stale and not sent.chain.is_test and answer != "blocked"
+            ]
         )
 
     def _holds(self, sent: Sent) -> bool:
@@ -271,17 +272,27 @@ class Model:
             hook.failing_here = None
         for sent, meaning in told:
             hook = sent.delivery.hook
-            if meaning != RECEIVED and hook not in well and hook.failing_here is None:
-                hook.failing_here = self.here
+            if meaning != RECEIVED and hook not in well:
+                self._note_failure(hook)
         for sent, meaning in told:
             hook = sent.delivery.hook
-            too_long = hook.failing_here is not None and hook.failing_here <= self.here - GIVE_UP
+            too_long = (
+                hook.failing_here is not None and hook.failing_here <= self.here - GIVE_UP and hook.failed_days >= 5
+            )
             if (
                 (meaning == GONE or (meaning != RECEIVED and hook not in well and too_long))
                 and not sent.chain.webhook.deleted
                 and sent.chain.webhook.active
             ):
                 self.pause(sent.chain.webhook)
+
+    def _note_failure(self, hook: Hook) -> None:
+        another_day = self.here // DAY > hook.failed_here // DAY
+        if hook.failing_here is None or hook.failed_here < self.here - FAILING_GAP:
+            hook.failing_here, hook.failed_here, hook.failed_days = self.here, self.here, 1
+        elif another_day or hook.failed_here < self.here - HOUR:
+            hook.failed_here = self.here
+            hook.failed_days += another_day
 
     def sweep(self) -> None:
         """End what is overdue and not on the wire, and what was recorded while its repository was being deleted."""

@@ -17,11 +17,10 @@ class Hook:
     id: int
     url: str
     failing_here: float | None = None
+    failed_here: float = 0.0
+    """When it failed last, to the hour."""
+    failed_days: int = 0
     removed: bool = False
-
-    @property
-    def destination(self) -> str:
-        return self.url.removesuffix("/hook")
 
 
 @dataclass(eq=False)
@@ -43,7 +42,6 @@ class Webhook:
 class Delivery:
     hook: Hook
     callback_expected: bool
-    destination: str
     id: uuid.UUID = UNKNOWN
     status: str = "waiting"
     round: int = 1

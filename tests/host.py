@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from blinker import Signal
@@ -17,7 +18,7 @@ from werkzeug.routing import Rule
 from werkzeug.test import TestResponse
 
 from flask_hubhooks import HubHooks, ImagePush, Repository
-from flask_hubhooks.database import now_plus
+from flask_hubhooks.database import now_plus, utcnow
 from flask_hubhooks.delivery.jobs import deliver_due, dispatchers
 from flask_hubhooks.models import Base, Delivery
 from flask_hubhooks.state import State
@@ -207,6 +208,12 @@ class Owned:
 
     def states(self, webhook: dict[str, Any]) -> list[str]:
         return [each["state"] for each in self.host.history(webhook, self.repository)]
+
+
+def failing_for(**spans: float) -> dict[str, Any]:
+    """The columns of a hook that has failed every day for that long, given as to `timedelta`."""
+    span = timedelta(**spans)
+    return {"failing_since": utcnow() - span, "failed_at": utcnow() - timedelta(days=1), "failed_days": span.days}
 
 
 def things(host: Host) -> Any:

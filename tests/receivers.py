@@ -45,7 +45,7 @@ class Connection:
 class Receiver:
     """A server on 127.0.0.1; `tls` is from `tls_context`, `connections` is how many were accepted so far."""
 
-    def __init__(self, *answers: Answer, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, *answers: Answer, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
         self.answers = list(answers) or [200]
         self.tls = tls
         self.requests: list[Request] = []
@@ -53,7 +53,7 @@ class Receiver:
         self.stopping = threading.Event()
         self._arrived = threading.Condition()
         self.open: set[socket.socket] = set()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._listener = socket.create_server(("127.0.0.1", port), backlog=128)
         self.port: int = self._listener.getsockname()[1]
 
     @property

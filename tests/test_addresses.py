@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_hubhooks.delivery.addresses import AddressPolicy, ForbiddenAddress
+from flask_hubhooks.transport.addresses import AddressPolicy, ForbiddenAddress
 
 PUBLIC_ONLY = AddressPolicy()
 IPV4_MAPPED = bytes(10) + b"\xff\xff"

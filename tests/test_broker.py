@@ -64,6 +64,7 @@ def restricted(valkey_server: Any, redis_url: str) -> Iterator[Callable[[str], s
     with closing(valkey_server.client()) as client:
 
         def make(rules: str) -> str:
+            client.execute_command("ACL", "LOG", "RESET")  # other tests have given wrong passwords
             client.execute_command("ACL", "SETUSER", "hub", "reset", "on", ">secret", *rules.split())
             return redis_url.replace("://", "://hub:secret@")
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
-import ssl
+from typing import Any
 
+import pycurl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_hubhooks.delivery.causes import cause, no_answer, received
-from flask_hubhooks.delivery.connections import Rules, begin
-from flask_hubhooks.delivery.egress import Egress
+from flask_hubhooks.transport import Concern
+from flask_hubhooks.transport.causes import Fault, cause, no_answer, received
 
 LOG = "see the receiver's log"
 CREDENTIALS = "check its credentials: a token in the hook URL, or the webhook's secret"
@@ -71,39 +72,65 @@ def test_any_answer(status: int | None, error: str) -> None:
         assert len(words) - len(error) <= 150 + len(str(status))
 
 
+def fault(code: int, message: str = "", **known: Any) -> Fault:
+    """Return what is known of an exchange whose request was sent to ci.example.com, unless that is known better."""
+    return Fault(
+        code,
+        message,
+        "ci.example.com",
+        443,
+        **{"over_tls": True, "through_proxy": False, "deadline_s": 9, "connect_timeout_s": 5, "ready": True, **known},
+    )
+
+
 @pytest.mark.parametrize(
     ("reason", "words"),
     [
-        ("TLSV1_ALERT_PROTOCOL_VERSION", "tlsv1 alert protocol version: have the receiver offer TLS 1.2 or newer"),
-        ("UNSUPPORTED_PROTOCOL", "unsupported protocol: have the receiver offer TLS 1.2 or newer"),
+        ("tlsv1 alert protocol version", "have the receiver offer TLS 1.2 or newer"),
+        ("unsupported protocol", "have the receiver offer TLS 1.2 or newer"),
         (
-            "SSL/TLS_ALERT_HANDSHAKE_FAILURE",
-            "ssl/tls alert handshake failure: is the receiver set up for this host name, or does it ask for a "
-            "client certificate?",
+            "ssl/tls alert handshake failure",
+            "is the receiver set up for this host name, or does it ask for a client certificate?",
         ),
         (
-            "TLSV13_ALERT_CERTIFICATE_REQUIRED",
-            "tlsv13 alert certificate required: it asks for a client certificate: set HUBHOOKS_CLIENT_CERTIFICATE",
+            "tlsv13 alert certificate required",
+            "it asks for a client certificate: set HUBHOOKS_CLIENT_CERTIFICATE",
         ),
-        ("BAD_EXTENSION", f"bad extension: {LOG}"),
-        (None, f"failed: {LOG}"),
+        ("bad extension", LOG),
     ],
 )
-def test_tls(reason: str | None, words: str) -> None:
-    """A reason of OpenSSL's is told in its words, with what to do about it."""
-    fault = ssl.SSLError(1, "[SSL: X] text of Python")
-    fault.reason = reason  # type: ignore[assignment]
-    assert no_answer(fault, begin(Rules(Egress(), 1, 1))) == f"TLS: {words}"
+def test_tls(reason: str, words: str) -> None:
+    """A reason of OpenSSL's is told in its words, with what to do about it, before and after the request was sent."""
+    message = f"TLS connect error: error:0A00042E:SSL routines::{reason}"
+    failed = fault(pycurl.E_SSL_CONNECT_ERROR, message, ready=False)
+    assert no_answer(failed) == (f"TLS: {reason}: {words}", Concern.HOST)
+    message = f"OpenSSL SSL_read: OpenSSL/3.6.5: error:0A00042E:SSL routines::{reason}, errno 0"
+    assert no_answer(fault(pycurl.E_RECV_ERROR, message)) == (f"TLS: {reason}: {words}", Concern.HOOK)
 
 
-@pytest.mark.parametrize(
-    ("fault", "words"),
-    [
-        (OSError(24, "Too many open files"), "too many open files"),
-        (OSError(), "unexpected fault (OSError)"),
-        (KeyError("secret"), "unexpected fault (KeyError)"),
-    ],
-)
-def test_other_faults(fault: Exception, words: str) -> None:
-    """A fault of our own is told by its kind alone: its text may hold the URL."""
-    assert no_answer(fault, begin(Rules(Egress(), 1, 1))) == words
+def test_want_of_our_own() -> None:
+    """Where we lack files, ports or memory that is nobody's fault."""
+    lacking = no_answer(fault(pycurl.E_COULDNT_CONNECT, ready=False, number=errno.EMFILE))
+    assert lacking == ("too many open files: check the worker and its machine", Concern.NOBODY)
+    lacking = no_answer(fault(pycurl.E_OUT_OF_MEMORY))
+    assert lacking == ("out of memory: check the worker and its machine", Concern.NOBODY)
+
+
+@given(st.integers(1, 110), st.text(), st.booleans(), st.booleans(), st.booleans(), st.none() | st.integers(100, 599))
+def test_any_code(
+    code: int, message: str, ready: bool, through_proxy: bool, connected: bool, tunnel_status: int | None
+) -> None:
+    """Any code of libcurl's becomes one short line, without its message, which may hold the URL."""
+    words, _ = no_answer(
+        fault(
+            code,
+            f"{message} s3cr3t",
+            ready=ready,
+            through_proxy=through_proxy,
+            connected=connected,
+            tunnel_status=tunnel_status,
+        )
+    )
+    assert words.isprintable()
+    assert "s3cr3t" not in words
+    assert 10 < len(words) < 200

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
 from datetime import date, datetime, timedelta, timezone
 from ipaddress import ip_address
 from pathlib import Path
@@ -18,12 +17,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_hubhooks.delivery import certificates
-from flask_hubhooks.delivery.certificates import Certificate, refusal
-from flask_hubhooks.delivery.transport import Outcome, Transport
+from flask_hubhooks.transport import Concern, Outcome, Transport
+from flask_hubhooks.transport.certificates import Certificate, read, refusal
 
-from .receivers import Answer, Connection, Receiver, Request, close, hang, http, poll, reset, sends, shut
-from .test_connections import SOON_S, Network
+from .receivers import Receiver
 from .test_transport import SECRET, post, transport
 
 NOW = datetime.now(timezone.utc)
@@ -107,47 +104,6 @@ ROOT = issue(subject=((NameOID.COMMON_NAME, "Acme Root"), (NameOID.ORGANIZATION_
 OTHER_ROOT = issue(subject=((NameOID.COMMON_NAME, "Other Root"), (NameOID.ORGANIZATION_NAME, "Others")))
 
 
-class Later(Receiver):
-    """A receiver that serves TLS once, and does something else with every later connection."""
-
-    def __init__(self, later: Callable[[Later, Connection], None], tls: ssl.SSLContext) -> None:
-        super().__init__(tls=tls)
-        self.later = later
-        self.heard: list[bytes] = []
-
-    def _serve(self, connection: Any) -> None:
-        if self.connections == 1:
-            if self.later is refuse:
-                shut(self._listener)
-            super()._serve(connection)
-        else:
-            with connection:
-                self.later(self, Connection(connection, self))
-
-
-def refuse(receiver: Later, connection: Connection) -> None:
-    """Connections after the first are refused: nothing listens any more."""
-    raise AssertionError("a second connection was accepted")
-
-
-def then(answer: Answer) -> Callable[[Later, Connection], None]:
-    """Do as an answer does once the client has said hello."""
-    assert callable(answer)
-
-    def later(_: Later, connection: Connection) -> None:
-        connection.socket.recv(10_000)
-        answer(Request("", "", {}, b""), connection)
-
-    return later
-
-
-def listen(receiver: Later, connection: Connection) -> None:
-    """Serve TLS, and keep what is sent over it until it is closed."""
-    assert receiver.tls
-    with receiver.tls.wrap_socket(connection.socket, server_side=True) as encrypted:
-        receiver.heard.append(encrypted.recv(10_000))
-
-
 def trusting(folder: Path, *trusted: Issued, **options: Any) -> Transport:
     """Return a transport with these authorities, or else with `ROOT` alone."""
     bundle = folder / "ca.pem"
@@ -155,17 +111,16 @@ def trusting(folder: Path, *trusted: Issued, **options: Any) -> Transport:
     return transport(ca_bundle=str(bundle), **options)
 
 
-def refused(
-    tls: ssl.SSLContext | Receiver, tmp_path: Path, *trusted: Issued, deadline_s: float = 10
-) -> tuple[Outcome, Receiver]:
+def refused(tls: ssl.SSLContext, tmp_path: Path, *trusted: Issued) -> tuple[Outcome, Receiver]:
     """POST to a receiver that is refused, and make sure that it was sent nothing and no secret is told."""
-    sender = trusting(tmp_path, *trusted, deadline_s=deadline_s)
-    with tls if isinstance(tls, Receiver) else Receiver(tls=tls) as receiver:
+    sender = trusting(tmp_path, *trusted)
+    with Receiver(tls=tls) as receiver:
         outcome = post(sender, f"{receiver.url}/{SECRET}?token={SECRET}")
     assert not receiver.requests
     assert (outcome.status_code, outcome.blocked) == (None, False)
     assert SECRET not in outcome.error
     assert outcome.connect_ms is not None
+    assert (outcome.concern, outcome.connected, receiver.connections) == (Concern.HOST, False, 1)
     return outcome, receiver
 
 
@@ -202,7 +157,7 @@ FOUR = ("a.example.com", "*.b.example.com", "10.1.2.3", "d.example.com")
             f"certificate is for a.example.com, *.b.example.com, 10.1.2.3, … and not for localhost: {CORRECT}",
         ),
         (
-            issue(*NAMELESS, by=ROOT, subject=((NameOID.COMMON_NAME, "localhost"),)),
+            issue(*NAMELESS, by=ROOT, subject=((NameOID.COMMON_NAME, "ci.example.com"),)),
             "certificate is for no host at all (no subjectAltName): have it issued for localhost",
         ),
         (
@@ -224,9 +179,8 @@ FOUR = ("a.example.com", "*.b.example.com", "10.1.2.3", "d.example.com")
 )
 def test_words(tmp_path: Path, leaf: Issued, error: str) -> None:
     """The words say what is wrong with a certificate, with the detail that helps, and what to do."""
-    outcome, receiver = refused(leaf.served(), tmp_path)
+    outcome, _ = refused(leaf.served(), tmp_path)
     assert outcome.error == f"TLS: {error}"
-    assert receiver.connections == 2
 
 
 @pytest.mark.parametrize(
@@ -274,104 +228,23 @@ def test_malformed_certificate(tmp_path: Path) -> None:
     """A certificate that cannot be read leaves the words without details."""
     five_bytes = b"\x30\x07\x87\x05\x01\x02\x03\x04\x05"  # as an IP address
     garbage = x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, five_bytes)
-    outcome, receiver = refused(issue(*NAMELESS, by=ROOT, extra=(garbage,)).served(), tmp_path)
+    outcome, _ = refused(issue(*NAMELESS, by=ROOT, extra=(garbage,)).served(), tmp_path)
     assert outcome.error == "TLS: certificate is not for localhost: " + CORRECT
-    assert receiver.connections == 2
 
 
-# The second handshake
-
-PLAIN = "TLS: certificate for localhost, or one of its chain, has expired: renew it at the receiver"
-EXPIRED = issue("localhost", by=ROOT, days=(-30, -3))
-
-
-@pytest.mark.parametrize(
-    "later",
-    [then(hang), then(reset), then(close), then(sends(http(400))), refuse],
-    ids=["hang", "reset", "close", "plain", "refuse"],
-)
-def test_second_handshake_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: Callable[[Later, Connection], None]
-) -> None:
-    """Whatever a receiver does the second time, the words go without details, soon."""
-    monkeypatch.setattr(certificates, "LOOK_S", 0.3)
-    outcome, _ = refused(Later(later, EXPIRED.served()), tmp_path, deadline_s=60)
-    assert outcome.error == PLAIN
-    assert outcome.duration_ms < SOON_S * 1000
-
-
-def test_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The deadline bounds the whole POST, the second handshake too."""
-    monkeypatch.setattr(certificates, "LOOK_S", 60.0)
-    outcome, _ = refused(Later(then(hang), EXPIRED.served()), tmp_path, deadline_s=0.5)
-    assert outcome.error == PLAIN
-    assert outcome.duration_ms < SOON_S * 1000
-
-
-@pytest.mark.parametrize(
-    ("verify_code", "words"),
-    [
-        (9, f"certificate for localhost, or one of its chain, is not valid yet: {REPLACE}"),
-        (18, "certificate for localhost is self-signed: add it to HUBHOOKS_CA_BUNDLE"),
-        (62, f"certificate is not for localhost: {CORRECT}"),
-        (64, f"certificate is not for localhost: {CORRECT}"),
-    ],
-)
-def test_words_without_details(verify_code: int, words: str) -> None:
-    """Each kind of refusal has words of its own where nothing was seen of the certificate."""
-    assert refusal(fault(verify_code), "localhost", None) == words
-
-
-def test_nothing_is_sent(tmp_path: Path) -> None:
-    """Over the second connection no byte is sent to the receiver, and it is closed."""
-    context = EXPIRED.served()
-    context.maximum_version = ssl.TLSVersion.TLSv1_2  # 1.3 ends with session tickets: unread, they reset the connection
-    with Later(listen, context) as receiver:
-        outcome = post(trusting(tmp_path), receiver.url)
-        poll(lambda: receiver.heard)
-    assert "expired on" in outcome.error
-    assert receiver.heard == [b""]
-
-
-def test_same_address_and_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second handshake goes to the address of the first, is for the same name, and looks nothing up."""
-    network = Network(monkeypatch)
-    told: list[str | None] = []
-    context = issue("ci.example.com", by=OTHER_ROOT).served()
-    context.sni_callback = lambda _, name, __: told.append(name)
-    with Receiver(tls=context) as receiver:
-        sockaddr = ("127.0.0.1", receiver.port)
-        network.names["ci.example.com"] = [("2606:4700::1", 443, 0, 0), sockaddr, ("127.0.0.2", receiver.port)]
-        outcome = post(trusting(tmp_path), f"https://ci.example.com:{receiver.port}/")
-    assert "ci.example.com is of an unknown authority (Other Root, Others)" in outcome.error
-    assert network.looked_up == ["ci.example.com"]
-    assert network.connected == [("2606:4700::1", 443, 0, 0), sockaddr, sockaddr]
-    assert told == ["ci.example.com"] * 2
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
-def test_numeric_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+def test_numeric_host(tmp_path: Path) -> None:
     """A URL with an address gets the same words: there is no name to be told in the handshake."""
-    network = Network(monkeypatch)
-    with Receiver(tls=issue("::1", "127.0.0.1", by=ROOT, days=(-9, -3)).served()) as receiver:
-        network.names["::1"] = [("127.0.0.1", receiver.port)]  # not every machine has IPv6
-        outcome = post(trusting(tmp_path), f"https://{host}:{receiver.port}/")
-    assert outcome.error == f"TLS: certificate for {host.strip('[]')} expired on {day(-3)}: renew it at the receiver"
+    with Receiver(tls=issue("127.0.0.1", by=ROOT, days=(-9, -3)).served()) as receiver:
+        outcome = post(trusting(tmp_path), f"https://127.0.0.1:{receiver.port}/")
+    assert outcome.error == f"TLS: certificate for 127.0.0.1 expired on {day(-3)}: renew it at the receiver"
 
 
-def test_only_refused_certificates(tmp_path: Path) -> None:
-    """A handshake that fails for another reason is not tried a second time."""
+def test_unknown_name(tmp_path: Path) -> None:
+    """A receiver that knows no such host is told as that."""
     context = issue("localhost", by=ROOT).served()
     context.sni_callback = lambda *_: ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
-    outcome, receiver = refused(context, tmp_path)
+    outcome, _ = refused(context, tmp_path)
     assert outcome.error == "TLS: tlsv1 unrecognized name: is the receiver set up for this host name?"
-    assert receiver.connections == 1
-
-
-def fault(verify_code: int, message: str = "refused") -> ssl.SSLCertVerificationError:
-    made = ssl.SSLCertVerificationError(1, "certificate verify failed")
-    made.verify_code, made.verify_message = verify_code, message
-    return made
 
 
 MOMENTS = st.datetimes(timezones=st.just(timezone.utc))
@@ -381,7 +254,13 @@ SEEN = st.builds(Certificate, st.lists(st.just("a.example.com"), max_size=4).map
 @given(st.integers(0, 120), st.none() | SEEN)
 def test_any_refusal(verify_code: int, seen: Certificate | None) -> None:
     """Any code of OpenSSL's, with any certificate, becomes one short line that names the host."""
-    words = refusal(fault(verify_code), "ci.example.com", seen)
+    words = refusal(verify_code, "refused", "ci.example.com", seen)
     assert words.isprintable()
     assert "ci.example.com" in words
     assert len(words) < 200
+
+
+@given(st.binary(max_size=100))
+def test_any_certificate(content: bytes) -> None:
+    """What is no certificate says nothing."""
+    assert read(content) is None

@@ -10,7 +10,7 @@ from flask_hubhooks.chains import Changes
 from flask_hubhooks.delivery import claims, recording
 from flask_hubhooks.delivery.claims import Claim
 from flask_hubhooks.delivery.retry import judge
-from flask_hubhooks.delivery.transport import Outcome
+from flask_hubhooks.transport import Outcome
 
 from .host import Host
 from .stopped_clock import StoppedClock, stopped_clock

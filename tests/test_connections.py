@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -12,9 +13,9 @@ from typing import Any
 import pytest
 import trustme
 
-from flask_hubhooks.delivery import connections
-from flask_hubhooks.delivery.transport import BODY_LIMIT, Transport
+from flask_hubhooks.transport import BODY_LIMIT, Concern, Transport, exchange, lookups, loop
 
+from .posting import post as send
 from .receivers import Answer, Receiver, hang, http, poll, tls_context, trickles
 from .test_transport import SECRET, post, post_once, transport
 
@@ -61,7 +62,7 @@ def test_deadline_while_sending() -> None:
     """A receiver that does not read a large body holds the POST no longer than the deadline."""
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}/"
-        outcome = transport(deadline_s=0.5).post(url, b"x" * 20_000_000, {})
+        outcome = send(transport(deadline_s=0.5), url, b"x" * 20_000_000, {})
     assert outcome.error == f"no answer within 0.5 s: {AT_ONCE}"
     assert outcome.duration_ms < SOON_S * 1000
 
@@ -77,23 +78,30 @@ def test_each_post_has_its_own_deadline() -> None:
         assert receiver.connections == 1
 
 
-@pytest.fixture
-def silent() -> Iterator[Any]:
-    """The address of a port of 127.0.0.1 where connecting hangs: its queue is full."""
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+@contextmanager
+def hanging(host: str = "127.0.0.1", port: int = 0) -> Iterator[int]:
+    """Have connecting to a port hang: its queue is full."""
+    with socket.create_server((host, port), backlog=0) as listener:
         clients = [socket.socket() for _ in range(4)]
         for client in clients:
             client.setblocking(False)
             client.connect_ex(listener.getsockname())
-        yield listener.getsockname()
+        yield listener.getsockname()[1]
         for client in clients:
             client.close()
 
 
-def test_connect_timeout(silent: Any) -> None:
+@pytest.fixture
+def silent() -> Iterator[int]:
+    with hanging() as port:
+        yield port
+
+
+def test_connect_timeout(silent: int) -> None:
     """Connecting ends with its own time-out, before the deadline."""
-    outcome = post(transport(connect_timeout_s=0.3, deadline_s=30), f"http://127.0.0.1:{silent[1]}/")
+    outcome = post(transport(connect_timeout_s=0.3, deadline_s=30), f"http://127.0.0.1:{silent}/")
     assert (outcome.status_code, outcome.error) == (None, f"no connection within 0.3 s: {UP}")
+    assert (outcome.concern, outcome.connected) == (Concern.HOST, False)
     assert outcome.duration_ms < SOON_S * 1000
 
 
@@ -102,23 +110,28 @@ def test_connection_refused(guarded: Transport) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     said = f"connection refused by 127.0.0.1:{port}: is the receiver running, does it listen on that port?"
-    assert post(guarded, f"http://127.0.0.1:{port}/").error == said
+    outcome = post(guarded, f"http://127.0.0.1:{port}/")
+    assert outcome.error == said
+    assert (outcome.concern, outcome.connected) == (Concern.HOST, False)
 
 
 # Names and addresses
 
 
 class Network:
-    """What the process looks up and connects to; names are answered from `names`, and nothing leaves."""
+    """What the process looks up and connects to; names are answered from `names`, and nothing leaves.
+
+    Of what `names` has, which is as `getaddrinfo` gives it, the port does not matter: the URL has one.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.names: dict[str, list[Any]] = {}
         self.looked_up: list[str] = []
         self.connected: list[Any] = []
-        self.timeouts: list[Any] = []
-        self._getaddrinfo, self._connect = socket.getaddrinfo, socket.socket.connect
+        self._getaddrinfo, self._open = socket.getaddrinfo, exchange.open_socket
         monkeypatch.setattr(socket, "getaddrinfo", self._look_up)
-        monkeypatch.setattr(socket.socket, "connect", lambda plain, address: self._record(plain, address))
+        monkeypatch.setattr(exchange, "open_socket", self._open_socket)
+        monkeypatch.setattr(loop, "look_ups", lookups.LookUps())
 
     def _look_up(self, host: str, *args: Any, **options: Any) -> Any:
         self.looked_up.append(host)
@@ -127,12 +140,11 @@ class Network:
         families = {2: socket.AF_INET, 4: socket.AF_INET6}
         return [(families[len(each)], socket.SOCK_STREAM, 6, "", each) for each in self.names[host]]
 
-    def _record(self, plain: socket.socket, address: Any) -> None:
-        self.connected.append(address)
-        self.timeouts.append(plain.gettimeout())
-        if not address[0].startswith("127."):
+    def _open_socket(self, address: Any) -> socket.socket:
+        self.connected.append(address.addr)
+        if not address.addr[0].startswith("127."):
             raise OSError(101, "Network is unreachable")
-        self._connect(plain, address)
+        return self._open(address)
 
 
 @pytest.fixture
@@ -183,61 +195,64 @@ def test_one_forbidden_answer_blocks(network: Network, forbidden: Any) -> None:
     assert not network.connected
 
 
-def test_a_name_is_looked_up_once(network: Network) -> None:
-    """The address that was checked is the one connected to, though the name changes; Host stays the name."""
+def test_names_that_flip(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that is public and private by turns is connected to at no private address, nor over a kept connection."""
+    monkeypatch.setattr(lookups, "REMEMBERED_S", 0.0)
     with Receiver() as receiver:
-        sockaddr = ("127.0.0.1", receiver.port)
-        network.names["ci.example.com"] = [sockaddr]
+        url = f"http://ci.example.com:{receiver.port}/"
         sender = transport()
-        assert post(sender, f"http://ci.example.com:{receiver.port}/").status_code == 200
-        network.names["ci.example.com"] = [("10.0.0.1", receiver.port)]
-        assert post(sender, f"http://ci.example.com:{receiver.port}/").status_code == 200
-        receiver.drop()
-        poll(lambda: not receiver.open)
-        assert post(sender, f"http://ci.example.com:{receiver.port}/").blocked
-    assert network.looked_up == ["ci.example.com", "ci.example.com"]
-    assert network.connected == [sockaddr]
+        for turn in range(20):
+            network.names["ci.example.com"] = [(("127.0.0.1", "10.0.0.1")[turn % 2], 80)]
+            outcome = post(sender, url)
+            assert (outcome.status_code, outcome.blocked) == ((None, True) if turn % 2 else (200, False))
+        assert receiver.connections == 1
+    assert network.looked_up == ["ci.example.com"] * 20
+    assert network.connected == [("127.0.0.1", receiver.port)]
     assert {request.headers["host"] for request in receiver.requests} == {f"ci.example.com:{receiver.port}"}
 
 
-@pytest.mark.parametrize("elsewhere", [("127.0.0.1", 1), ("127.0.0.2", 0), ("localhost", 0)])
-def test_another_reading_of_the_url(network: Network, monkeypatch: pytest.MonkeyPatch, elsewhere: Any) -> None:
-    """Where the HTTP client would connect to another host or port than was judged, nothing is connected to."""
+def test_names_are_remembered_for_a_while(network: Network) -> None:
+    """A name is not looked up for each POST: what was judged is connected to, whatever it resolves to by then."""
     with Receiver() as receiver:
-        host, port = elsewhere[0], elsewhere[1] or receiver.port
-        made = connections.Pool(host, port)
+        network.names["ci.example.com"] = [("127.0.0.1", 80)]
         sender = transport()
-        monkeypatch.setattr(sender._adapter, "_pool_of", lambda *_: made)
-        assert post(sender, receiver.url).blocked
-        made.close()
-    assert not network.looked_up + network.connected
-
-
-def test_a_connection_that_leads_elsewhere(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection whose peer is not the address that was checked is closed before anything is sent."""
-    monkeypatch.setattr(socket.socket, "getpeername", lambda _: ("10.0.0.1", 80))
-    with Receiver() as receiver:
-        outcome = post(transport(), receiver.url)
+        url = f"http://ci.example.com:{receiver.port}/"
+        assert post(sender, url).status_code == 200
+        network.names["ci.example.com"] = [("10.0.0.1", 80)]
+        receiver.drop()
         poll(lambda: not receiver.open)
-        assert not receiver.requests
-    assert outcome.blocked
+        assert post(sender, url).status_code == 200
+    assert network.looked_up == ["ci.example.com"]
+    assert network.connected == [("127.0.0.1", receiver.port)] * 2
 
 
-def test_the_next_address_is_tried(network: Network, silent: Any) -> None:
+def test_another_reading_of_the_answer(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where libcurl would connect to another address than was judged, it gets no socket for it."""
+    network.names["ci.example.com"] = [("93.184.216.34", 80)]
+    real = exchange.Exchange.prepare
+
+    def prepare(self: exchange.Exchange, handle: Any, answer: Any) -> None:
+        real(self, handle, lookups.Answer(("10.0.0.1",)))
+
+    monkeypatch.setattr(exchange.Exchange, "prepare", prepare)
+    outcome = post(transport(), "http://ci.example.com/")
+    assert (outcome.blocked, outcome.concern) == (True, Concern.NOBODY)
+    assert not network.connected
+
+
+def test_the_next_address_is_tried(network: Network) -> None:
     """Where addresses of a name are silent or unreachable, the next one is used in time."""
-    with Receiver() as receiver:
-        network.names["ci.example.com"] = [("2606:4700::1", 80, 0, 0), silent, ("127.0.0.1", receiver.port)]
-        assert post(transport(connect_timeout_s=1.2), "http://ci.example.com/").status_code == 200
-    assert network.timeouts[0] <= 0.4
-    assert network.timeouts[1] <= 0.6
+    with Receiver() as receiver, hanging("127.0.0.2", receiver.port):
+        network.names["ci.example.com"] = [("2606:4700::1", 80, 0, 0), ("127.0.0.2", 80), ("127.0.0.1", 80)]
+        outcome = post(transport(connect_timeout_s=2.0), f"http://ci.example.com:{receiver.port}/")
+    assert (outcome.status_code, outcome.connected) == (200, True)
 
 
-def test_all_addresses_fail(network: Network, silent: Any) -> None:
-    """Where no address answers, each fault is told, once, with one piece of advice."""
-    network.names["ci.example.com"] = [("2606:4700::1", 80, 0, 0), silent, silent]
-    outcome = post(transport(connect_timeout_s=0.4), "http://ci.example.com/")
-    unreachable = "no connection to [2606:4700::1]:80 (network is unreachable)"
-    assert outcome.error == f"{unreachable}; no connection within 0.4 s: {UP}"
+def test_all_addresses_fail(network: Network, silent: int) -> None:
+    """Where no address answers, that is told once, with one piece of advice."""
+    network.names["ci.example.com"] = [("2606:4700::1", 80, 0, 0), ("127.0.0.1", 80)]
+    outcome = post(transport(connect_timeout_s=0.4), f"http://ci.example.com:{silent}/")
+    assert outcome.error == f"no connection within 0.4 s: {UP}"
 
 
 def test_no_route(network: Network) -> None:
@@ -253,9 +268,10 @@ def test_name_not_found(guarded: Transport, monkeypatch: pytest.MonkeyPatch) -> 
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(loop, "look_ups", lookups.LookUps())
     outcome = post(guarded, f"http://ci.example.com/{SECRET}")
     assert outcome.error == f"name look-up of ci.example.com failed (name or service not known): {DNS}"
-    assert not outcome.blocked
+    assert (outcome.blocked, outcome.concern, outcome.connected) == (False, Concern.HOST, False)
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 70 + ".example.com"])
@@ -275,8 +291,10 @@ def test_stuck_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
         return []
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(loop, "look_ups", lookups.LookUps())
     outcome = post(transport(deadline_s=0.3), "http://ci.example.com/")
     release.set()
+    assert outcome.concern is Concern.HOST
     assert outcome.error == f"name look-up of ci.example.com failed (no answer within 0.3 s): {DNS}"
     assert outcome.duration_ms < SOON_S * 1000
     assert [thread.daemon for thread in threads] == [True]

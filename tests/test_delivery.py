@@ -14,14 +14,16 @@ import psycopg
 import pytest
 import trustme
 from blinker import Signal
+from flask_sqlalchemy.record_queries import get_recorded_queries
 from sqlalchemy import select, update
 
 from flask_hubhooks.database import utcnow
 from flask_hubhooks.delivery import claims, dispatcher
+from flask_hubhooks.delivery.dispatcher import Dispatcher
 from flask_hubhooks.models import Attempt, Delivery, Hook, Status, Webhook
 from flask_hubhooks.signals import chain_finished, delivery_finished, webhook_disabled
 
-from .host import Host
+from .host import Host, failing_for
 from .receivers import (
     Answer,
     Connection,
@@ -411,7 +413,7 @@ def test_failing_for_five_days(host: Host) -> None:
     with Receiver(500) as receiver:
         webhook = push_to(host, receiver)
         host.push(tag="v2")
-        host.set_all(Hook, failing_since=utcnow() - timedelta(days=5, minutes=1))
+        host.set_all(Hook, **failing_for(days=5, minutes=1))
         with heard(webhook_disabled) as told:
             host.deliver()
     states = [(each["push"]["tag"], each["state"]) for each in host.history(webhook)]
@@ -420,6 +422,28 @@ def test_failing_for_five_days(host: Host) -> None:
     assert not shown["active"]
     assert f"127.0.0.1:{receiver.port} have failed since 20" in shown["disabled_reason"]
     assert [each["webhook"].id for each in told] == [webhook["id"]]
+
+
+@pytest.mark.parametrize(
+    ("since", "last", "days", "began_anew"),
+    [(8, 8, 1, True), (8, 3.1, 5, True), (8, 1, 3, False), (4.9, 1, 4, False)],
+    ids=["silence of 8 days", "silence of 3 days", "few days", "not yet 5 days"],
+)
+def test_silence_disables_nothing(host: Host, since: float, last: float, days: int, began_anew: bool) -> None:
+    """Only days with failed attempts count, and 3 days without an attempt begin the count anew."""
+    with Receiver(500) as receiver:
+        webhook = push_to(host, receiver)
+        failing = {"failing_since": utcnow() - timedelta(days=since), "failed_at": utcnow() - timedelta(days=last)}
+        host.set_all(Hook, failed_days=days, **failing)
+        host.make_due()
+        host.deliver()
+        shown = host.api("GET", path(webhook)).get_json()
+    assert shown["active"]
+    with host.writing() as session:
+        [hook] = session.scalars(select(Hook))
+        assert hook.failed_days == (1 if began_anew else days + 1)
+        assert hook.failing_since and (hook.failing_since > utcnow() - timedelta(hours=1)) == began_anew
+    assert [each["state"] for each in host.history(webhook)] == ["pending"]
 
 
 def test_each_hook_of_a_chain_fails_for_itself(host: Host) -> None:
@@ -435,7 +459,7 @@ def test_each_hook_of_a_chain_fails_for_itself(host: Host) -> None:
             assert since[0] is None and since[1] is not None
             with host.writing() as session:
                 failing = update(Hook).where(Hook.failing_since.is_not(None))
-                session.execute(failing.values(failing_since=utcnow() - timedelta(days=5, minutes=1)))
+                session.execute(failing.values(**failing_for(days=5, minutes=1)))
     disabled = host.api("GET", path(webhook)).get_json()
     assert not disabled["active"]
     assert f"127.0.0.1:{second.port} have failed since" in disabled["disabled_reason"]
@@ -455,11 +479,11 @@ def test_failing_for_less_than_five_days(host: Host) -> None:
     """Within five days of failing a webhook stays active, and what is received later ends the failing."""
     with Receiver(500, 200) as receiver:
         webhook = push_to(host, receiver)
-        host.set_all(Hook, failing_since=utcnow() - timedelta(days=4.9))
+        host.set_all(Hook, **failing_for(days=4.9))
         host.push()
         host.deliver()
         assert host.api("GET", f"acme/app/webhooks/{webhook['id']}/").get_json()["active"]
-        host.set_all(Hook, failing_since=utcnow() - timedelta(days=30))
+        host.set_all(Hook, **failing_for(days=30))
         host.make_due()
         host.deliver()
         assert [each["state"] for each in host.history(webhook)] == ["succeeded"] * 2
@@ -499,6 +523,19 @@ def test_deleted_while_on_the_wire(host: Host) -> None:
         assert (delivery.status, delivery.reason) == (Status.CANCELLED, "the webhook was deleted")
         assert [attempt.status_code for attempt in delivery.attempts] == [500]
     assert host.api("GET", f"acme/app/webhooks/{webhook['id']}/history/").status_code == 404
+
+
+def test_recorded_queries_do_not_pile_up(make_host: MakeHost) -> None:
+    """Where the host has its queries recorded, a worker's context does not grow with what it delivers."""
+    host = make_host(config={"SQLALCHEMY_RECORD_QUERIES": True})
+    with Receiver() as receiver:
+        host.create(receiver.url)
+        for number in range(3):
+            host.push(tag=f"v{number}")
+        with host.app.app_context():
+            Dispatcher(host.state).run()
+            assert not get_recorded_queries()
+        assert len(receiver.requests) == 3
 
 
 # Faults of ours

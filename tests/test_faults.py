@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -21,10 +20,10 @@ from flask_hubhooks.delivery import claims, dispatcher, recording
 from flask_hubhooks.delivery.claims import Claim, Unsent
 from flask_hubhooks.delivery.recording import Result
 from flask_hubhooks.delivery.retry import judge
-from flask_hubhooks.delivery.transport import Outcome
 from flask_hubhooks.models import Delivery, Hook, Webhook
+from flask_hubhooks.transport import Outcome
 
-from .host import Host
+from .host import Host, failing_for
 from .receivers import Connection, Receiver, Request, poll
 
 pytestmark = pytest.mark.usefixtures("roomy_pool")
@@ -263,7 +262,7 @@ def test_a_late_failure_does_not_disable_a_hook_that_is_well_again(host: Host) -
     webhook = host.create("http://127.0.0.1:9/")
     host.push()
     host.push()
-    host.set_all(Hook, failing_since=utcnow() - timedelta(days=6))
+    host.set_all(Hook, **failing_for(days=6))
     with host.writing() as session:
         first, second = claims.claim(session, 5)[0]
     with host.writing() as session:

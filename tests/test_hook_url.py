@@ -18,34 +18,34 @@ from hypothesis import strategies as st
 from requests import PreparedRequest
 from urllib3.util import parse_url
 
-from flask_hubhooks.delivery.addresses import Forbidden
-from flask_hubhooks.delivery.egress import Egress
-from flask_hubhooks.delivery.transport import Transport
 from flask_hubhooks.hook_url import BadURL, Target, check, destination, hosts, target
+from flask_hubhooks.transport import Transport, exchange, lookups, loop
+from flask_hubhooks.transport.addresses import Forbidden
+from flask_hubhooks.transport.egress import Egress
+
+from .posting import post
 
 PUBLIC = "93.184.216.34"
 
 
 @contextmanager
-def recorded() -> Iterator[tuple[list[Any], list[Any]]]:
+def recorded() -> Iterator[tuple[list[str], list[Any]]]:
     """Record what is looked up and connected to; names are answered with `PUBLIC`, and nothing leaves."""
-    looked_up: list[Any] = []
+    looked_up: list[str] = []
     connected: list[Any] = []
-    real = socket.getaddrinfo
 
-    def look_up(host: str, port: int, *args: Any, **options: Any) -> Any:
-        looked_up.append((host, port))
-        if options.get("flags"):
-            return real(host, port, *args, **options)
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (PUBLIC, port))]
+    def look_up(host: str, *_: Any, **__: Any) -> Any:
+        looked_up.append(host)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (PUBLIC, 0))]
 
-    def connect(_: socket.socket, address: Any) -> None:
-        connected.append(address)
+    def open_socket(address: Any) -> socket.socket:
+        connected.append(address.addr)
         raise OSError(101, "Network is unreachable")
 
     with pytest.MonkeyPatch.context() as patches:
         patches.setattr(socket, "getaddrinfo", look_up)
-        patches.setattr(socket.socket, "connect", connect)
+        patches.setattr(exchange, "open_socket", open_socket)
+        patches.setattr(loop, "look_ups", lookups.LookUps())
         yield looked_up, connected
 
 
@@ -132,7 +132,7 @@ def test_no_targets(url: str) -> None:
     with pytest.raises(BadURL, match=r"^Must "):
         check(url)
     with recorded() as (looked_up, connected):
-        assert SENDER.post(url, b"", {}).status_code is None
+        assert post(SENDER, url, b"", {}).status_code is None
     assert not looked_up + connected
 
 
@@ -229,12 +229,12 @@ def test_what_is_judged_is_connected_to(url: str) -> None:
     """The host and port that were judged are those looked up and connected to, and what others read in the URL."""
     found = judged(url)
     with recorded() as (looked_up, connected):
-        outcome = SENDER.post(url, b"", {})
+        outcome = post(SENDER, url, b"", {})
     assert outcome.status_code is None
     if found is None:
         assert not looked_up + connected
         return
-    assert looked_up == [(found.host, found.port)]
+    assert looked_up == ([found.host] if found.address is None else [])
     peers = [(ip_address(address[0]), address[1]) for address in connected]
     assert peers == [(found.address or ip_address(PUBLIC), found.port)]
     default = {"http": 80, "https": 443}[found.scheme]
@@ -360,11 +360,11 @@ def test_total(url: str) -> None:
     sent.prepare_url(url, None)
     given_parts, parts = urlsplit(url), urlsplit(sent.url or "")
     ascii_host, unicode_host = hosts(url)
-    assert ascii_host.isascii() and ascii_host == parts.hostname and unicode_host
+    assert ascii_host.isascii() and ascii_host == read(parts.hostname or "") and unicode_host
     assert destination(url).startswith(f"{given_parts.scheme}://")
     assert (given_parts.port or None) == (parts.port or None)
     if (reads := unquote(given_parts.hostname or "").lower()).isascii():
-        assert reads == ascii_host
+        assert read(reads) == ascii_host
     assert "@" not in parts.netloc and not parts.fragment
 
 

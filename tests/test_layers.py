@@ -15,21 +15,20 @@ import flask_hubhooks
 LAYERS = [
     "config engines hook_url outages registry request_headers signals tag_filter database",
     "broker",
-    "delivery delivery.addresses delivery.answers delivery.certificates delivery.lookups delivery.signing "
-    "delivery.tokens",
-    "delivery.egress",
-    "delivery.connections",
-    "delivery.causes",
-    "delivery.transport",
-    "delivery.breaker delivery.payload delivery.retry",
-    "delivery.caps",
-    "delivery.pool",
+    "delivery delivery.signing delivery.tokens transport.addresses transport.certificates transport.files "
+    "transport.lookups transport.outcome",
+    "transport.egress",
+    "transport.causes",
+    "transport.exchange",
+    "transport.loop",
+    "transport",
+    "delivery.breaker delivery.open_files delivery.payload delivery.retry",
     "models",
     "state",
     "chains credentials",
     "announce outbox redelivery repositories webhooks",
     "delivery.claims delivery.listener retention",
-    "delivery.recording",
+    "delivery.recording delivery.rooms",
     "delivery.dispatcher",
     "delivery.jobs",
     "delivery.servers",
@@ -63,7 +62,10 @@ def test_imports_point_down() -> None:
         imported = set(_imports(module, path, set(paths)))
         upward = {each for each in imported & set(paths) if layer_of[each] >= layer_of[module]}
         assert not upward, f"{module} imports {upward}"
-        if module.startswith("flask_hubhooks.delivery") and layer_of[module] < FIRST_WITH_A_DATABASE:
+        if (
+            module.startswith(("flask_hubhooks.delivery", "flask_hubhooks.transport"))
+            and layer_of[module] < FIRST_WITH_A_DATABASE
+        ):
             foreign = {each.split(".")[0] for each in imported} & FRAMEWORKS
             assert not foreign, f"{module} imports {foreign}"
 

@@ -8,18 +8,19 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
 
-from flask_hubhooks.delivery import connections, lookups
-from flask_hubhooks.delivery.lookups import LookUpFailed, LookUpLate, LookUps
+from flask_hubhooks.transport import Concern, lookups, loop
+from flask_hubhooks.transport.lookups import Answer, LookUp, LookUps
 
 from .receivers import Receiver, poll
 from .test_transport import post, transport
 
-FOUND = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 80))]
-SOON_S = 5.0
+FOUND = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
+ADDRESS = Answer(("127.0.0.1",))
 
 
 class Resolver:
@@ -32,9 +33,7 @@ class Resolver:
         self.running = self.most = 0
         self._lock = threading.Lock()
 
-    def look_up(self, host: str, *_: Any, **options: Any) -> Any:
-        if options.get("flags"):
-            return [(*FOUND[0][:4], (host, _[0]))]
+    def look_up(self, host: str, *_: Any, **__: Any) -> Any:
         with self._lock:
             self.asked.append(host)
             self.running += 1
@@ -62,73 +61,123 @@ def threads() -> list[threading.Thread]:
     return [each for each in threading.enumerate() if each.name == "hubhooks-look-up"]
 
 
-def test_found(resolver: Resolver) -> None:
-    """A look-up finds what the resolver says, each time anew: nothing is remembered."""
+class Wanted:
+    """A look-up that somebody wants."""
+
+    def __init__(self, look_ups: LookUps, host: str, repository: str = "") -> None:
+        self.answers: SimpleQueue[Answer] = SimpleQueue()
+        found = look_ups.find(host, repository, self.answers.put)
+        self.look_up = found if isinstance(found, LookUp) else None
+        if isinstance(found, Answer):
+            self.answers.put(found)
+
+    @property
+    def started(self) -> bool:
+        return self.look_up is not None and self.look_up.started_at is not None
+
+    def answer(self) -> Answer:
+        return self.answers.get(timeout=10)
+
+
+def test_found(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look-up finds what the resolver says, and remembers it for a while, a failure too."""
     look_ups = LookUps()
-    assert look_ups.find("ci.example.com", 80, SOON_S) == FOUND
+    assert Wanted(look_ups, "ci.example.com").answer() == ADDRESS
     resolver.answers["ci.example.com"] = []
-    assert look_ups.find("ci.example.com", 80, SOON_S) == []
-    assert resolver.asked == ["ci.example.com"] * 2
+    assert Wanted(look_ups, "ci.example.com").answer() == ADDRESS
+    monkeypatch.setattr(lookups, "REMEMBERED_S", 0.0)
+    forgetful = LookUps()
+    assert Wanted(forgetful, "ci.example.com").answer() == Answer((), "it has no addresses")
+    resolver.answers["ci.example.com"] = FOUND
+    assert Wanted(forgetful, "ci.example.com").answer() == ADDRESS
+    assert resolver.asked == ["ci.example.com"] * 3
+
+
+def test_what_is_remembered_is_bounded(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many names the last ones are remembered."""
+    monkeypatch.setattr(lookups, "MAX_REMEMBERED", 2)
+    look_ups = LookUps()
+    for host in ("a", "b", "c", "b", "c", "a"):
+        assert Wanted(look_ups, host).answer() == ADDRESS
+    assert resolver.asked == ["a", "b", "c", "a"]
 
 
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
         (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "name or service not known"),
+        (OSError(24, "Too many open files"), "too many open files"),
         (UnicodeError("label too long"), "not a valid name"),
     ],
 )
 def test_not_found(resolver: Resolver, fault: Exception, words: str) -> None:
     """A look-up that fails says why."""
     resolver.answers["ci.example.com"] = fault
-    with pytest.raises(LookUpFailed, match=words):
-        LookUps().find("ci.example.com", 80, SOON_S)
+    assert Wanted(LookUps(), "ci.example.com").answer() == Answer((), words)
 
 
 def test_one_for_all_who_wait(resolver: Resolver) -> None:
-    """Who wants the same name at the same time shares one look-up, each with the port it wants."""
+    """Who wants the same name at the same time shares one look-up."""
     look_ups = LookUps()
-    with ThreadPoolExecutor(20) as pool:
-        wanted = [pool.submit(look_ups.find, "hanging", port, SOON_S) for port in range(80, 100)]
-        poll(lambda: look_ups._by_host and look_ups._by_host["hanging"].waiting == 20)
-        resolver.release.set()
-        assert [each.result()[0][4] for each in wanted] == [("127.0.0.1", port) for port in range(80, 100)]
+    wanted = [Wanted(look_ups, "hanging", f"acme/app{number}") for number in range(20)]
+    poll(lambda: resolver.running)
+    resolver.release.set()
+    assert [each.answer() for each in wanted] == [ADDRESS] * 20
     assert resolver.asked == ["hanging"]
 
 
+def test_quarter_rule(resolver: Resolver) -> None:
+    """No repository has more than a quarter of the threads, and those of others find theirs at once."""
+    look_ups = LookUps()
+    hanging = [Wanted(look_ups, f"hanging{number}", "acme/bad") for number in range(lookups.MAX_YOUNG)]
+    assert [each.started for each in hanging].count(True) == lookups.MAX_YOUNG // 4
+    assert Wanted(look_ups, "ci.example.com", "acme/good").answer() == ADDRESS
+    resolver.release.set()
+    assert [each.answer() for each in hanging] == [ADDRESS] * lookups.MAX_YOUNG
+    assert resolver.most <= lookups.MAX_YOUNG // 4 + 1
+
+
 def test_bound(resolver: Resolver) -> None:
-    """No more look-ups run at once than the bound; who finds no room waits for it until its time is over."""
-    look_ups = LookUps(most=4)
-    with ThreadPoolExecutor(40) as pool:
-        hanging = [pool.submit(look_ups.find, f"hanging{number}", 80, SOON_S) for number in range(4)]
-        poll(lambda: resolver.running == 4)
-        late = [pool.submit(look_ups.find, f"late{number}", 80, 0.2) for number in range(30)]
-        assert all(isinstance(each.exception(), LookUpLate) for each in late)
-        assert str(late[0].exception()) == "too many other look-ups without an answer"
-        waiting = pool.submit(look_ups.find, "ci.example.com", 80, SOON_S)
-        poll(lambda: "ci.example.com" in look_ups._by_host)
-        resolver.release.set()
-        assert waiting.result() == FOUND
-        assert all(each.result() == FOUND for each in hanging)
-    assert resolver.most == 4
-    assert not [host for host in resolver.asked if host.startswith("late")], "whom nobody waits for is not asked for"
+    """No more young look-ups run at once than the bound, whosever they are; the others wait in line."""
+    look_ups = LookUps()
+    hanging = [Wanted(look_ups, f"hanging{number}", f"acme/{number}") for number in range(lookups.MAX_YOUNG)]
+    poll(lambda: resolver.running == lookups.MAX_YOUNG)
+    late = Wanted(look_ups, "late", "acme/late")
+    waiting = Wanted(look_ups, "ci.example.com", "acme/good")
+    assert not late.started
+    assert late.look_up
+    look_ups.leave(late.look_up, late.answers.put)
+    resolver.release.set()
+    assert {each.answer() for each in [*hanging, waiting]} == {ADDRESS}
+    assert "late" not in resolver.asked, "whom nobody waits for is not asked for"
+
+
+def test_old_look_ups_make_room(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look-up that has run for long counts no more against the first bound, but against the one over all."""
+    monkeypatch.setattr(lookups, "OLD_S", -1.0)
+    monkeypatch.setattr(lookups, "MAX_THREADS", 100)
+    look_ups = LookUps()
+    hanging = [Wanted(look_ups, f"hanging{number}", f"acme/{number}") for number in range(120)]
+    poll(lambda: resolver.running == 100)
+    assert [each.started for each in hanging].count(True) == 100
 
 
 def test_threads_do_not_pile_up(resolver: Resolver) -> None:
     """A name that hangs through any number of attempts holds one thread, and other names find theirs at once."""
-    look_ups = LookUps(most=2)
+    look_ups = LookUps()
     for _ in range(10):
-        with pytest.raises(LookUpLate, match="no answer"):
-            look_ups.find("hanging", 80, 0.01)
+        wanted = Wanted(look_ups, "hanging")
+        assert wanted.look_up
+        look_ups.leave(wanted.look_up, wanted.answers.put)
     assert len(threads()) == 1
-    assert look_ups.find("ci.example.com", 80, SOON_S) == FOUND
+    assert Wanted(look_ups, "ci.example.com").answer() == ADDRESS
     resolver.release.set()
     poll(lambda: not threads())
-    assert look_ups.find("hanging", 80, SOON_S) == FOUND
+    assert Wanted(look_ups, "hanging").answer() == ADDRESS
 
 
 def test_no_thread(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine without room for another thread makes the look-up late, and the next one that starts goes on."""
+    """A machine without room for another thread makes the look-up wait, until there is room again."""
     look_ups = LookUps()
 
     def start(_: threading.Thread) -> None:
@@ -136,26 +185,27 @@ def test_no_thread(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> None:
 
     with monkeypatch.context() as patches:
         patches.setattr(threading.Thread, "start", start)
-        with pytest.raises(LookUpLate):
-            look_ups.find("ci.example.com", 80, 0.01)
-    assert look_ups.find("ci.example.com", 80, SOON_S) == FOUND
+        wanted = Wanted(look_ups, "ci.example.com")
+        assert not wanted.started
+    look_ups.start_waiting()
+    assert wanted.answer() == ADDRESS
 
 
 FORK = """
 import os, socket, threading, warnings
-from flask_hubhooks.delivery.lookups import LookUpLate, look_ups
+from queue import SimpleQueue
+from flask_hubhooks.transport import lookups
 
 warnings.simplefilter("ignore")  # of a fork beside threads
-look_ups._most = 1
+lookups.MAX_YOUNG = 4
 socket.getaddrinfo = lambda *_, **__: threading.Event().wait()
-try:
-    look_ups.find("hanging", 80, 0.01)
-except LookUpLate:
-    pass
+lookups.look_ups.find("hanging", "", print)
 child = os.fork()
 if not child:
     socket.getaddrinfo = lambda *_, **__: []
-    os._exit(look_ups.find("ci.example.com", 80, 5.0) != [])
+    answers = SimpleQueue()
+    lookups.look_ups.find("ci.example.com", "", answers.put)
+    os._exit(not answers.get(timeout=10).failure)
 os._exit(os.waitpid(child, 0)[1] != 0)
 """
 
@@ -167,7 +217,8 @@ def test_after_a_fork() -> None:
 
 def test_posts_while_the_resolver_hangs(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> None:
     """With every look-up hanging, POSTs to addresses go out at once, and those to names end with their deadline."""
-    monkeypatch.setattr(connections, "look_ups", LookUps(most=2))
+    monkeypatch.setattr(loop, "look_ups", LookUps())
+    monkeypatch.setattr(lookups, "MAX_YOUNG", 8)
     sender = transport(deadline_s=0.5)
     with Receiver() as receiver, ThreadPoolExecutor(16) as pool:
         urls = [f"http://hanging{number % 4}.example.com/" for number in range(12)]
@@ -175,16 +226,9 @@ def test_posts_while_the_resolver_hangs(resolver: Resolver, monkeypatch: pytest.
         poll(lambda: resolver.running == 2)
         assert post(sender, receiver.url).status_code == 200
         assert not any(each.done() for each in late)
-        errors = {each.result().error.partition(": ")[0] for each in late}
-    assert all(error.endswith(" within 0.5 s)") for error in errors)
-    assert {error.partition("(")[2] for error in errors} == {
-        "no answer within 0.5 s)",
-        "too many other look-ups without an answer within 0.5 s)",
+        outcomes = [each.result() for each in late]
+    assert {(each.error.partition("(")[2].partition(")")[0], each.concern) for each in outcomes} == {
+        ("no answer within 0.5 s", Concern.HOST),
+        ("too many other look-ups without an answer within 0.5 s", Concern.NOBODY),
     }
     assert resolver.most == 2
-
-
-def test_process_bound() -> None:
-    """A process has 64 look-ups under way at most, whatever number of transports it has."""
-    assert lookups.MOST == 64
-    assert connections.look_ups is lookups.look_ups

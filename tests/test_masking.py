@@ -16,9 +16,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from flask_hubhooks.delivery.payload import masked
-from flask_hubhooks.delivery.transport import BODY_LIMIT, HEADERS_LIMIT, Outcome
 from flask_hubhooks.hook_url import origin
 from flask_hubhooks.models import Hook
+from flask_hubhooks.transport import BODY_LIMIT, HEADERS_LIMIT, Outcome
 
 from .host import Host
 from .receivers import Receiver, http

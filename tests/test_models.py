@@ -24,7 +24,12 @@ EAST = timezone(timedelta(hours=5, minutes=30))
 @pytest.mark.parametrize(
     ("name", "columns", "holding"),
     [
-        ("ix_hubhooks_delivery_due", ["destination", "next_attempt_at"], "next_attempt_at IS NOT NULL"),
+        ("ix_hubhooks_delivery_due", ["repository_key", "next_attempt_at"], "next_attempt_at IS NOT NULL"),
+        (
+            "ix_hubhooks_delivery_hook_due",
+            ["repository_key", "hook_id", "next_attempt_at"],
+            "next_attempt_at IS NOT NULL",
+        ),
         ("ix_hubhooks_delivery_overdue", ["give_up_at"], "give_up_at IS NOT NULL"),
     ],
 )

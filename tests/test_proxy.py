@@ -9,6 +9,7 @@ import select
 import socket
 import ssl
 from collections.abc import Callable
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,13 +17,13 @@ from urllib.parse import urlsplit
 import pytest
 import trustme
 
-from flask_hubhooks.delivery.egress import Egress
-from flask_hubhooks.delivery.transport import Transport
+from flask_hubhooks.transport import Concern, Transport, files, lookups, loop
+from flask_hubhooks.transport.egress import Egress
 
 from .host import Host
 from .receivers import Answer, Connection, Receiver, Request, close, hang, reset, sends, tls_context, trickles
 from .receivers import http as answer_of
-from .test_connections import SOON_S
+from .test_connections import SOON_S, Network
 from .test_transport import BODY, LOOPBACK, SECRET, post
 
 PASSWORD = "pa:ss@wörd€"
@@ -98,6 +99,7 @@ def looked_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return real(host, *args, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(loop, "look_ups", lookups.LookUps())
     return hosts
 
 
@@ -118,7 +120,7 @@ def test_http(looked_up: list[str]) -> None:
     assert receiver.requests[1].headers["host"] == f"ci.example.com:{receiver.port}"
     assert (receiver.requests[1].path, receiver.requests[1].body) == ("/hook?a=b", BODY)
     assert receiver.requests[1].headers["webhook-id"] == "x"
-    assert set(looked_up) == {"127.0.0.1"}
+    assert set(looked_up) == {"127.0.0.1"}  # by the proxy
 
 
 @pytest.mark.parametrize("over_tls", [False, True])
@@ -178,6 +180,7 @@ def test_407(scheme: str, user: str, caplog: pytest.LogCaptureFixture) -> None:
     words = "the proxy answered 407 Proxy Authentication Required"
     assert (outcome.status_code, outcome.blocked, outcome.response_headers) == (None, False, ())
     assert outcome.error == f"{words}: the operator must check user and password in HUBHOOKS_PROXY"
+    assert outcome.concern is Concern.NOBODY
     assert "wrong" not in caplog.text + repr(outcome)
 
 
@@ -188,6 +191,46 @@ def test_407_of_a_receiver(authority: trustme.CA, bundle: str) -> None:
         assert post(through, f"https://ci.example.com:{receiver.port}/").status_code == 407
     with Receiver(407) as receiver:
         assert post(Transport(LOOPBACK), receiver.url).status_code == 407
+
+
+@pytest.mark.parametrize("host", ["ci.internal", "a.corp.example.com", "127.0.0.1"])
+def test_no_proxy_for_some(network: Network, host: str) -> None:
+    """Names, names below a wildcard and addresses of a network go directly, all else through the proxy."""
+    direct = ("ci.internal", "*.corp.example.com", ip_network("127.0.0.0/8"))
+    network.names.update({each: [("127.0.0.1", 80)] for each in ("ci.internal", "a.corp.example.com")})
+    with Receiver() as receiver, Proxy() as proxy:
+        through = sender(proxy.through(), LOOPBACK, no_proxy=direct)
+        assert post(through, f"http://{host}:{receiver.port}/").status_code == 200
+        assert proxy.connections == 0
+        for other in ("ci.example.com", "corp.example.com", "xci.internal", "93.184.216.34"):
+            assert post(through, f"http://{other}:{receiver.port}/").status_code == 200
+        assert len(proxy.requests) == 4
+    assert not {"ci.example.com", "corp.example.com", "xci.internal"} & set(network.looked_up)
+
+
+def test_what_goes_directly_is_judged(network: Network) -> None:
+    """A name that goes directly is judged by its addresses, as without a proxy."""
+    network.names["ci.internal"] = [("127.0.0.1", 80)]
+    with Receiver() as receiver, Proxy() as proxy:
+        through = sender(proxy.through(), no_proxy=("ci.internal",))
+        assert post(through, f"http://ci.internal:{receiver.port}/").blocked
+        assert proxy.connections == receiver.connections == 0
+
+
+@pytest.mark.parametrize("name", ["no_proxy", "NO_PROXY"])
+def test_no_proxy_of_the_environment(network: Network, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """What the environment says of proxies changes nothing: no address is connected to but the proxy's."""
+    monkeypatch.setenv(name, "*")
+    network.names["ci.example.com"] = [("127.0.0.1", 80)]
+    with Receiver() as receiver, Proxy() as proxy:
+        assert post(sender(proxy.through()), f"http://ci.example.com:{receiver.port}/").status_code == 200
+        assert len(proxy.requests) == 1
+    assert network.connected == [("127.0.0.1", proxy.port)]
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch) -> Network:
+    return Network(monkeypatch)
 
 
 def closed_port() -> int:
@@ -202,9 +245,11 @@ def test_no_proxy(scheme: str, host: str, monkeypatch: pytest.MonkeyPatch) -> No
     """A proxy that is away fails the attempt, to be tried again, and it is not told where it would be."""
     if host != "127.0.0.1":
         monkeypatch.setattr(socket, "getaddrinfo", _no_name)
+        monkeypatch.setattr(loop, "look_ups", lookups.LookUps())
     outcome = post(sender(f"http://ann:{SECRET}@{host}:{closed_port()}"), f"{scheme}://ci.example.com/")
     assert (outcome.status_code, outcome.blocked) == (None, False)
     assert outcome.error == f"no connection to the proxy: {ADVICE}"
+    assert (outcome.concern, outcome.connected) == (Concern.NOBODY, False)
 
 
 def _no_name(*_: Any, **__: Any) -> None:
@@ -236,6 +281,7 @@ def test_bad_proxies(answer: Answer, words: str) -> None:
     with Receiver(answer) as proxy:
         outcome = post(sender(proxy.url.removesuffix("/hook"), deadline_s=0.5), f"https://ci.example.com/{SECRET}")
     assert (outcome.status_code, outcome.error) == (None, words)
+    assert (outcome.concern, outcome.connected) == (Concern.NOBODY, False)
     assert outcome.duration_ms < SOON_S * 1000
 
 
@@ -263,10 +309,11 @@ def test_deadline_through_a_tunnel(authority: trustme.CA, bundle: str, answer: A
 
 
 def test_certificate_of_the_receiver(authority: trustme.CA, bundle: str) -> None:
-    """A receiver's certificate is verified against its own name, not the proxy's, and not looked at again."""
+    """A receiver's certificate is verified against its own name, not the proxy's."""
     with Receiver(tls=tls_context(authority, "localhost")) as receiver, Proxy() as proxy:
         outcome = post(sender(proxy.through(), ca_bundle=bundle), f"https://ci.example.com:{receiver.port}/")
-    assert outcome.error.startswith("TLS: certificate is not for ci.example.com: ")
+    assert outcome.error.startswith("TLS: certificate is for localhost and not for ci.example.com: ")
+    assert outcome.concern is Concern.HOST
     assert not receiver.requests
     assert proxy.connections == 1
 
@@ -278,6 +325,7 @@ def test_certificate_of_the_proxy(authority: trustme.CA, scheme: str) -> None:
         outcome = post(sender(proxy.through(f"ann:{SECRET}@")), f"{scheme}://ci.example.com/")
     advice = "the operator must check HUBHOOKS_PROXY and HUBHOOKS_CA_BUNDLE"
     assert outcome.error == f"TLS: the proxy's certificate is refused: {advice}"
+    assert outcome.concern is Concern.NOBODY
     assert not proxy.requests
 
 
@@ -388,3 +436,62 @@ def test_client_certificate_that_cannot_be_read(own: tuple[str, str], tmp_path: 
     for pair in ((own[0], str(tmp_path / "none.key")), (own[0], str(tmp_path / "other.key"))):
         with pytest.raises(OSError):
             Transport(client_certificate=pair)
+
+
+def test_renewed_client_certificate(
+    asking: Any, own: tuple[str, str], authority: trustme.CA, bundle: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A certificate that is renewed is shown without a restart, on a new connection."""
+    monkeypatch.setattr(files, "CHECK_S", 0.0)
+    shown: list[int] = []
+
+    def note(_: Request, connection: Connection) -> int:
+        shown.append(int(connection.socket.getpeercert()["serialNumber"], 16))  # type: ignore[attr-defined]
+        return 200
+
+    with Receiver(note, tls=asking()) as receiver:
+        through = Transport(LOOPBACK, ca_bundle=bundle, client_certificate=own)
+        assert [post(through, receiver.url).status_code for _ in range(2)] == [200, 200]
+        renewed = authority.issue_cert("hubhooks@example.com")
+        renewed.cert_chain_pems[0].write_to_path(own[0])
+        assert post(through, receiver.url).status_code == 200, "its key is not there yet"
+        renewed.private_key_pem.write_to_path(own[1])
+        assert post(through, receiver.url).status_code == 200
+        assert receiver.connections == 2
+    assert shown[0] == shown[1] == shown[2] != shown[3]
+
+
+def test_renewed_authorities(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Authorities that are replaced are trusted without a restart, and those before them no more."""
+    monkeypatch.setattr(files, "CHECK_S", 0.0)
+    bundle = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(str(bundle))
+    sender = Transport(LOOPBACK, ca_bundle=str(bundle))
+    with Receiver(tls=tls_context(authority)) as receiver:
+        assert post(sender, receiver.url).error.startswith("TLS: certificate for localhost is of an unknown authority")
+        authority.cert_pem.write_to_path(str(bundle))
+        assert post(sender, receiver.url).status_code == 200
+        trustme.CA().cert_pem.write_to_path(str(bundle))
+        assert post(sender, receiver.url).error.startswith("TLS: certificate for localhost is of an unknown authority")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no certificate"])
+def test_files_that_become_unreadable(
+    authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any, content: bytes | None
+) -> None:
+    """A file that cannot be read any more leaves its old content in use, and that is logged once."""
+    monkeypatch.setattr(files, "CHECK_S", 0.0)
+    bundle = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(bundle))
+    sender = Transport(LOOPBACK, ca_bundle=str(bundle))
+    with Receiver(tls=tls_context(authority)) as receiver:
+        if content is None:
+            bundle.unlink()
+        else:
+            bundle.write_bytes(content)
+        for _ in range(3):
+            receiver.drop()
+            assert post(sender, receiver.url).status_code == 200
+    [record] = [each for each in caplog.records if each.name == files.__name__]
+    assert record.getMessage().startswith("the new content of HUBHOOKS_CA_BUNDLE cannot be used (")
+    assert record.getMessage().endswith("): the old one stays in use")

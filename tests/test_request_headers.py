@@ -14,13 +14,14 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from flask_hubhooks.delivery.addresses import AddressPolicy
-from flask_hubhooks.delivery.egress import Egress
-from flask_hubhooks.delivery.transport import Transport
 from flask_hubhooks.models import Webhook
 from flask_hubhooks.request_headers import BadHeader, as_text, check_name, check_value, of_text
+from flask_hubhooks.transport import Transport
+from flask_hubhooks.transport.addresses import AddressPolicy
+from flask_hubhooks.transport.egress import Egress
 
 from .host import Host
+from .posting import post
 from .receivers import Connection, Receiver, Request, http
 
 on_sqlite = pytest.mark.parametrize("database_uri", ["sqlite"], indirect=True)
@@ -53,7 +54,7 @@ OURS = [
 BAD_NAMES = ["", " ", "X A", " X-A", "X-A ", "X-A:", ":path", "X-A\r\n", "X-A\r\nX-B", "X\0A", "X-Ä", "X\u212a", "X\tA"]
 BAD_NAMES += ["X" * 101, "X(A)", 'X"A', "X/A", "X=A", "X@A", "X{A}", "\ud800", "X-A\x7f", "X\u2011A"]
 BAD_VALUES = ["", " ", " a", "a ", "a\r", "a\n", "a\r\nX-B: c", "a\rb", "a\0b", "a\tb", "\x7f", "ä", "\u2028", "\ud800"]
-BAD_VALUES += ["x" * 4097, "a\x0bb", "a\x85b", "@@@SKIP_HEADER@@@"]
+BAD_VALUES += ["x" * 4097, "a\x0bb", "a\x85b"]
 
 
 def set_headers(host: Host, webhook: dict[str, Any], headers: Any) -> Any:
@@ -189,7 +190,6 @@ def wire() -> Iterator[tuple[Transport, Receiver]]:
 
 
 @given(headers=st.dictionaries(names, values, max_size=4))
-@example(headers={"X-A": "@@@SKIP_HEADER@@@"})
 @example(headers={"Content-Type": "text/plain", "X-A": "a\r\nX-B: c"})
 @example(headers={"Content_Type": "text/plain"})
 @example(headers={"Cookie": "a=b; c=d", "Authorization": "Basic Og=="})
@@ -209,8 +209,8 @@ def test_exactly_one_line(headers: dict[str, str], wire: tuple[Transport, Receiv
     ours = {"Content-Type": "application/json", "webhook-id": uuid.uuid4().hex, "X-Hub-Signature-256": "sha256=0"}
     body = b'{"a": "b"}'
     receiver.requests.clear()
-    assert transport.post(receiver.url, body, ours).status_code == 200
-    outcome = transport.post(receiver.url, body, of_text(as_text(accepted)) | ours)
+    assert post(transport, receiver.url, body, ours).status_code == 200
+    outcome = post(transport, receiver.url, body, of_text(as_text(accepted)) | ours)
     assert outcome.status_code == 200, (accepted, outcome.error)
     plain, request = receiver.requests
     assert (request.method, request.path, request.body) == (plain.method, plain.path, body)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flask_hubhooks.delivery.retry import SCHEDULE_S, Verdict, judge, retry_delay
-from flask_hubhooks.delivery.transport import Outcome
+from flask_hubhooks.transport import Outcome
 
 NOW = datetime.now(timezone.utc)
 STEPS = st.integers(0, len(SCHEDULE_S) - 1)

@@ -18,7 +18,7 @@ from flask_hubhooks.database import utcnow
 from flask_hubhooks.delivery import claims, recording
 from flask_hubhooks.delivery.recording import Result
 from flask_hubhooks.delivery.retry import judge
-from flask_hubhooks.delivery.transport import Outcome
+from flask_hubhooks.transport import Outcome
 
 from .host import Host
 from .processes import Process

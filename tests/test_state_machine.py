@@ -30,8 +30,8 @@ from sqlalchemy import delete, event, select, text
 from flask_hubhooks import Repository, retention, state
 from flask_hubhooks.delivery import claims, recording
 from flask_hubhooks.delivery.retry import judge, judge_test
-from flask_hubhooks.delivery.transport import Outcome
 from flask_hubhooks.models import Status, attempts, deliveries, hooks, pushes, webhooks
+from flask_hubhooks.transport import Concern, Outcome
 
 from .delivery_model import CODES, DAY, HEAD_START, LEASE, MEANING, Model
 from .delivery_records import Chain, Push, Sent
@@ -81,6 +81,7 @@ def outcome(answer: str, clock: StoppedClock) -> Outcome:
         status_code=code,
         error="" if code else answer,
         blocked=answer == "blocked",
+        concern=Concern.NOBODY if answer == "blocked" else Concern.HOOK,
         response_headers=HEADERS.get(answer, ()),
     )
 
@@ -281,9 +282,10 @@ class Registry(RuleBasedStateMachine):
 
     @rule(limit=st.sampled_from([1, 3, 500, 500]), left_out=st.just(set()) | st.sets(urls, max_size=1))
     def claim(self, limit: int, left_out: set[str]) -> None:
-        self._claim(limit, {url.removesuffix("/hook") for url in left_out})
+        hooks = {each.hook for _, _, each in self.model.all()}
+        self._claim(limit, {hook.id for hook in hooks if hook.url in left_out})
 
-    def _claim(self, limit: int, left_out: set[str]) -> list[tuple[Sent, claims.Claim]]:
+    def _claim(self, limit: int, left_out: set[int]) -> list[tuple[Sent, claims.Claim]]:
         due = {each.id: (push, chain, each) for push, chain, each in self.model.due(left_out)}
         sendable = {id for id, (_, chain, each) in due.items() if self.model.sendable(chain, each)}
         with self.host.writing() as session:

@@ -1,27 +1,31 @@
-"""Taking due deliveries under a lease, destination by destination, and giving them back.
+"""Taking due deliveries under a lease, and giving them back.
 
-Which destinations have something due is found by skipping through the index of what is pending from one to the next:
-a hundred thousand rows of one cost as much as a single one.
+Repositories take turns, and within a repository its hooks do. Both are found by skipping through an index from one to
+the next, so a hundred thousand due rows of one hook cost as much as a single one.
 """
 
 from __future__ import annotations
 
 import uuid
-from bisect import bisect_right
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 
 from sqlalchemy import (
     ARRAY,
+    BigInteger,
     Float,
     Integer,
-    Text,
+    all_,
     and_,
     any_,
     bindparam,
     case,
+    column,
     exists,
     func,
     literal,
@@ -42,8 +46,14 @@ from .retry import GIVE_UP_AFTER
 LEASE_S = 60.0
 """How long a claimed delivery is ours. A worker that dies leaves its rows to come due again after this."""
 
-SHARE_LEAST = 8
-"""Of each destination a claim takes at least so many, where so many are due."""
+WALK = 128
+"""How many repositories with something pending a claim looks at before it takes what it has found."""
+URGENT_MOST = 8
+"""How many deliveries of a hook that a person waits for are taken at once."""
+FRUITLESS_S = 0.25
+"""How long a repository is passed over after all its hooks with something due were left out of a claim."""
+LOWEST = -(2**63)
+"""The repository key that all turns begin with."""
 
 # Statements are built once: building one anew takes SQLAlchemy longer than PostgreSQL takes to run it.
 _now = now_plus(literal(0.0))
@@ -56,35 +66,81 @@ _overdue = and_(
 )
 
 
-def _destinations_due() -> Any:
-    """The destinations that have something due, each with whether a person waits for the first of it."""
-    # Each is read as the first by the index's own order: for a minimum the planner may read all of it.
-    one = select(deliveries.c.destination).where(_pending).order_by(deliveries.c.destination).limit(_first)
-    walk = select(one.scalar_subquery().label("destination")).cte("walk", recursive=True)
-    following = one.where(deliveries.c.destination > walk.c.destination)
-    walk = walk.union_all(select(following.scalar_subquery()).where(walk.c.destination.is_not(None)))
-    # A value for each destination is read from the index; an EXISTS may become a join that reads all that is due.
-    due_at = select(deliveries.c.next_attempt_at).where(_pending, deliveries.c.destination == walk.c.destination)
-    there = due_at.order_by(deliveries.c.next_attempt_at).limit(_first)
-    urgent = there.scalar_subquery() <= now_plus(literal(-HEAD_START_S))
-    return select(walk.c.destination, urgent.label("urgent")).where(there.scalar_subquery() <= _now)
+_KEY, _HOOK, _AT = deliveries.c.repository_key, deliveries.c.hook_id, deliveries.c.next_attempt_at
 
 
-_most, _share = bindparam("most", type_=Integer), bindparam("share", type_=Integer)
-_DESTINATIONS_DUE = _destinations_due()
+def _first_of(column: Any, *conditions: Any) -> Any:
+    # ORDER BY and LIMIT instead of a minimum, for which the planner may read the whole index. The time of the next
+    # attempt is there so that no other index on the column has the same order.
+    return select(column).where(_pending, *conditions).order_by(column, _AT).limit(_first)
+
+
+def _repositories() -> Any:
+    """Repositories with something pending, each with whether it is due and whether a person waits for it."""
+    after, steps = bindparam("after", type_=BigInteger), bindparam("steps", type_=Integer)
+    first = select(_first_of(_KEY, after < _KEY).scalar_subquery().label("key"), literal_column("1").label("step"))
+    walk = first.cte("walk", recursive=True)
+    following = select(_first_of(_KEY, walk.c.key < _KEY).scalar_subquery(), walk.c.step + 1)
+    walk = walk.union_all(following.where(walk.c.key.is_not(None), walk.c.step < steps))
+    due_at = _first_of(_AT, walk.c.key == _KEY).scalar_subquery()
+    urgent = (due_at <= now_plus(literal(-HEAD_START_S))).label("urgent")
+    return select(walk.c.key, (due_at <= _now).label("due"), urgent).where(walk.c.key.is_not(None))
+
+
+def _due_in(key: Any, after: Any) -> Any:
+    """The hooks of a repository, those behind `after`, that have something due."""
+    first = select(_first_of(_HOOK, key == _KEY, after < _HOOK).scalar_subquery().label("hook_id"))
+    walk = first.cte("hook_walk", recursive=True, nesting=True)
+    following = _first_of(_HOOK, key == _KEY, walk.c.hook_id < _HOOK).scalar_subquery()
+    walk = walk.union_all(select(following).where(walk.c.hook_id.is_not(None)))
+    due_at = _first_of(_AT, key == _KEY, walk.c.hook_id == _HOOK).scalar_subquery()
+    return select(walk.c.hook_id).where(due_at <= now_plus(bindparam("until_s", type_=Float)))
+
+
+_REPOSITORIES = _repositories()
 _OVERDUE = select(deliveries.c.id).where(_overdue).order_by(deliveries.c.give_up_at)
+_FOUND = _REPOSITORIES.subquery()
 _ANYTHING_DUE = select(
     or_(
-        _DESTINATIONS_DUE.exists(),
+        select(_FOUND).where(_FOUND.c.due).exists(),
         _OVERDUE.limit(_first).scalar_subquery().is_not(None),
         exists().where(webhooks.c.unsettled),
     )
 )
 _lease = update(deliveries).values(lease_token=bindparam("lease"), next_attempt_at=now_plus(literal(LEASE_S)))
-_oldest = select(deliveries.c.id).where(_due).order_by(deliveries.c.next_attempt_at)
-_TAKE_OF_ONE = _lease.where(
-    deliveries.c.id.in_(_oldest.where(deliveries.c.destination == bindparam("served", type_=Text)).limit(_share))
-).returning(deliveries.c.id)
+
+
+def _oldest(its: Any) -> Any:
+    """The deliveries of a hook that have been due for longest, as many as its share."""
+    of_hook = select(deliveries.c.id).where(_due, its.key == _KEY, its.hook == _HOOK)
+    return of_hook.order_by(_AT).limit(its.share)
+
+
+_parameters = SimpleNamespace(
+    **{name: bindparam(name, type_=BigInteger) for name in ("key", "after", "hook", "share")},
+)
+_HOOKS_DUE_OF_ONE = _due_in(_parameters.key, _parameters.after)
+_TAKE_OF_ONE = _lease.where(deliveries.c.id.in_(_oldest(_parameters))).returning(deliveries.c.id)
+
+
+def _named(*names: str) -> Any:
+    """Columns of parameters: each is an array of 64-bit numbers."""
+    arrays = func.unnest(*(bindparam(name, type_=ARRAY(BigInteger)) for name in names))
+    return arrays.table_valued(*(column(name, BigInteger) for name in names)).render_derived("named")
+
+
+def _hooks_due_of_many() -> Any:
+    """`_HOOKS_DUE_OF_ONE` for many repositories, at most `most` hooks of each: for PostgreSQL."""
+    named = _named("key", "after")
+    # In plain text: these stand too deep in the statement for SQLAlchemy to see which table they are of.
+    found = _due_in(literal_column("named.key"), literal_column("named.after"))
+    left_out = bindparam("left_out", type_=ARRAY(BigInteger))
+    wanted = literal_column("hook_walk.hook_id", BigInteger) != all_(left_out)
+    hooks_of = found.where(wanted).limit(bindparam("most", type_=Integer)).lateral("hooks_of")
+    return select(named.c.key, hooks_of.c.hook_id).select_from(named.join(hooks_of, true()))
+
+
+_HOOKS_DUE_OF_MANY = _hooks_due_of_many()
 
 
 def _read(its: Any) -> Any:
@@ -101,7 +157,7 @@ def _read(its: Any) -> Any:
         its.webhook_id,
         its.hook_id,
         hooks.c.hook_url,
-        its.destination,
+        its.repository_key,
         webhooks.c.encrypted_secret,
         case((webhooks.c.former_secret_until > _now, webhooks.c.encrypted_former_secret)),
         webhooks.c.encrypted_headers,
@@ -124,18 +180,17 @@ _READ = _read(deliveries.c).where(among(deliveries.c.id, bindparam("taken", expa
 
 
 def _take_of_many() -> Any:
-    """`_TAKE_OF_ONE` for many destinations, and `_READ`, at once, passing over what is locked: for PostgreSQL."""
-    named = func.unnest(bindparam("served", type_=ARRAY(Text))).table_valued("destination").render_derived("named")
-    of_one = _oldest.where(deliveries.c.destination == named.c.destination).limit(_share)
-    oldest = of_one.with_for_update(skip_locked=True).lateral("oldest")
-    chosen = select(oldest.c.id).select_from(named.join(oldest, true())).limit(_most).cte("chosen")
+    """`_TAKE_OF_ONE` for many hooks, and `_READ`, at once, passing over what is locked: for PostgreSQL."""
+    named = _named("key", "hook", "share")
+    oldest = _oldest(named.c).with_for_update(skip_locked=True).lateral("oldest")
+    chosen = select(oldest.c.id).select_from(named.join(oldest, true())).cte("chosen")
     # As an array, so that it is read by the index: to join 512 rows the planner would read 100,000 through.
     taken = _lease.where(deliveries.c.id == any_(func.array(select(chosen.c.id).scalar_subquery())))
     return _read(taken.returning(*deliveries.c).cte("taken").c)
 
 
 _TAKE_OF_MANY = _take_of_many()
-_TAKE_OVERDUE = _OVERDUE.limit(_most).with_for_update(skip_locked=True)
+_TAKE_OVERDUE = _OVERDUE.limit(bindparam("most", type_=Integer)).with_for_update(skip_locked=True)
 GAVE_UP = f"not delivered within {GIVE_UP_AFTER.days} days"
 _EXPIRE = (
     update(deliveries)
@@ -184,7 +239,7 @@ class Claim:
     webhook_id: int
     hook_id: int
     hook_url: str
-    destination: str
+    repository_key: int
     encrypted_secret: bytes
     encrypted_former_secret: bytes | None
     encrypted_headers: bytes | None
@@ -195,7 +250,7 @@ class Claim:
     pushed_at: datetime
     snapshot: dict[str, Any]
     urgent: bool = False
-    """A person waits for it: neither a cap nor a breaker is to hold it up."""
+    """A person waits for it: neither its hook's limit nor a breaker holds it up."""
 
     @property
     def is_test(self) -> bool:
@@ -222,77 +277,157 @@ class Unsent:
 
 def anything_due(session: Session) -> bool:
     """Whether `claim` or `expire_overdue` would find work now."""
-    return bool(session.scalar(_ANYTHING_DUE))
+    return bool(session.scalar(_ANYTHING_DUE, {"after": LOWEST, "steps": 2**31 - 1}))
 
 
-class Rotation:
-    """Whose turn it is: where more is due than one claim takes, the next one goes on with the destinations after."""
+class Turns:
+    """Whose turn it is: a claim goes on behind the repository, and in it the hook, that the last one ended with."""
 
     def __init__(self) -> None:
-        self._last = ""
+        self._after = LOWEST
+        self._after_hook: dict[int, int] = {}
+        self._fruitless: dict[int, float] = {}  # repositories, and until when they are passed over
+        self.more_due = False
+        """Whether the last claim left something behind that it could have taken."""
 
-    def ordered(self, destinations: Iterable[str]) -> list[str]:
-        """The destinations, those after the last one that was served first."""
-        names = sorted(destinations)
-        start = bisect_right(names, self._last)
-        return names[start:] + names[:start]
+    def freed(self, keys: Collection[int] | None = None) -> None:
+        """Note that hooks of these repositories, or of all, may be sent to again."""
+        for key in list(self._fruitless) if keys is None else keys:
+            self._fruitless.pop(key, None)
 
-    def served(self, ordered: Sequence[str], destinations: Collection[str]) -> None:
-        """Note whom a claim has served, of those it had in order."""
-        self._last = next((each for each in reversed(ordered) if each in destinations), "")
+    def claim(self, session: Session, limit: int, left_out: Collection[int]) -> list[tuple[Any, bool]]:
+        """Put deliveries under a lease, at most `limit` of those that nobody waits for.
+
+        Returns them in the order of their ids, each with whether a person waits for it.
+        """
+        due, urgent, ended = self._due(session)
+        taken = []
+        if urgent:
+            asked_for = _hooks_due(session, urgent[:limit], {}, URGENT_MOST, until_s=-HEAD_START_S)[:limit]
+            shares = dict.fromkeys(asked_for, min(URGENT_MOST, limit // max(1, len(asked_for))))
+            taken += [(row, True) for row in _lease_oldest(session, shares, until_s=-HEAD_START_S)]
+        limit -= len(taken)
+        served = due[:limit]
+        self.more_due = len(due) > limit or not ended
+        if served:
+            taken += [(row, False) for row in self._serve(session, served, limit, left_out)]
+            self._after = served[-1] if self.more_due else LOWEST
+        return sorted(taken, key=lambda each: each[0].id)
+
+    def _due(self, session: Session) -> tuple[list[int], list[int], bool]:
+        """Repositories that have something due, those among them that a person waits for, and whether that is all."""
+        now = monotonic()
+        self._fruitless = {key: until for key, until in self._fruitless.items() if until > now}
+        due: list[int] = []
+        urgent: list[int] = []
+        seen = 0
+        for rows in _walk_around(session, self._after):
+            if seen >= WALK and (due or urgent):
+                return due, urgent, False
+            seen += len(rows)
+            due += [row.key for row in rows if row.due and row.key not in self._fruitless]
+            urgent += [row.key for row in rows if row.urgent]
+        return due, urgent, True
+
+    def _serve(self, session: Session, keys: Sequence[int], limit: int, left_out: Collection[int]) -> list[Any]:
+        """Take of each repository its part of the limit, at most a quarter where others wait, and divide it by hook."""
+        part = limit if len(keys) == 1 else max(1, limit // max(len(keys), 4))
+        after = {key: self._after_hook.pop(key, 0) for key in keys}
+        hooks_of: defaultdict[int, list[int]] = defaultdict(list)
+        for key, hook in _hooks_due(session, keys, after, part, left_out):
+            hooks_of[key].append(hook)
+        if ended := [key for key in keys if after[key] and len(hooks_of[key]) < part]:  # on from the first hook
+            for key, hook in _hooks_due(session, ended, {}, part, left_out):
+                if hook <= after[key] and len(hooks_of[key]) < part:
+                    hooks_of[key].append(hook)
+        for key in keys:
+            if len(hooks_of[key]) == part:
+                self._after_hook[key] = hooks_of[key][-1]
+                self.more_due = True
+            elif not hooks_of[key]:
+                self._fruitless[key] = monotonic() + FRUITLESS_S
+        shares = {(key, hook): part // len(its) for key, its in hooks_of.items() for hook in its}
+        taken = _lease_oldest(session, shares)
+        counts = Counter((row.repository_key, row.hook_id) for row in taken)
+        self.more_due |= any(counts[pair] >= share for pair, share in shares.items())
+        return taken
+
+
+def _walk_around(session: Session, start: int) -> Iterator[list[Any]]:
+    """Repositories with something pending, once around: from the one behind `start` to `start` itself."""
+    after, wrapped = start, False
+    while True:
+        rows = session.execute(_REPOSITORIES, {"after": after, "steps": WALK}).all()
+        yield [row for row in rows if not wrapped or row.key <= start]
+        if len(rows) == WALK and not (wrapped and rows[-1].key >= start):
+            after = rows[-1].key
+        elif wrapped or start == LOWEST:
+            return
+        else:
+            after, wrapped = LOWEST, True
+
+
+def _is_postgresql(session: Session) -> bool:
+    return session.get_bind().dialect.name == "postgresql"
+
+
+def _hooks_due(
+    session: Session,
+    keys: Sequence[int],
+    after: Mapping[int, int],
+    most: int,
+    left_out: Collection[int] = (),
+    until_s: float = 0.0,
+) -> list[tuple[int, int]]:
+    """Of each repository the hooks that have something due, at most `most`: its key and the hook's id."""
+    if _is_postgresql(session):
+        which = {"key": keys, "after": [after.get(key, 0) for key in keys], "left_out": list(left_out)}
+        found = session.execute(_HOOKS_DUE_OF_MANY, which | {"most": most, "until_s": until_s})
+        return [(row.key, row.hook_id) for row in found]
+    pairs: list[tuple[int, int]] = []
+    for key in keys:
+        of_one = session.scalars(_HOOKS_DUE_OF_ONE, {"key": key, "after": after.get(key, 0), "until_s": until_s})
+        pairs += [(key, hook) for hook in of_one if hook not in left_out][:most]
+    return pairs
+
+
+def _lease_oldest(session: Session, shares: Mapping[tuple[int, int], int], until_s: float = 0.0) -> list[Any]:
+    """Take the deliveries that have been due for longest: of each hook, named by its repository's key and its id, its
+    share.
+
+    All of it is due since `until_s` from now: what was seen to be urgent may have been taken by others meanwhile.
+    """
+    if not shares:
+        return []
+    values = {"lease": uuid.uuid4(), "until_s": until_s}
+    if _is_postgresql(session):
+        keys, hook_ids = zip(*shares, strict=True)
+        which = {"key": list(keys), "hook": list(hook_ids), "share": list(shares.values())}
+        return list(session.execute(_TAKE_OF_MANY, values | which))
+    taken: list[uuid.UUID] = []
+    for (key, hook), share in shares.items():
+        taken += session.scalars(_TAKE_OF_ONE, values | {"key": key, "hook": hook, "share": share})
+    return list(session.execute(_READ, {"taken": taken}))
 
 
 def claim(
-    session: Session, limit: int, left_out: Collection[str] = frozenset(), rotation: Rotation | None = None
+    session: Session, limit: int, left_out: Collection[int] = frozenset(), turns: Turns | None = None
 ) -> tuple[list[Claim], Changes]:
-    """Take at most `limit` due deliveries, of each destination its oldest; nobody else has them until the lease ends.
+    """Take at most `limit` due deliveries, of each hook its oldest; nobody else has them until the lease ends.
 
-    Destinations that are `left_out` are passed over, but for what a person waits for. The database's clock decides
-    what is due. What can no longer be sent ends here instead: its webhook was switched off, or its time to give up
-    has come, which the changes tell.
+    Hooks that are `left_out` are passed over, but for what a person waits for. The database's clock decides what is
+    due. What can no longer be sent ends here instead: its webhook was switched off, or its time to give up has come,
+    which the changes tell.
     """
     changes = Changes()
-    rotation = rotation or Rotation()
-    while taken := _take(session, limit, left_out, rotation):
+    turns = turns or Turns()
+    while taken := turns.claim(session, limit, left_out):
         if misnamed := {row.push_id for row, _ in taken if row.misnamed}:
             session.execute(_RENAME, {"ids": list(misnamed)})
         changes.finished += _end_unsendable(session, [row for row, _ in taken])
         if sendable := [each for each in taken if not each[0].switched_off and not each[0].gave_up]:
             return [Claim(*(*row[:-3], urgent)) for row, urgent in sendable], changes
     return [], changes
-
-
-def _take(session: Session, limit: int, left_out: Collection[str], rotation: Rotation) -> list[tuple[Any, bool]]:
-    """Put deliveries under a lease; returns them in the order of their ids, each with whether a person waits for it."""
-    due = session.execute(_DESTINATIONS_DUE).all()
-    of_urgent = [each.destination for each in due if each.urgent][:limit]
-    urgent = _lease_oldest(session, of_urgent, min(SHARE_LEAST, limit), limit, until_s=-HEAD_START_S)
-    wanted = [each.destination for each in due if each.destination not in left_out]
-    ordered = rotation.ordered(wanted)[:limit]
-    share = max(min(SHARE_LEAST, limit), limit // max(1, len(wanted)))
-    taken = _lease_oldest(session, ordered, share, limit - len(urgent))
-    if ordered:
-        rotation.served(ordered, {row.destination for row in taken})
-    return sorted([*((row, False) for row in taken), *((row, True) for row in urgent)], key=lambda each: each[0].id)
-
-
-def _lease_oldest(
-    session: Session, destinations: Sequence[str], share: int, most: int, until_s: float = 0.0
-) -> list[Any]:
-    """Of each of these destinations its `share` that has been due for longest, `most` in all.
-
-    All of it is due since `until_s` from now: what was seen to be urgent may have been taken by others meanwhile.
-    """
-    if not destinations:
-        return []
-    values = {"lease": uuid.uuid4(), "until_s": until_s}
-    if session.get_bind().dialect.name == "postgresql":
-        return list(session.execute(_TAKE_OF_MANY, values | {"share": share, "most": most, "served": destinations}))
-    taken: list[uuid.UUID] = []
-    for destination in destinations:
-        of_one = {"share": min(share, most - len(taken)), "served": destination}
-        taken += session.scalars(_TAKE_OF_ONE, values | of_one)
-    return list(session.execute(_READ, {"taken": taken}))
 
 
 def _end_unsendable(session: Session, rows: Sequence[Any]) -> list[uuid.UUID]:

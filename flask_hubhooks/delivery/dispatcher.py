@@ -1,4 +1,4 @@
-"""The loop that claims due deliveries, has them POSTed on a thread pool, and records what came of them."""
+"""The loop that claims due deliveries, hands them to the transport, and records what came of them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import logging
 import threading
 import time
 import uuid
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, repeat
 from math import inf
+from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import Any
+from typing import Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -23,17 +23,15 @@ from ..chains import Changes
 from ..config import Config
 from ..database import DATABASE_AWAY, is_conflict, limit_idling
 from ..state import State
-from . import claims, payload, recording
-from .breaker import Sign, sign
-from .caps import Caps
+from ..transport import Outcome, Request, Transport
+from ..transport.egress import egress_of
+from . import claims, open_files, payload, recording
 from .claims import Claim, Unsent
-from .egress import egress_of
 from .listener import Listener
-from .pool import ElasticPool
 from .recording import Result
-from .retry import judge, judge_test
+from .retry import Verdict, judge, judge_test
+from .rooms import SLOW_TIMES, Rooms
 from .signing import SecretUnreadable, signature_headers
-from .transport import Outcome, Transport
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +43,17 @@ STOP_S = DEADLINE_S + 10.0
 WAIT_MOST_S = 5.0
 """How long a claim may wait for its turn: who pauses or deletes a webhook is heard after this at the latest. The lease
 (60 s) leaves the deadline and the margin, and another deadline for those before it."""
-CLAIM_LEAST, CLAIM_MOST = 64, 512
+CLAIM_LEAST, CLAIM_MOST = 64, 256
 """Rows of one claim. It follows what was completed since the last one: no more is taken than will be sent soon."""
 HELD_MOST = 8192
 """Rows that are held in all, before no more is claimed: what hangs and what waits behind it."""
+BATCH = CLAIM_MOST
+NAP_S = 0.005
+BATCH_WAIT_S = 0.05
+"""How long results are collected to share one transaction, as long as each nap brings some."""
 POLL_S = 0.05
 """How soon, while requests are on the wire, due rows are looked for again where nobody says that there are some. Where
-looking takes longer, as among thousands of destinations, it is done for half of the time at most."""
+looking takes longer, as among thousands of repositories, it is done for half of the time at most."""
 HEAR_S = 0.005
 """How often, while requests are on the wire, it hears whether there are some."""
 LISTEN_S = 0.5
@@ -70,47 +72,32 @@ BACK_OFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Waits between tries to reach a database that is away; the last is repeated."""
 
 
-_Task = tuple[Claim, float]
-"""A claim, and until when it may wait for its turn, on the monotonic clock."""
+class Sender(Protocol):
+    """What `Transport` is to the dispatcher: tests give another one, to deliver without network and threads."""
+
+    def send(self, request: Request, done: Callable[[Outcome], None]) -> None: ...
 
 
-def _destination(task: _Task) -> str:
-    return task[0].destination
-
-
-def _sign(done: Result | Unsent) -> Sign | None:
-    """What a claim that was sent says about its destination; a test says nothing."""
-    return None if isinstance(done, Unsent) or done.claim.is_test else sign(done.outcome)
-
-
-def _may_be_more(taken: Sequence[Claim]) -> bool:
-    """Whether of some destination so much was taken that more of it may be due."""
-    return max(Counter(each.destination for each in taken).values(), default=0) >= claims.SHARE_LEAST
-
-
-Post = Callable[[str, bytes, Mapping[str, str]], Outcome]
-"""`Transport.post`: sends a body with headers to a URL and returns what came of it."""
-
-
-def guarded_transport(config: Config, concurrency: int) -> Transport:
-    """The transport that deliveries go through, with the app's settings; it keeps as many connections open."""
+def guarded_transport(config: Config, most: int) -> Transport:
+    """The transport that deliveries go through, with the app's settings, for at most so many requests at once."""
     return Transport(
         egress_of(config),
         ca_bundle=config.ca_bundle,
         client_certificate=config.client_certificate,
         proxy=config.proxy,
+        no_proxy=config.no_proxy,
         connect_timeout_s=CONNECT_TIMEOUT_S,
         deadline_s=DEADLINE_S,
-        pool_size=concurrency,
+        most=most,
     )
 
 
 class Dispatcher:
-    """One for each app and process; its threads and connections outlive a `run`.
+    """One for each app and process; its transport and connections outlive a `run`.
 
     `run` belongs to one thread. `slice_s` is how long it goes on claiming: a plain RQ worker needs its job to
     end now and then. `linger_s` is how long it listens for more before it ends, which spares a push the way
-    through a queue. Tests give `post` and `pool`, to deliver without network and threads.
+    through a queue.
     """
 
     def __init__(
@@ -120,21 +107,24 @@ class Dispatcher:
         *,
         slice_s: float = 60.0,
         linger_s: float = 0.0,
-        post: Post | None = None,
-        pool: type[ElasticPool[Any, Any]] = ElasticPool,
+        transport: Sender | None = None,
+        rooms: Rooms | None = None,
     ) -> None:
         self._state = state
         self._slice_s = slice_s
         self._linger_s = linger_s
         self._listener = Listener(state)
-        limit = concurrency or state.config.concurrency
-        self._post = post or guarded_transport(state.config, limit).post
-        self._caps: Caps[_Task, Result | Unsent] = Caps(limit, _destination, _sign)
-        self._pool: ElasticPool[_Task, Result | Unsent] = pool(self._deliver, limit, self._caps)
-        self._rotation = claims.Rotation()
+        room = concurrency or state.config.concurrency
+        most = room * SLOW_TIMES if transport else open_files.most(room * SLOW_TIMES)
+        self._transport = transport or guarded_transport(state.config, most)
+        self._rooms = rooms or Rooms(room, most)
+        self._turns = claims.Turns()
+        self._done: SimpleQueue[Result | Unsent | None] = SimpleQueue()
+        self._sending = threading.local()
+        self._unfinished = 0
+        """Claims that were added to the rooms, and neither collected nor withdrawn yet."""
         self._completed = 0
-        self._claim_not_before = self._sweep_not_before = 0.0
-        self._more_due = False
+        self._claim_not_before = self._sweep_not_before = self._withdraw_not_before = 0.0
         self._locked: list[Result | Unsent] = []
         self._locked_not_before = 0.0
         self.stopping = threading.Event()
@@ -142,7 +132,7 @@ class Dispatcher:
     def stop(self) -> None:
         """Claim nothing more and send nothing that is not on the wire; safe in a signal handler."""
         self.stopping.set()
-        self._pool.interrupt()
+        self._done.put(None)
 
     def run(self) -> bool:
         """Deliver until nothing is due, nothing is on the wire, and nothing more was heard of for `linger_s`.
@@ -159,19 +149,20 @@ class Dispatcher:
     def _run_until_quiet(self, ends: float) -> bool:
         quiet_since = monotonic()
         self._sweep_not_before = 0.0
+        self._turns.freed()
         locked_until = inf
         while True:
-            if self._pool.unfinished:  # first of all what an earlier run may have left behind
-                self._record(self._pool.collect(HEAR_S if self._listener.listening else POLL_S))
+            if self._unfinished:  # first of all what an earlier run may have left behind
+                self._record(self._collect(HEAR_S if self._listener.listening else POLL_S))
                 quiet_since = monotonic()
             if self._locked and monotonic() >= self._locked_not_before:
                 again, self._locked = self._locked, []
                 self._record(again)
             cut_short = self.stopping.is_set() or monotonic() >= ends
-            self._record([Unsent(claim, open_s) for (claim, _), open_s in self._pool.withdraw(everything=cut_short)])
+            self._give_back(everything=cut_short)
             if not cut_short:
                 self._look_for_work()
-            if self._pool.unfinished:
+            if self._unfinished:
                 continue
             if cut_short:
                 locked_until = min(locked_until, monotonic() + STOP_LOCKED_S)
@@ -189,13 +180,13 @@ class Dispatcher:
                 self._listener.wait(LISTEN_S)
 
     def _look_for_work(self) -> None:
-        if self._pool.unfinished and self._listener.wait(0.0):  # asked last, so that nothing stands before the claim
+        if self._unfinished and self._listener.wait(0.0):  # asked last, so that nothing stands before the claim
             self._claim_not_before = -inf
         try:
             self._claim()
             self._expire_overdue()
         except DATABASE_AWAY as fault:
-            if not self._pool.unfinished:
+            if not self._unfinished:
                 raise
             self._state.database_outage.noticed(fault)
             self._claim_not_before = self._sweep_not_before = monotonic() + BACK_OFF_S[-1]
@@ -210,33 +201,44 @@ class Dispatcher:
 
     def _claim(self) -> None:
         limit = max(CLAIM_LEAST, min(CLAIM_MOST, 2 * self._completed))
-        busy = self._pool.unfinished
-        running_low = self._more_due and self._pool.queued + self._caps.waiting <= limit // 4
-        if busy >= HELD_MOST or (busy and not running_low and monotonic() < self._claim_not_before):
+        running_low = self._turns.more_due and self._rooms.stock <= limit  # the next is sent while these are recorded
+        if self._unfinished >= HELD_MOST or (
+            self._unfinished and not running_low and monotonic() < self._claim_not_before
+        ):
             return
         began = monotonic()
         with self._writing() as session:
-            taken, changes = claims.claim(session, limit, self._caps.supplied(limit), self._rotation)
+            taken, changes = claims.claim(session, limit, self._rooms.left_out(limit), self._turns)
         self._completed = 0
         self._claim_not_before = monotonic() + max(POLL_S, monotonic() - began)
-        self._more_due = _may_be_more(taken)
+        self._unfinished += len(taken)
         for claim in taken:
-            self._pool.submit((claim, began + WAIT_MOST_S), at_once=claim.urgent)
+            self._rooms.add(claim, began + WAIT_MOST_S)
+        self._send_more()
         announce(self._state, changes)
 
     @contextmanager
     def _writing(self) -> Iterator[Session]:
-        with self._state.writing() as session:
+        # In an app context of its own: what Flask-SQLAlchemy records of queries would pile up in the worker's.
+        with self._state.app.app_context(), self._state.writing() as session:
             limit_idling(session, IDLE_S)
             yield session
 
-    def _deliver(self, task: _Task) -> Result | Unsent:
-        """Send one claim, on a thread of the pool."""
-        claim, wait_until = task
-        if self.stopping.is_set() or monotonic() > wait_until:
-            return Unsent(claim)
+    def _send_more(self) -> None:
+        """Send what may be sent now: on the main thread after a claim, on the transport's when a request has ended."""
+        if self.stopping.is_set() or getattr(self._sending, "here", False):  # a test's transport answers at once
+            return
+        self._sending.here = True
         try:
-            return self._send(claim)
+            while taken := self._rooms.take():
+                for claim in taken:
+                    self._send(claim)
+        finally:
+            self._sending.here = False
+
+    def _send(self, claim: Claim) -> None:
+        try:
+            self._transport.send(*self._request(claim))
         except SecretUnreadable:
             logger.error(
                 "delivery %s is held: the secret or the headers of webhook %d cannot be decrypted. If SECRET_KEY or "
@@ -244,12 +246,17 @@ class Dispatcher:
                 claim.id,
                 claim.webhook_id,
             )
-            return Unsent(claim, HELD_S, "held: its secret or its headers cannot be decrypted; tell the operator")
+            self._hold(claim, "held: its secret or its headers cannot be decrypted; tell the operator")
         except Exception:
             logger.exception("delivery %s is held: it could not be built", claim.id)
-            return Unsent(claim, HELD_S, "held: it could not be built; the worker's log says why")
+            self._hold(claim, "held: it could not be built; the worker's log says why")
 
-    def _send(self, claim: Claim) -> Result:
+    def _hold(self, claim: Claim, reason: str) -> None:
+        self._rooms.ended(claim)
+        self._done.put(Unsent(claim, HELD_S, reason))
+
+    def _request(self, claim: Claim) -> tuple[Request, Callable[[Outcome], None]]:
+        """Build a delivery's request, and what is to be called with its outcome."""
         token = self._state.tokens.make(claim.id, claim.round)
         content = payload.payload(
             external_url=self._state.config.external_url,
@@ -269,13 +276,43 @@ class Dispatcher:
             "User-Agent": USER_AGENT,
             **signature_headers(keys, str(claim.id), int(time.time()), body),
         }
-        outcome = self._post(claim.hook_url, body, own | headers)
-        outcome = payload.masked(outcome, [*keys, *request_headers.secrets(own)])
-        judgement = judge_test(outcome) if claim.is_test else judge(outcome, claim.retry_step)
-        return Result(claim, headers | dict.fromkeys(own, payload.MASKED), outcome, judgement)
+
+        def done(outcome: Outcome) -> None:
+            outcome = payload.masked(outcome, [*keys, *request_headers.secrets(own)])
+            judgement = judge_test(outcome) if claim.is_test else judge(outcome, claim.retry_step)
+            self._rooms.ended(claim, outcome, received=judgement.verdict is Verdict.RECEIVED)
+            self._done.put(Result(claim, headers | dict.fromkeys(own, payload.MASKED), outcome, judgement))
+            self._send_more()
+
+        return Request(claim.hook_url, body, own | headers, claim.repository), done
 
     def _decrypted(self, encrypted: bytes) -> str:
         return self._state.secrets.decrypt(encrypted)
+
+    def _collect(self, wait_s: float) -> list[Result | Unsent]:
+        """What is done: waits at most `wait_s` for the first, then briefly for others; empty when none came."""
+        self._send_more()  # a request that has become slow makes room for another
+        try:
+            done = [self._done.get(timeout=wait_s)]
+        except Empty:
+            return []
+        deadline, before = monotonic() + BATCH_WAIT_S, -1
+        while before < (ready := self._done.qsize()) < BATCH - 1 and self._rooms.moving and monotonic() < deadline:
+            before = ready
+            time.sleep(NAP_S)
+        done += [self._done.get_nowait() for _ in range(min(BATCH - 1, self._done.qsize()))]
+        collected = [each for each in done if each is not None]
+        self._unfinished -= len(collected)
+        self._turns.freed({each.claim.repository_key for each in collected})
+        return collected
+
+    def _give_back(self, *, everything: bool) -> None:
+        """Give back what waits for a breaker or has waited too long, or all that is not on the wire."""
+        if everything or monotonic() >= self._withdraw_not_before:
+            self._withdraw_not_before = monotonic() + POLL_S
+            withdrawn = self._rooms.withdraw(everything=everything)
+            self._unfinished -= len(withdrawn)
+            self._record([Unsent(claim, open_s) for claim, open_s in withdrawn])
 
     def _record(self, done: Sequence[Result | Unsent]) -> None:
         """Write a batch, trying again for as long as the database is away: what was answered must not be lost.

@@ -13,8 +13,8 @@ from itertools import chain, islice
 from typing import Any
 from urllib.parse import quote
 
+from ..transport import HEADERS_LIMIT, Outcome
 from .signing import SECRET_PREFIX
-from .transport import HEADERS_LIMIT, Outcome
 
 MASKED = "***"
 """What stands where a token or a secret was."""

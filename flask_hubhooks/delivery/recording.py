@@ -6,19 +6,28 @@ import uuid
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Float, and_, bindparam, literal, or_, select, update
+from sqlalchemy import Float, and_, bindparam, case, literal, or_, select, update
 from sqlalchemy.orm import Session
 
 from ..chains import Changes, advance, leases, lock_free, locking, unsent
-from ..database import among, insert_rows, now_plus, try_lock_repository, utcnow
+from ..database import UTCDateTime, among, insert_rows, now_plus, try_lock_repository, utcnow
+from ..hook_url import origin
 from ..models import Status, attempts, deliveries, hooks, unsucceeded, webhooks
+from ..transport import Concern, Outcome
 from ..webhooks import disable
 from .claims import Claim
 from .retry import GIVE_UP_AFTER, Judgement, Verdict
-from .transport import Outcome
+
+FAILING_DAYS = 5
+FAILING_GAP = timedelta(days=3)
+"""A webhook is disabled when one of its hooks has failed for 5 days (`GIVE_UP_AFTER`): attempts failed on at least 5
+days, none succeeded, and never were there 3 days without an attempt. Retries of one delivery are two days apart at
+most, so a gap means that nothing was pushed, which says nothing about the receiver."""
+NOTED_EVERY = timedelta(hours=1)
+"""How often it is written down that a hook is still failing."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,11 @@ def record(
     finished = [claim for move, claims in _moves(ended, callback_ttl_s) for claim in _apply(session, move, claims)]
     chains = {(each.push_id, each.webhook_id) for each in finished if each.position + 1 < each.chain_length}
     goes_on = bool(chains) and advance(session, chains)
-    telling = [each for each in held if each.claim.id not in stale and not each.claim.is_test]
+    telling = [
+        each
+        for each in held
+        if each.claim.id not in stale and not each.claim.is_test and each.outcome.concern is not Concern.NOBODY
+    ]
     disabled = _note_health(session, telling, off)
     return Changes([each.id for each in finished], disabled, goes_on or bool(stale), locked)
 
@@ -105,7 +118,11 @@ def _lock(
     failed = [each for each in results if each.judgement.verdict is not Verdict.RECEIVED and not each.claim.is_test]
     off = {each.claim.webhook_id for each in failed if each.judgement.verdict is Verdict.GONE}
     if failed:
-        which = {"ids": [each.claim.hook_id for each in failed], "limit": utcnow() - GIVE_UP_AFTER}
+        which = {
+            "ids": [each.claim.hook_id for each in failed],
+            "limit": utcnow() - GIVE_UP_AFTER,
+            "days": FAILING_DAYS - 1,  # today may be the last one
+        }
         off |= {row.webhook_id for row in session.execute(_FAILING_TOO_LONG, which)}
     repository_of = {row.id: row.repository for row in session.execute(_LIVE, {"ids": list(off)})} if off else {}
     free = {each for each in sorted(set(repository_of.values())) if try_lock_repository(session, each)}
@@ -256,10 +273,22 @@ def _apply(session: Session, move: _Move, claims: list[Claim]) -> list[Claim]:
 
 _these_hooks = update(hooks).where(among(hooks.c.id, bindparam("ids", expanding=True)))
 _HOOKS_ARE_WELL = _these_hooks.where(hooks.c.failing_since.is_not(None)).values(failing_since=None)
-_HOOKS_FAIL = _these_hooks.where(hooks.c.failing_since.is_(None)).values(failing_since=bindparam("since"))
+_now, _today = bindparam("now", type_=UTCDateTime), bindparam("today", type_=UTCDateTime)
+_begins_anew = or_(hooks.c.failing_since.is_(None), hooks.c.failed_at < bindparam("gap_began", type_=UTCDateTime))
+_HOOKS_FAIL = _these_hooks.where(
+    or_(_begins_anew, hooks.c.failed_at < _today, hooks.c.failed_at < bindparam("noted_before", type_=UTCDateTime))
+).values(
+    failing_since=case((_begins_anew, _now), else_=hooks.c.failing_since),
+    failed_days=case(
+        (_begins_anew, 1), (hooks.c.failed_at < _today, hooks.c.failed_days + 1), else_=hooks.c.failed_days
+    ),
+    failed_at=_now,
+)
 _HOOK_URLS = select(hooks.c.id, hooks.c.hook_url).where(among(hooks.c.id, bindparam("ids", expanding=True)))
-_FAILING_TOO_LONG = select(hooks.c.id, hooks.c.webhook_id, hooks.c.destination, hooks.c.failing_since).where(
-    among(hooks.c.id, bindparam("ids", expanding=True)), hooks.c.failing_since <= bindparam("limit")
+_FAILING_TOO_LONG = select(hooks.c.id, hooks.c.webhook_id, hooks.c.hook_url, hooks.c.failing_since).where(
+    among(hooks.c.id, bindparam("ids", expanding=True)),
+    hooks.c.failing_since <= bindparam("limit", type_=UTCDateTime),
+    hooks.c.failed_days >= bindparam("days"),
 )
 
 
@@ -284,9 +313,15 @@ def _note_health(session: Session, results: Sequence[Result], off: Collection[in
 
 def _failing_too_long(session: Session, hook_ids: Collection[int]) -> dict[int, str]:
     now = utcnow()
-    session.execute(_HOOKS_FAIL, {"ids": list(hook_ids), "since": now})
-    too_long = session.execute(_FAILING_TOO_LONG, {"ids": list(hook_ids), "limit": now - GIVE_UP_AFTER})
+    times = {
+        "now": now,
+        "today": now.replace(hour=0, minute=0, second=0, microsecond=0),
+        "gap_began": now - FAILING_GAP,
+        "noted_before": now - NOTED_EVERY,
+    }
+    session.execute(_HOOKS_FAIL, times | {"ids": list(hook_ids)})
+    which = {"ids": list(hook_ids), "limit": now - GIVE_UP_AFTER, "days": FAILING_DAYS}
     return {
-        row.id: f"deliveries to {row.destination} have failed since {row.failing_since:%Y-%m-%d %H:%M} UTC"
-        for row in too_long
+        row.id: f"deliveries to {origin(row.hook_url)} have failed since {row.failing_since:%Y-%m-%d %H:%M} UTC"
+        for row in session.execute(_FAILING_TOO_LONG, which)
     }

@@ -9,8 +9,8 @@ from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 
 from ..hook_url import origin
-from .causes import cause, received
-from .transport import Outcome
+from ..transport import Outcome
+from ..transport.causes import cause, received
 
 MINUTE_S, HOUR_S = 60, 3600
 SCHEDULE_S = (

@@ -11,10 +11,10 @@ from typing import Any
 from ..config import Config
 from ..credentials import headers_of
 from ..delivery import payload
-from ..delivery.causes import cause
 from ..hook_url import hosts, origin
 from ..models import Attempt, Delivery, Hook, Push, Webhook
 from ..state import State
+from ..transport.causes import cause
 
 
 def time(value: datetime | None) -> str | None:

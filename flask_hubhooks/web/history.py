@@ -14,8 +14,8 @@ from sqlalchemy import BigInteger, ColumnElement, and_, literal, not_, select, t
 from sqlalchemy.orm import InstrumentedAttribute, Session, contains_eager, joinedload
 
 from ..database import UTCDateTime
-from ..delivery.causes import cause
 from ..models import ID_LIMIT, Attempt, Delivery, Push, Status, Webhook, unsucceeded
+from ..transport.causes import cause
 from .documents import Around, Latest
 from .problems import invalid
 

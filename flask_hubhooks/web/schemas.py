@@ -12,8 +12,6 @@ from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_lo
 from marshmallow.validate import Length, OneOf, Range
 
 from ..chains import OUTCOMES, Callback
-from ..delivery.addresses import Forbidden
-from ..delivery.egress import egress_of
 from ..delivery.payload import without_tokens
 from ..delivery.signing import BadSecret, check_secret
 from ..hook_url import BadURL
@@ -22,6 +20,8 @@ from ..registry import as_utc, storable
 from ..request_headers import HEADERS_LIMIT, BadHeader, check_name, check_value
 from ..state import current_state
 from ..tag_filter import PATTERNS_LIMIT, BadPattern, check_pattern
+from ..transport.addresses import Forbidden
+from ..transport.egress import egress_of
 from ..webhooks import HookWanted
 
 CALLBACK_STATES = ("success", "failure", "error")

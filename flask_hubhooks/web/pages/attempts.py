@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ...delivery.causes import received
 from ...models import NUMBER_LIMIT, Attempt, Delivery
+from ...transport.causes import received
 from ..documents import time
 from ..problems import not_found
 

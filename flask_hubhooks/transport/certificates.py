@@ -1,66 +1,44 @@
-"""Why a receiver's certificate was refused, in words, by a second look at it.
+"""Why a receiver's certificate was refused, in words.
 
-Python gives no certificate after a handshake that failed. `look` makes another one that verifies nothing, reads
-the certificate and closes: no request is sent over it, and what it reads serves the words alone. Texts of a
-certificate are whatever the receiver likes: they are told shortened, and without control characters.
+Texts of a certificate are whatever the receiver likes: they are shown shortened, and without control characters.
 """
 
 from __future__ import annotations
 
-import socket
-import ssl
 from datetime import datetime, timezone
-from time import monotonic
 from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-LOOK_S = 2.0  # seconds that connecting again and the second handshake may take
-TEXT_LIMIT = 40  # characters of each text of a certificate that are told
-NAMES_LIMIT = 3  # names of a certificate that are told
+TEXT_LIMIT = 40
+"""Characters of each text of a certificate that are shown."""
+NAMES_LIMIT = 3
+"""Names of a certificate that are shown."""
 
-# OpenSSL's codes (x509_vfy.h): Python has no names for them.
+# OpenSSL's codes (x509_vfy.h).
+OTHER_NAME = 62
 _NOT_YET_VALID, _EXPIRED, _SELF_SIGNED, _ROOT_UNKNOWN = 9, 10, 18, 19
 _ISSUER_UNKNOWN = (2, 20, 21)  # no issuer found, neither in the chain nor among the authorities
-_OTHER_NAMES = (62, 64)  # of another host, of another IP address
+_OTHER_NAMES = (OTHER_NAME, 64)  # of another host, of another IP address
 
 
 class Certificate(NamedTuple):
     """What a receiver's own certificate says; all texts are fit to be shown."""
 
-    names: tuple[str, ...]  # one more than are told at most
+    names: tuple[str, ...]  # one more than are shown at most
     issuer: str
     begins: datetime
     ends: datetime
 
 
-def look(plain: socket.socket, host: str, until: float) -> Certificate | None:
-    """Read the certificate that a connected socket's peer has for a host, and close the socket.
-
-    None where that cannot be done until then, in time of `monotonic`; raises nothing.
-    """
+def read(pem: bytes) -> Certificate | None:
+    """Return what a certificate says; None where it is malformed."""
     try:
-        with plain:
-            # Not `plain.settimeout`, which a class of sockets may have changed.
-            socket.socket.settimeout(plain, max(until - monotonic(), 0.001))
-            with _unverifying().wrap_socket(plain, server_hostname=host) as encrypted:
-                return _read(encrypted.getpeercert(binary_form=True) or b"")
-    except Exception:  # whatever a receiver sends must not break the caller
+        parsed = x509.load_pem_x509_certificate(pem)
+        return Certificate(_names(parsed), _issuer(parsed), parsed.not_valid_before_utc, parsed.not_valid_after_utc)
+    except Exception:  # of any kind, whatever a receiver sends
         return None
-
-
-def _unverifying() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # this one was refused already: it is read to say why
-    return context
-
-
-def _read(encoded: bytes) -> Certificate:
-    """Return what a certificate says; raises an exception of any kind where it is malformed."""
-    parsed = x509.load_der_x509_certificate(encoded)
-    return Certificate(_names(parsed), _issuer(parsed), parsed.not_valid_before_utc, parsed.not_valid_after_utc)
 
 
 def _names(parsed: x509.Certificate) -> tuple[str, ...]:
@@ -86,9 +64,11 @@ def _shown(*texts: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(filter(None, short)))
 
 
-def refusal(fault: ssl.SSLCertVerificationError, host: str, seen: Certificate | None) -> str:
-    """Return why the certificate for a host was refused, with what was seen of it, and what to do."""
-    code = fault.verify_code
+def refusal(code: int, why: str, host: str, seen: Certificate | None) -> str:
+    """Return why the certificate for a host was refused, with what was seen of it, and what to do.
+
+    `code` and `why` are OpenSSL's.
+    """
     if code == _EXPIRED:
         return _expired(host, seen)
     if code == _NOT_YET_VALID:
@@ -97,7 +77,6 @@ def refusal(fault: ssl.SSLCertVerificationError, host: str, seen: Certificate | 
         return _other_names(host, seen)
     if code in (_SELF_SIGNED, _ROOT_UNKNOWN, *_ISSUER_UNKNOWN):
         return _unknown(code, host, seen)
-    why = fault.verify_message.lower()
     return f"certificate for {host} refused ({why}): replace it, or its chain, at the receiver"
 
 

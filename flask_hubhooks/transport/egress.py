@@ -60,7 +60,7 @@ class Egress:
 
     def lists(self, host: str) -> bool:
         """Tell whether a name, in lower-case ASCII, is one of `allowed_hosts` or below one of their wildcards."""
-        return bool(self.allowed_hosts) and not self._patterns.isdisjoint(_patterns_of(host.removesuffix(".")))
+        return bool(self.allowed_hosts) and not self._patterns.isdisjoint(patterns_of(host.removesuffix(".")))
 
     @cached_property
     def _patterns(self) -> frozenset[str]:
@@ -90,7 +90,7 @@ def _is_local(host: str) -> bool:
     return host.removesuffix(".").rpartition(".")[2] == "localhost"
 
 
-def _patterns_of(host: str) -> set[str]:
+def patterns_of(host: str) -> set[str]:
     """Return the patterns that a name matches: itself, and a wildcard for each name that it is below."""
     labels = host.split(".")
     return {host, *("*." + ".".join(labels[start:]) for start in range(1, len(labels)))}

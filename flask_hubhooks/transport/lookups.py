@@ -1,0 +1,169 @@
+"""Name look-ups on daemon threads, so that nobody waits for one longer than they want.
+
+`socket.getaddrinfo` knows no time-out: a thread that waits for it is left to itself by those who have waited long
+enough, and does not keep the process from ending. Requests that want the same name at the same time share a look-up,
+and its answer is remembered for a few seconds, so that a busy receiver's name is not asked for again and again.
+
+Names that never answer must not use up the threads. At most `MAX_YOUNG` threads have been running for less than
+`OLD_S` seconds, and no repository has more than a quarter of these; at most `MAX_THREADS` run in all, and no repository
+has more than a quarter of these either.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections import Counter, deque
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, NamedTuple
+
+MAX_YOUNG = 64
+MAX_THREADS = 256
+OLD_S = 1.0
+REMEMBERED_S = 5.0
+"""How long an answer is remembered, a failure too."""
+MAX_REMEMBERED = 4096
+"""Names whose answers are remembered."""
+
+
+class Answer(NamedTuple):
+    """What a look-up found."""
+
+    addresses: tuple[str, ...]
+    """In the order in which to try them; with its zone, where one has a zone."""
+    failure: str = ""
+    """Why there are none."""
+
+
+Found = Callable[[Answer], None]
+"""Is called on a look-up's thread and must not raise."""
+
+
+class LookUp:
+    """One name that is being looked up, or waits to be, and who wants it."""
+
+    __slots__ = ("host", "repository", "started_at", "wanted_by")
+
+    def __init__(self, host: str, repository: str) -> None:
+        self.host = host
+        self.repository = repository
+        """Of the first who wanted it: the thread counts as theirs."""
+        self.started_at: float | None = None
+        self.wanted_by: list[Found] = []
+
+
+class LookUps:
+    """All look-ups of a process."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, as the child of a fork must: threads stay behind in the parent."""
+        self._lock = threading.Lock()
+        self._by_host: dict[str, LookUp] = {}
+        self._line: deque[LookUp] = deque()
+        self._running: list[LookUp] = []  # those with a thread, the oldest first
+        self._remembered: dict[str, tuple[float, Answer]] = {}  # the oldest first
+
+    def find(self, host: str, repository: str, found: Found) -> Answer | LookUp:
+        """Return the remembered answer, or else a look-up that calls `found` once there is one."""
+        with self._lock:
+            known = self._remembered.get(host)
+            if known and monotonic() < known[0]:
+                return known[1]
+            one = self._by_host.get(host)
+            if one is None:
+                one = self._by_host[host] = LookUp(host, repository)
+                self._line.append(one)
+            one.wanted_by.append(found)
+            self._start()
+            return one
+
+    def leave(self, one: LookUp, found: Found) -> None:
+        """Want a look-up no more: one that has not started and that nobody else wants is taken out of the line."""
+        with self._lock:
+            if found in one.wanted_by:
+                one.wanted_by.remove(found)
+            if not one.wanted_by and one.started_at is None and self._by_host.get(one.host) is one:
+                self._line.remove(one)
+                del self._by_host[one.host]
+
+    def start_waiting(self) -> None:
+        """Start look-ups that wait in line where there is room for them by now, since others have grown old."""
+        if self._line:
+            with self._lock:
+                self._start()
+
+    def _start(self) -> None:
+        while one := self._next():
+            self._line.remove(one)
+            self._running.append(one)
+            one.started_at = monotonic()
+            try:
+                threading.Thread(target=self._work, args=(one,), daemon=True, name="hubhooks-look-up").start()
+            except RuntimeError:  # the machine has no more threads: it is tried again when the next one ends or asks
+                one.started_at = None
+                self._running.remove(one)
+                self._line.appendleft(one)
+                return
+
+    def _next(self) -> LookUp | None:
+        if not self._line or len(self._running) >= MAX_THREADS:
+            return None
+        old = monotonic() - OLD_S
+        threads = Counter(each.repository for each in self._running)
+        young = Counter(each.repository for each in self._running if (each.started_at or 0.0) > old)
+        if young.total() >= MAX_YOUNG:
+            return None
+        for one in self._line:
+            if young[one.repository] < MAX_YOUNG // 4 and threads[one.repository] < MAX_THREADS // 4:
+                return one
+        return None
+
+    def _work(self, one: LookUp) -> None:
+        answer = look_up(one.host)
+        with self._lock:
+            self._running.remove(one)
+            del self._by_host[one.host]
+            self._remember(one.host, answer)
+            wanted_by = one.wanted_by
+            self._start()
+        for found in wanted_by:
+            found(answer)
+
+    def _remember(self, host: str, answer: Answer) -> None:
+        self._remembered.pop(host, None)
+        if len(self._remembered) >= MAX_REMEMBERED:
+            del self._remembered[next(iter(self._remembered))]
+        self._remembered[host] = (monotonic() + REMEMBERED_S, answer)
+
+
+def look_up(host: str) -> Answer:
+    """Return the addresses of a name, or of an address itself, for which nobody is asked."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except socket.gaierror as fault:
+        return Answer((), str(fault.strerror).lower())
+    except OSError as fault:
+        return Answer((), (fault.strerror or type(fault).__name__).lower())
+    except Exception:  # such as a `UnicodeError`, for what is no name
+        return Answer((), "not a valid name")
+    addresses = (_address(sockaddr) for *_, sockaddr in found)
+    return Answer(tuple(dict.fromkeys(addresses)), "" if found else "it has no addresses")
+
+
+def _address(sockaddr: tuple[Any, ...]) -> str:
+    """Return the address with its zone, which `getaddrinfo` may give apart from it."""
+    address = str(sockaddr[0])
+    zone = sockaddr[3] if len(sockaddr) == 4 else 0
+    return f"{address}%{zone}" if zone and "%" not in address else address
+
+
+look_ups = LookUps()
+"""Those of this process."""
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=look_ups.forget)
