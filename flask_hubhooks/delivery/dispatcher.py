@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from itertools import chain, repeat
 from math import inf
 from queue import Empty, SimpleQueue
-from time import monotonic
+from time import monotonic, process_time
 from typing import Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -47,6 +47,8 @@ CLAIM_LEAST, CLAIM_MOST = 64, 256
 """Rows of one claim. It follows what was completed since the last one: no more is taken than will be sent soon."""
 HELD_MOST = 8192
 """Rows that are held in all, before no more is claimed: what hangs and what waits behind it."""
+BUSY = 0.7
+"""The process is busy where it has used this part of a processor since it looked last."""
 BATCH = CLAIM_MOST
 NAP_S = 0.005
 BATCH_WAIT_S = 0.05
@@ -123,6 +125,8 @@ class Dispatcher:
         self._sending = threading.local()
         self._unfinished = 0
         """Claims that were added to the rooms, and neither collected nor withdrawn yet."""
+        self._held = CLAIM_MOST
+        self._looked_at, self._used_s = monotonic(), process_time()
         self._completed = 0
         self._claim_not_before = self._sweep_not_before = self._withdraw_not_before = 0.0
         self._locked: list[Result | Unsent] = []
@@ -208,7 +212,7 @@ class Dispatcher:
             return
         began = monotonic()
         with self._writing() as session:
-            taken, changes = claims.claim(session, limit, self._rooms.left_out(limit), self._turns)
+            taken, changes = claims.claim(session, limit, self._rooms.left_out(self._stock()), self._turns)
         self._completed = 0
         self._claim_not_before = monotonic() + max(POLL_S, monotonic() - began)
         self._unfinished += len(taken)
@@ -216,6 +220,18 @@ class Dispatcher:
             self._rooms.add(claim, began + WAIT_MOST_S)
         self._send_more()
         announce(self._state, changes)
+
+    def _stock(self) -> int:
+        """How much is held at once: more and more while the process waits for receivers, less while it is busy.
+
+        More than it can keep up with would only wait in it, and count as slow.
+        """
+        seconds, used_s = monotonic() - self._looked_at, process_time() - self._used_s
+        if seconds >= POLL_S:
+            self._looked_at, self._used_s = monotonic(), process_time()
+            doubled = used_s < BUSY * seconds
+            self._held = min(2 * self._held, HELD_MOST) if doubled else max(self._held // 2, CLAIM_MOST)
+        return self._held
 
     @contextmanager
     def _writing(self) -> Iterator[Session]:

@@ -27,7 +27,7 @@ from .claims import URGENT_MOST, Claim
 
 SLOW_S = 1.0
 SLOW_TIMES = 4
-SHARE_LEAST = 8
+SHARE_LEAST = 2
 """How many deliveries of a hook that succeeds wait here at least, where so many are due."""
 FORGET_S = 10.0
 """How long a hook that has nothing to send is remembered."""
@@ -239,14 +239,16 @@ class Rooms:
 
     def left_out(self, stock: int) -> list[int]:
         """The hooks that want no more now: those behind an open breaker, those that have a request in flight and have
-        not yet succeeded, and those that have their part of a `stock` waiting."""
+        not yet succeeded, and those that have their part of a `stock` in flight or waiting."""
         with self._lock:
             proven = sum(hook.limit > 1 for hook in self._hooks.values())
             share = max(SHARE_LEAST, stock // max(1, proven))
             return [
                 hook.key[0]
                 for hook in self._hooks.values()
-                if (hook.limit == 1 and hook.in_flight) or len(hook.waiting) >= share or hook.open_for_s
+                if (hook.limit == 1 and hook.in_flight)
+                or hook.in_flight + len(hook.waiting) >= share
+                or hook.open_for_s
             ]
 
     @property

@@ -80,6 +80,7 @@ class Loop:
         self._woken, self._waker = socket.socketpair()
         self._woken.setblocking(False)
         self._waker.setblocking(False)
+        self._events: deque[tuple[selectors.SelectorKey, int]] = deque()  # sockets that wait to be attended to
         self._sleeping = False
         self._stopping = self._ended = False
         self._waiting: dict[Exchange, LookUp] = {}  # for a look-up, those with the earliest deadline first
@@ -122,21 +123,25 @@ class Loop:
 
     def _step(self) -> None:
         watch = self._watch
-        self._sleeping = True
-        busy = self._inbox or self._answers or self._stopping
-        events = watch.selector.select(0 if busy else self._wait_s())
-        self._sleeping = False
-        # Each call lets libcurl go on with all answers of which more has arrived: new exchanges must not wait for
-        # floods.
-        events.sort(key=lambda event: watch.turns.get(event[0].fd, 0))
+        if not self._events:
+            self._sleeping = True
+            busy = self._inbox or self._answers or self._stopping
+            events = watch.selector.select(0 if busy else self._wait_s())
+            self._sleeping = False
+            # Each call lets libcurl go on with all answers of which more has arrived: new exchanges must not wait for
+            # floods.
+            events.sort(key=lambda event: watch.turns.get(event[0].fd, 0))
+            self._events.extend(events)
         until = monotonic() + STEP_S
-        for key, mask in events:
+        while self._events:
+            key, mask = self._events.popleft()
             if key.fileobj is self._woken:
                 with suppress(BlockingIOError):
                     self._woken.recv(4096)
                 continue
-            if key.fd in watch.turns:
-                watch.turns[key.fd] += 1
+            if key.fd not in watch.turns:
+                continue  # it was closed meanwhile
+            watch.turns[key.fd] += 1
             self._act(
                 key.fd,
                 (pycurl.CSELECT_IN if mask & selectors.EVENT_READ else 0)
