@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
@@ -191,6 +192,23 @@ def test_connection_closed_while_sending(guarded: Transport, ending: Answer) -> 
         assert len(receiver.requests) == 2
     assert outcome.status_code is None
     assert outcome.error == f"{CLOSED} (it was kept alive from an earlier POST): {LOG}"
+
+
+def test_many_connections_closed_while_sending(guarded: Transport) -> None:
+    """Nor is one sent again over another kept connection, where there are many."""
+    barrier = threading.Barrier(20)
+
+    def together(*_: Any) -> int:
+        barrier.wait(10)
+        return 200
+
+    with Receiver(*[together] * 20, close) as receiver, ThreadPoolExecutor(20) as pool:
+        assert {each.status_code for each in pool.map(lambda _: post(guarded, receiver.url), range(20))} == {200}
+        paths = [f"/hook/{number}" for number in range(20)]
+        origin = receiver.url.removesuffix("/hook")
+        ended = list(pool.map(lambda path: post(guarded, origin + path), paths))
+        assert sorted(each.path for each in receiver.requests[20:]) == sorted(paths)
+    assert {(each.status_code, each.concern, each.connected) for each in ended} == {(None, Concern.HOOK, True)}
 
 
 def test_connection_long_idle(guarded: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
