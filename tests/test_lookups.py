@@ -129,19 +129,44 @@ def test_one_for_all_who_wait(resolver: Resolver) -> None:
 def test_quarter_rule(resolver: Resolver) -> None:
     """No repository has more than a quarter of the threads, and those of others find theirs at once."""
     look_ups = LookUps()
-    hanging = [Wanted(look_ups, f"hanging{number}", "acme/bad") for number in range(lookups.MAX_YOUNG)]
-    assert [each.started for each in hanging].count(True) == lookups.MAX_YOUNG // 4
+    quarter = lookups.MAX_THREADS // 4
+    hanging = [Wanted(look_ups, f"hanging{number}", "acme/bad") for number in range(2 * quarter)]
+    assert [each.started for each in hanging].count(True) == quarter
     assert Wanted(look_ups, "ci.example.com", "acme/good").answer() == ADDRESS
     resolver.release.set()
-    assert [each.answer() for each in hanging] == [ADDRESS] * lookups.MAX_YOUNG
-    assert resolver.most <= lookups.MAX_YOUNG // 4 + 1
+    assert [each.answer() for each in hanging] == [ADDRESS] * 2 * quarter
+    assert resolver.most <= quarter + 1
 
 
-def test_bound(resolver: Resolver) -> None:
-    """No more young look-ups run at once than the bound, whosever they are; the others wait in line."""
+@pytest.mark.parametrize("repositories", [4, 40, lookups.MAX_THREADS - 1])
+def test_many_repositories_whose_names_hang(resolver: Resolver, repositories: int) -> None:
+    """Whatever number of repositories have names that hang, one that has none finds its names at once."""
     look_ups = LookUps()
-    hanging = [Wanted(look_ups, f"hanging{number}", f"acme/{number}") for number in range(lookups.MAX_YOUNG)]
-    poll(lambda: resolver.running == lookups.MAX_YOUNG)
+    for number in range(600):
+        Wanted(look_ups, f"hanging{number}", f"bad/{number % repositories}")
+    good = Wanted(look_ups, "ci.example.com", "acme/good")
+    assert good.started
+    assert good.answer() == ADDRESS
+    assert Wanted(look_ups, "cd.example.com", "acme/good").answer() == ADDRESS
+
+
+def test_turns(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look-ups that wait take turns by repository: one that wants many does not stand before the others."""
+    monkeypatch.setattr(lookups, "MAX_THREADS", 1)
+    look_ups = LookUps()
+    wanted = [Wanted(look_ups, "hanging", "acme/bad")]
+    wanted += [Wanted(look_ups, f"{name}{number}", f"acme/{name}") for name in "ab" for number in range(3)]
+    resolver.release.set()
+    assert {each.answer() for each in wanted} == {ADDRESS}
+    assert resolver.asked == ["hanging", "a0", "b0", "a1", "b1", "a2", "b2"]
+
+
+def test_bound(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more look-ups run at once than the bound, whosever they are; the others wait in line."""
+    monkeypatch.setattr(lookups, "MAX_THREADS", 20)
+    look_ups = LookUps()
+    hanging = [Wanted(look_ups, f"hanging{number}", f"acme/{number}") for number in range(20)]
+    poll(lambda: resolver.running == 20)
     late = Wanted(look_ups, "late", "acme/late")
     waiting = Wanted(look_ups, "ci.example.com", "acme/good")
     assert not late.started
@@ -149,17 +174,8 @@ def test_bound(resolver: Resolver) -> None:
     look_ups.leave(late.look_up, late.answers.put)
     resolver.release.set()
     assert {each.answer() for each in [*hanging, waiting]} == {ADDRESS}
+    assert resolver.most == 20
     assert "late" not in resolver.asked, "whom nobody waits for is not asked for"
-
-
-def test_old_look_ups_make_room(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A look-up that has run for long counts no more against the first bound, but against the one over all."""
-    monkeypatch.setattr(lookups, "OLD_S", -1.0)
-    monkeypatch.setattr(lookups, "MAX_THREADS", 100)
-    look_ups = LookUps()
-    hanging = [Wanted(look_ups, f"hanging{number}", f"acme/{number}") for number in range(120)]
-    poll(lambda: resolver.running == 100)
-    assert [each.started for each in hanging].count(True) == 100
 
 
 def test_threads_do_not_pile_up(resolver: Resolver) -> None:
@@ -197,7 +213,7 @@ from queue import SimpleQueue
 from flask_hubhooks.transport import lookups
 
 warnings.simplefilter("ignore")  # of a fork beside threads
-lookups.MAX_YOUNG = 4
+lookups.MAX_THREADS = 1
 socket.getaddrinfo = lambda *_, **__: threading.Event().wait()
 lookups.look_ups.find("hanging", "", print)
 child = os.fork()
@@ -218,7 +234,7 @@ def test_after_a_fork() -> None:
 def test_posts_while_the_resolver_hangs(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> None:
     """With every look-up hanging, POSTs to addresses go out at once, and those to names end with their deadline."""
     monkeypatch.setattr(loop, "look_ups", LookUps())
-    monkeypatch.setattr(lookups, "MAX_YOUNG", 8)
+    monkeypatch.setattr(lookups, "MAX_THREADS", 8)
     sender = transport(deadline_s=0.5)
     with Receiver() as receiver, ThreadPoolExecutor(16) as pool:
         urls = [f"http://hanging{number % 4}.example.com/" for number in range(12)]

@@ -4,9 +4,9 @@
 enough, and does not keep the process from ending. Requests that want the same name at the same time share a look-up,
 and its answer is remembered for a few seconds, so that a busy receiver's name is not asked for again and again.
 
-Names that never answer must not use up the threads. At most `MAX_YOUNG` threads have been running for less than
-`OLD_S` seconds, and no repository has more than a quarter of these; at most `MAX_THREADS` run in all, and no repository
-has more than a quarter of these either.
+Names that never answer must not use up the threads, whosever they are. A repository may have a third as many threads as
+are still free: a quarter of all where nobody else has any, fewer the more others have. So one that has none finds one
+free at once, unless as many repositories as there are threads wait for names at the same time.
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, NamedTuple
 
-MAX_YOUNG = 64
 MAX_THREADS = 256
-OLD_S = 1.0
 REMEMBERED_S = 5.0
 """How long an answer is remembered, a failure too."""
 MAX_REMEMBERED = 4096
@@ -64,8 +62,8 @@ class LookUps:
         """Begin anew, as the child of a fork must: threads stay behind in the parent."""
         self._lock = threading.Lock()
         self._by_host: dict[str, LookUp] = {}
-        self._line: deque[LookUp] = deque()
-        self._running: list[LookUp] = []  # those with a thread, the oldest first
+        self._line: dict[str, deque[LookUp]] = {}  # by repository, those whose turn comes first
+        self._threads: Counter[str] = Counter()  # by repository
         self._remembered: dict[str, tuple[float, Answer]] = {}  # the oldest first
 
     def find(self, host: str, repository: str, found: Found) -> Answer | LookUp:
@@ -77,7 +75,7 @@ class LookUps:
             one = self._by_host.get(host)
             if one is None:
                 one = self._by_host[host] = LookUp(host, repository)
-                self._line.append(one)
+                self._line.setdefault(repository, deque()).append(one)
             one.wanted_by.append(found)
             self._start()
             return one
@@ -88,45 +86,47 @@ class LookUps:
             if found in one.wanted_by:
                 one.wanted_by.remove(found)
             if not one.wanted_by and one.started_at is None and self._by_host.get(one.host) is one:
-                self._line.remove(one)
+                line = self._line[one.repository]
+                line.remove(one)
+                if not line:
+                    del self._line[one.repository]
                 del self._by_host[one.host]
 
     def start_waiting(self) -> None:
-        """Start look-ups that wait in line where there is room for them by now, since others have grown old."""
-        if self._line:
+        """Start look-ups that the machine had no thread for, and that no other will start when it ends."""
+        if self._line and not self._threads:
             with self._lock:
                 self._start()
 
     def _start(self) -> None:
         while one := self._next():
-            self._line.remove(one)
-            self._running.append(one)
             one.started_at = monotonic()
             try:
                 threading.Thread(target=self._work, args=(one,), daemon=True, name="hubhooks-look-up").start()
             except RuntimeError:  # the machine has no more threads: it is tried again when the next one ends or asks
                 one.started_at = None
-                self._running.remove(one)
-                self._line.appendleft(one)
+                self._line.setdefault(one.repository, deque()).appendleft(one)
                 return
+            self._threads[one.repository] += 1
 
     def _next(self) -> LookUp | None:
-        if not self._line or len(self._running) >= MAX_THREADS:
-            return None
-        old = monotonic() - OLD_S
-        threads = Counter(each.repository for each in self._running)
-        young = Counter(each.repository for each in self._running if (each.started_at or 0.0) > old)
-        if young.total() >= MAX_YOUNG:
-            return None
-        for one in self._line:
-            if young[one.repository] < MAX_YOUNG // 4 and threads[one.repository] < MAX_THREADS // 4:
+        """Take the first one that may have a thread out of the line; its repository's next turn comes last."""
+        free = MAX_THREADS - self._threads.total()
+        for repository, line in self._line.items():
+            if 3 * self._threads[repository] < free:
+                one = line.popleft()
+                del self._line[repository]
+                if line:
+                    self._line[repository] = line
                 return one
         return None
 
     def _work(self, one: LookUp) -> None:
         answer = look_up(one.host)
         with self._lock:
-            self._running.remove(one)
+            self._threads[one.repository] -= 1
+            if not self._threads[one.repository]:
+                del self._threads[one.repository]
             del self._by_host[one.host]
             self._remember(one.host, answer)
             wanted_by = one.wanted_by
