@@ -118,7 +118,7 @@ def test_localhost_that_leads_elsewhere(network: Network, monkeypatch: pytest.Mo
     monkeypatch.setattr(lookups, "REMEMBERED_S", 0.0)
     for loopback in ("127.0.0.0/8", "::1/128"):
         for address in ("127.0.0.1", "::1"):
-            Egress(policy(loopback)).check_answer(host.lower(), [address])
+            Egress(policy(loopback)).check_answer(host.lower(), (address,))
         for address in ("10.9.9.9", "169.254.1.1", "192.168.7.7", "fd00::1"):
             network.names[host.lower()] = [(address, 80)] if "." in address else [(address, 80, 0, 0)]
             outcome = post(Transport(Egress(policy(loopback))), f"http://{host}/")

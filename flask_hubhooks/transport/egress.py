@@ -6,7 +6,7 @@ resolves to may change until it is sent to. Its addresses are judged at each con
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -14,7 +14,7 @@ from ..config import Config
 from ..hook_url import Target, target
 from .addresses import AddressPolicy, Forbidden, ForbiddenAddress, Network, is_address
 
-REMEMBERED = 4096  # URLs whose judgement is kept
+REMEMBERED = 4096  # URLs, and answers of look-ups, whose judgement is kept
 PUBLIC_ONLY = AddressPolicy()
 LOOPBACK = ("127.0.0.1", "::1")
 """What localhost resolves to (RFC 6761 section 6.3), often both: one that is allowed lets it have the other as well."""
@@ -66,11 +66,16 @@ class Egress:
     def _patterns(self) -> frozenset[str]:
         return frozenset(self.allowed_hosts)
 
-    def check_answer(self, host: str, addresses: Iterable[str]) -> None:
+    @cached_property
+    def check_answer(self) -> Callable[[str, tuple[str, ...]], None]:
         """Pass what a host was resolved to; raises `ForbiddenAddress` where any one of the addresses is forbidden.
 
         Of a name the text does not tell which address it has: names of an internal network may be looked up, too.
+        What passed is remembered: judging each address takes as long as a third of sending a request.
         """
+        return lru_cache(REMEMBERED)(self._check_answer)
+
+    def _check_answer(self, host: str, addresses: tuple[str, ...]) -> None:
         listed = self.lists(host)
         local = LOOPBACK if _is_local(host) and self._lets_local(host) else ()
         for address in addresses:

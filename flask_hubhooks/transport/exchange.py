@@ -161,7 +161,7 @@ class Exchange:
         if self.proxy is None and self.target is not None:
             zone = address.addr[3] if len(address.addr) == 4 else 0
             try:
-                self.rules.egress.check_answer(self.target.host, [f"{host}%{zone}" if zone else host])
+                self.rules.egress.check_answer(self.target.host, (f"{host}%{zone}" if zone else host,))
             except Forbidden as forbidden:
                 self.forbidden = str(forbidden)
                 return pycurl.SOCKET_BAD
