@@ -13,7 +13,7 @@ from collections import deque
 from contextlib import suppress
 from datetime import datetime, timezone
 from functools import partial
-from time import monotonic, thread_time
+from time import monotonic, sleep, thread_time
 from typing import Any, cast
 
 import pycurl
@@ -31,6 +31,8 @@ STEP_S = 0.01
 """How long sockets are attended to before anything else gets its turn."""
 MAX_KEPT_HANDLES = 1024
 """Handles that are kept for reuse."""
+FAILED_S = 0.1
+"""How long the loop pauses after a fault of its own, so that one that lasts does not fill the log."""
 LOOK_UPS_S = 0.25
 """How often it is tried whether look-ups that wait in line can start."""
 
@@ -119,6 +121,7 @@ class Loop:
                 self._step()
             except Exception:
                 logger.exception("a step of the transport failed")
+                sleep(FAILED_S)
         self._end()
 
     def _step(self) -> None:
