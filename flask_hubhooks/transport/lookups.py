@@ -124,13 +124,14 @@ class LookUps:
     def _work(self, one: LookUp) -> None:
         answer = look_up(one.host)
         with self._lock:
-            self._threads[one.repository] -= 1
-            if not self._threads[one.repository]:
-                del self._threads[one.repository]
-            del self._by_host[one.host]
-            self._remember(one.host, answer)
             wanted_by = one.wanted_by
-            self._start()
+            if self._by_host.get(one.host) is one:  # else it is of before `forget`
+                self._threads[one.repository] -= 1
+                if not self._threads[one.repository]:
+                    del self._threads[one.repository]
+                del self._by_host[one.host]
+                self._remember(one.host, answer)
+                self._start()
         for found in wanted_by:
             found(answer)
 
