@@ -138,6 +138,18 @@ def test_quarter_rule(resolver: Resolver) -> None:
     assert resolver.most <= quarter + 1
 
 
+def test_a_name_that_another_repository_waits_for(resolver: Resolver) -> None:
+    """A name that waits behind those of one repository is looked up at once for another one that wants it."""
+    look_ups = LookUps()
+    for number in range(lookups.MAX_THREADS):
+        Wanted(look_ups, f"hanging{number}", "acme/bad")
+    behind = Wanted(look_ups, "ci.example.com", "acme/bad")
+    assert not behind.started
+    good = Wanted(look_ups, "ci.example.com", "acme/good")
+    assert good.answer() == behind.answer() == ADDRESS
+    assert resolver.asked.count("ci.example.com") == 1
+
+
 @pytest.mark.parametrize("repositories", [4, 40, lookups.MAX_THREADS - 1])
 def test_many_repositories_whose_names_hang(resolver: Resolver, repositories: int) -> None:
     """Whatever number of repositories have names that hang, one that has none finds its names at once."""

@@ -42,12 +42,14 @@ Found = Callable[[Answer], None]
 class LookUp:
     """One name that is being looked up, or waits to be, and who wants it."""
 
-    __slots__ = ("host", "repository", "started_at", "wanted_by")
+    __slots__ = ("host", "repositories", "repository", "started_at", "wanted_by")
 
-    def __init__(self, host: str, repository: str) -> None:
+    def __init__(self, host: str) -> None:
         self.host = host
-        self.repository = repository
-        """Of the first who wanted it: the thread counts as theirs."""
+        self.repositories: list[str] = []
+        """In whose lines it waits, or waited: those of all who want it, lest one of them hold up the others."""
+        self.repository = ""
+        """Once it has started: whose thread it counts as."""
         self.started_at: float | None = None
         self.wanted_by: list[Found] = []
 
@@ -74,23 +76,29 @@ class LookUps:
                 return known[1]
             one = self._by_host.get(host)
             if one is None:
-                one = self._by_host[host] = LookUp(host, repository)
+                one = self._by_host[host] = LookUp(host)
+            if one.started_at is None and repository not in one.repositories:
+                one.repositories.append(repository)
                 self._line.setdefault(repository, deque()).append(one)
             one.wanted_by.append(found)
             self._start()
             return one
 
     def leave(self, one: LookUp, found: Found) -> None:
-        """Want a look-up no more: one that has not started and that nobody else wants is taken out of the line."""
+        """Want a look-up no more: one that has not started and that nobody else wants is taken out of the lines."""
         with self._lock:
             if found in one.wanted_by:
                 one.wanted_by.remove(found)
             if not one.wanted_by and one.started_at is None and self._by_host.get(one.host) is one:
-                line = self._line[one.repository]
-                line.remove(one)
-                if not line:
-                    del self._line[one.repository]
+                self._take_out(one)
                 del self._by_host[one.host]
+
+    def _take_out(self, one: LookUp) -> None:
+        for repository in one.repositories:
+            line = self._line[repository]
+            line.remove(one)
+            if not line:
+                del self._line[repository]
 
     def start_waiting(self) -> None:
         """Start look-ups that the machine had no thread for, and that no other will start when it ends."""
@@ -105,7 +113,8 @@ class LookUps:
                 threading.Thread(target=self._work, args=(one,), daemon=True, name="hubhooks-look-up").start()
             except RuntimeError:  # the machine has no more threads: it is tried again when the next one ends or asks
                 one.started_at = None
-                self._line.setdefault(one.repository, deque()).appendleft(one)
+                for repository in one.repositories:
+                    self._line.setdefault(repository, deque()).appendleft(one)
                 return
             self._threads[one.repository] += 1
 
@@ -114,10 +123,11 @@ class LookUps:
         free = MAX_THREADS - self._threads.total()
         for repository, line in self._line.items():
             if 3 * self._threads[repository] < free:
-                one = line.popleft()
-                del self._line[repository]
+                one = line[0]
+                one.repository = repository
+                self._take_out(one)
                 if line:
-                    self._line[repository] = line
+                    self._line[repository] = self._line.pop(repository)
                 return one
         return None
 
