@@ -112,6 +112,8 @@ def test_want_of_our_own() -> None:
     """Where we lack files, ports or memory that is nobody's fault."""
     lacking = no_answer(fault(pycurl.E_COULDNT_CONNECT, ready=False, number=errno.EMFILE))
     assert lacking == ("too many open files: check the worker and its machine", Concern.NOBODY)
+    assert no_answer(fault(pycurl.E_COULDNT_CONNECT))[1] is Concern.NOBODY, "libcurl never tried"
+    assert no_answer(fault(pycurl.E_SSL_CERTPROBLEM))[1] is Concern.NOBODY
     lacking = no_answer(fault(pycurl.E_OUT_OF_MEMORY))
     assert lacking == ("out of memory: check the worker and its machine", Concern.NOBODY)
 

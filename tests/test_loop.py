@@ -18,7 +18,7 @@ import pycurl
 import pytest
 import trustme
 
-from flask_hubhooks.transport import Concern, Outcome, Request, Transport, exchange
+from flask_hubhooks.transport import Concern, Outcome, Request, Transport, exchange, loop
 from flask_hubhooks.transport.addresses import AddressPolicy
 from flask_hubhooks.transport.egress import Egress
 from flask_hubhooks.transport.loop import Loop
@@ -276,6 +276,24 @@ def test_an_old_libcurl_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         RuntimeError, match=r"uses libcurl 7\.88\.1, but hubhooks needs \d+\.\d+\.\d+ or newer: install"
     ):
         Transport()
+
+
+@pytest.mark.parametrize("step", ["make_handle", "is_address"])
+def test_faults_of_ours(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, step: str) -> None:
+    """Whatever goes wrong while a request is begun, it is answered, and the loop goes on."""
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    sender = Transport(LOOPBACK)
+    with Receiver() as receiver:
+        with monkeypatch.context() as patches:
+            patches.setattr(loop, step, fail)
+            outcome = post(sender, receiver.url, b"", {})
+        assert (outcome.error, outcome.concern) == ("unexpected fault (MemoryError)", Concern.NOBODY)
+        assert post(sender, receiver.url, b"", {}).status_code == 200
+    sender.close()
+    assert "a request failed by a fault of ours" in caplog.text
 
 
 def test_lack_of_files(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -25,8 +25,6 @@ __all__ = ["BODY_LIMIT", "HEADERS_LIMIT", "Concern", "Outcome", "Request", "Tran
 
 MIN_LIBCURL = (8, 23, 0)
 """The oldest that the tests with hostile receivers were run with and pass; 7.88 does not."""
-RESERVED_FILES = 128
-"""Open files that are left to all else in the process."""
 STOP_S = 5.0
 """How long `close` waits for the thread."""
 
@@ -94,29 +92,19 @@ class Transport:
     def _started(self) -> Loop:
         with self._lock:
             if self._loop is None:
-                self._loop = Loop(self._rules, min(self._most, max(16, _open_files() - RESERVED_FILES)))
+                self._loop = Loop(self._rules, self._most)
                 self._finalizer = weakref.finalize(self, self._loop.stop)
                 self._finalizer.atexit = False
             return self._loop
 
     def close(self) -> None:
-        """End the thread. What is under way is answered first, as nobody's fault."""
+        """End the thread. What is under way is answered first, as nobody's fault; a later request starts another."""
         with self._lock:
             loop, self._loop = self._loop, None
         if loop:
             loop.stop()
             if threading.current_thread() is not loop.thread:
                 loop.thread.join(STOP_S)
-
-
-def _open_files() -> int:
-    """Return how many files this process may have open."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 512
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 1 << 20 if soft == resource.RLIM_INFINITY else soft
 
 
 def _refuse_old_libcurl() -> None:

@@ -75,6 +75,7 @@ def _said(status_code: int) -> str:
 
 
 _PROXY_ADVICE = "is it running? The operator must check HUBHOOKS_PROXY"
+_CERTIFICATE_FILES = "the operator must check HUBHOOKS_CLIENT_CERTIFICATE and HUBHOOKS_CA_BUNDLE"
 NO_PROXY = f"no connection to the proxy: {_PROXY_ADVICE}"
 TOO_LATE = "it was not sent in time: the worker was suspended or overloaded"
 NOT_HTTP = "the answer is not HTTP/1.1: check the port of the hook URL, and whether it should begin with https://"
@@ -124,6 +125,10 @@ def no_answer(fault: Fault) -> tuple[str, Concern]:
         return f"{os.strerror(fault.number).lower()}: check the worker and its machine", Concern.NOBODY
     if fault.code == pycurl.E_OUT_OF_MEMORY:
         return "out of memory: check the worker and its machine", Concern.NOBODY
+    if fault.code in (pycurl.E_SSL_CERTPROBLEM, pycurl.E_SSL_CACERT_BADFILE):
+        return f"TLS: our own certificate files cannot be used: {_CERTIFICATE_FILES}", Concern.NOBODY
+    if fault.code == pycurl.E_COULDNT_CONNECT and not fault.number and not fault.connected:  # it was not even tried
+        return "no socket could be opened: check the worker's limit of open files (ulimit -n)", Concern.NOBODY
     if fault.through_proxy and not fault.ready and (fault.tunnel_status or 0) // 100 != 2:
         return _proxy(fault), Concern.NOBODY
     if fault.ready:
@@ -175,8 +180,7 @@ def _unreachable(fault: Fault) -> str:
     where = f"[{host}]:{fault.port}" if ":" in host else f"{host}:{fault.port}"
     if fault.number == errno.ECONNREFUSED:
         return f"connection refused by {where}: is the receiver running, does it listen on that port?"
-    why = os.strerror(fault.number).lower() if fault.number else "unknown reason"
-    return f"no connection to {where} ({why}): check the worker and its network"
+    return f"no connection to {where} ({os.strerror(fault.number).lower()}): check the worker and its network"
 
 
 def _openssl_said(message: str) -> str:

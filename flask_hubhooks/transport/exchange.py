@@ -7,6 +7,7 @@ import select
 import socket
 from base64 import b64encode
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
@@ -193,8 +194,8 @@ class Exchange:
             self.own_cause = TOO_MANY_HEADERS
             return 0
         if not self.ready_at:
-            if line.startswith(b"HTTP/"):
-                self.tunnel_status = _status(line)
+            if found := _STATUS_LINE.match(line):
+                self.tunnel_status = int(found[1])
         elif self.headers_at:
             pass  # a trailer
         elif self.status is None:
@@ -268,7 +269,7 @@ class Exchange:
                 message,
                 target.host.rstrip("."),
                 target.port,
-                over_tls=_is_https(target),
+                over_tls=target.scheme == "https",
                 through_proxy=self.proxy is not None,
                 deadline_s=rules.deadline_s,
                 connect_timeout_s=rules.connect_timeout_s,
@@ -343,7 +344,6 @@ def make_handle(exchange: Exchange) -> Any:
         (pycurl.HTTP_CONTENT_DECODING, 0),
         (pycurl.NETRC, pycurl.NETRC_IGNORED),
         (pycurl.NOSIGNAL, 1),
-        (pycurl.PATH_AS_IS, 1),
         (pycurl.USERAGENT, ""),
         (pycurl.HEADEROPT, pycurl.HEADER_SEPARATE),
         (pycurl.BUFFERSIZE, BODY_LIMIT),
@@ -374,7 +374,8 @@ class _Lent(socket.socket):
     """A socket that pycurl duplicates: this one closes, without a warning, as soon as nothing refers to it."""
 
     def __del__(self) -> None:
-        self.close()
+        with suppress(AttributeError):  # it was not even opened
+            self.close()
 
 
 def _has_input(fd: int) -> bool:
@@ -405,12 +406,6 @@ def header_lines(target: Target, headers: Mapping[str, str]) -> list[bytes]:
     return [*sent.values(), *unwanted]
 
 
-def _status(line: bytes) -> int:
-    """Return the status of a status line, which libcurl has read by now."""
-    found = re.match(rb"HTTP/\d(?:\.\d)? +(\d{3})", line)
-    return int(found[1]) if found else 0
-
-
 def _stored(lines: list[bytes]) -> tuple[tuple[str, str], ...]:
     """Return an answer's headers as text that any database takes, up to the limit."""
     fields: list[tuple[str, str]] = []
@@ -437,10 +432,6 @@ def _leaf(handle: Any) -> bytes:
     """Return the certificate that the receiver showed, as PEM."""
     chain = handle.getinfo_raw(pycurl.INFO_CERTINFO)
     return dict(chain[0]).get(b"Cert", b"") if chain else b""
-
-
-def _is_https(target: Target | None) -> bool:
-    return target is not None and target.scheme == "https"
 
 
 def _ms(start: float, end: float) -> int:

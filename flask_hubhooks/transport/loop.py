@@ -90,6 +90,12 @@ class Loop:
         self._idle: list[tuple[Any, Exchange]] = []
         self._handles: dict[Exchange, Any] = {}
         self._kept: Kept = {}
+        self._watch = _Watch()
+        self._watch.selector.register(self._woken, selectors.EVENT_READ)
+        self._multi = pycurl.CurlMulti()
+        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch.on_socket)
+        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._watch.on_timer)
+        self._multi.setopt(pycurl.M_MAXCONNECTS, most)
         self.thread = threading.Thread(target=self._run, daemon=True, name="hubhooks-transport")
         self.thread.start()
 
@@ -110,12 +116,6 @@ class Loop:
                 self._waker.send(b"x")
 
     def _run(self) -> None:
-        self._watch = watch = _Watch()
-        self._multi = multi = pycurl.CurlMulti()
-        multi.setopt(pycurl.M_SOCKETFUNCTION, watch.on_socket)
-        multi.setopt(pycurl.M_TIMERFUNCTION, watch.on_timer)
-        multi.setopt(pycurl.M_MAXCONNECTS, self._most)
-        watch.selector.register(self._woken, selectors.EVENT_READ)
         while not self._stopping:
             try:
                 self._step()
@@ -191,13 +191,17 @@ class Loop:
                 self._finish(handle, code, message)
 
     def _begin(self, request: Request, done: Done, began: float, started_at: datetime) -> None:
-        if self._idle:
-            handle, exchange = self._idle.pop()
-        else:
-            exchange = Exchange(self._rules, self._kept, self._meter)
-            handle = make_handle(exchange)
-        self._handles[exchange] = handle
+        handle, exchange = self._idle.pop() if self._idle else (None, Exchange(self._rules, self._kept, self._meter))
         exchange.begin(request, done, began, started_at)
+        try:
+            self._handles[exchange] = handle or make_handle(exchange)
+            self._look_up(exchange)
+        except Exception as fault:
+            self._fail(exchange, fault)
+
+    def _look_up(self, exchange: Exchange) -> None:
+        """Judge where a request goes, and look up the name of the host, or of the proxy."""
+        request = exchange.request
         try:
             exchange.target = target = self._rules.egress.target(request.url)
         except Forbidden as forbidden:
@@ -223,7 +227,10 @@ class Loop:
     def _look_up_ended(self, exchange: Exchange, serial: int, answer: Answer) -> None:
         if exchange.serial == serial and exchange in self._waiting:
             del self._waiting[exchange]
-            self._resolved(exchange, answer)
+            try:
+                self._resolved(exchange, answer)
+            except Exception as fault:
+                self._fail(exchange, fault)
 
     def _give_up_look_ups(self) -> None:
         now = monotonic()
@@ -275,14 +282,19 @@ class Loop:
         if not exchange.stale:
             self._keep(handle)
         self._multi.remove_handle(handle)
-        if exchange.stale:
-            return self._start(exchange, exchange.addresses)
         try:
+            if exchange.stale:
+                return self._start(exchange, exchange.addresses)
             outcome = exchange.outcome(code, message, handle)
-        except Exception as fault:  # whatever a receiver sends must not break the loop
-            logger.exception("the outcome of a request cannot be told")
-            outcome = exchange.ended(f"unexpected fault ({type(fault).__name__})", Concern.NOBODY)
+        except Exception as fault:
+            return self._fail(exchange, fault)
         self._answer(exchange, outcome)
+
+    def _fail(self, exchange: Exchange, fault: Exception) -> None:
+        """Answer a request that a fault of ours has ended: no request may go unanswered."""
+        logger.exception("a request failed by a fault of ours")
+        self._running.pop(self._handles.pop(exchange, None), None)
+        self._answer(exchange, exchange.ended(f"unexpected fault ({type(fault).__name__})", Concern.NOBODY))
 
     def _keep(self, handle: Any) -> None:
         """Remember the socket of a connection that is kept alive."""
@@ -302,9 +314,9 @@ class Loop:
 
     def _answer(self, exchange: Exchange, outcome: Outcome) -> None:
         """Answer a request, and keep the handle for another one."""
-        handle, done = self._handles.pop(exchange), exchange.done
+        handle, done = self._handles.pop(exchange, None), exchange.done
         exchange.clear()
-        if len(self._idle) < MAX_KEPT_HANDLES:
+        if handle is not None and len(self._idle) < MAX_KEPT_HANDLES:
             self._idle.append((handle, exchange))
         if done is not None:
             _tell(done, outcome)
