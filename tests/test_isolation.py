@@ -165,6 +165,36 @@ def test_stopped_while_deliveries_wait(host: Host) -> None:
     assert [request.headers["webhook-id"] for request in receiver.requests[1:]] == [str(each.id) for each in left]
 
 
+def test_sent_again_while_it_hangs(host: Host) -> None:
+    """A delivery that is cancelled and sent again while it hangs is in flight twice, and the job ends."""
+    gate = Gate()
+    with Receiver(gate) as receiver:
+        webhook = push_to(host, receiver.url, 1)
+        with running(host):
+            receiver.wait_for(1)
+            for active in (False, True):
+                path = f"acme/app/webhooks/{webhook['id']}/"
+                assert host.api("PATCH", path, json={"active": active}).status_code == 200
+            ask_for(host, webhook, "redelivery")
+            receiver.wait_for(2)
+            gate.opened.set()
+    assert len({each.headers["webhook-id"] for each in receiver.requests}) == 1
+    [delivery] = host.history(webhook)
+    assert (delivery["state"], delivery["attempt_count"]) == ("succeeded", 2)
+
+
+def test_an_outcome_that_cannot_be_judged(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of ours while an answer is judged puts the delivery off, and the job ends."""
+    monkeypatch.setattr(dispatcher, "judge", lambda *_: 1 / 0)
+    with Receiver() as receiver:
+        webhook = push_to(host, receiver.url, 1)
+        host.run_job()
+        assert len(receiver.requests) == 1
+    [delivery] = host.history(webhook)
+    assert (delivery["state"], delivery["attempt_count"]) == ("pending", 0)
+    assert "could not be judged" in delivery["reason"]
+
+
 @pytest.mark.parametrize("urgent", [False, True])
 def test_not_sent_too_late(host: Host, urgent: bool) -> None:
     """What has waited for too long, while its worker was suspended, is given back: another one may be sending it."""
@@ -506,6 +536,14 @@ def test_left_out(host: Host) -> None:
     assert claimed(host, names, 20, "open", turns=turns) == {"one": 5}
     assert claimed(host, names, 20, "open", turns=turns) == {"one": 20}
     assert claimed(host, names, 20, "open", "one", turns=turns) == {}
+
+
+def test_many_left_out(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many repositories are left out, the same claim goes on to one that is not."""
+    monkeypatch.setattr(claims, "WALK", 2)
+    names = lay_out(host, {f"open{number}": 2 for number in range(7)} | {"one": 2})
+    left_out = [name for name in names.values() if name != "one"]
+    assert claimed(host, names, 2, *left_out, turns=claims.Turns()) == {"one": 1}
 
 
 @pytest.mark.parametrize("walk", [2, 128])

@@ -300,33 +300,40 @@ class Turns:
 
         Returns them in the order of their ids, each with whether a person waits for it.
         """
-        due, urgent, ended = self._due(session)
-        taken = []
-        if urgent:
-            asked_for = _hooks_due(session, urgent[:limit], {}, URGENT_MOST, until_s=-HEAD_START_S)[:limit]
-            shares = dict.fromkeys(asked_for, min(URGENT_MOST, limit // max(1, len(asked_for))))
-            taken += [(row, True) for row in _lease_oldest(session, shares, until_s=-HEAD_START_S)]
-        limit -= len(taken)
-        served = due[:limit]
-        self.more_due = len(due) > limit or not ended
-        if served:
-            taken += [(row, False) for row in self._serve(session, served, limit, left_out)]
-            self._after = served[-1] if self.more_due else LOWEST
-        return sorted(taken, key=lambda each: each[0].id)
-
-    def _due(self, session: Session) -> tuple[list[int], list[int], bool]:
-        """Repositories that have something due, those among them that a person waits for, and whether that is all."""
         now = monotonic()
         self._fruitless = {key: until for key, until in self._fruitless.items() if until > now}
+        walk = _walk_around(session, self._after)
+        taken: list[tuple[Any, bool]] = []
+        ended = False
+        while not taken and not ended:  # all hooks of the repositories that are due may be left out
+            due, urgent, ended = self._due(walk)
+            if urgent:
+                taken += [(row, True) for row in _take_urgent(session, urgent, limit)]
+            left = limit - len(taken)
+            self.more_due = not ended or bool(due and not left)
+            for start in range(0, len(due), left) if left else ():
+                served = due[start : start + left]
+                rows = self._serve(session, served, left, left_out)
+                if rows:
+                    taken += [(row, False) for row in rows]
+                    self._after = served[-1]
+                    self.more_due |= start + left < len(due)
+                    break
+        if not self.more_due:
+            self._after = LOWEST
+        return sorted(taken, key=lambda each: each[0].id)
+
+    def _due(self, walk: Iterator[list[Any]]) -> tuple[list[int], list[int], bool]:
+        """The next repositories with something due, those that a person waits for, and whether there are no more."""
         due: list[int] = []
         urgent: list[int] = []
         seen = 0
-        for rows in _walk_around(session, self._after):
-            if seen >= WALK and (due or urgent):
-                return due, urgent, False
+        for rows in walk:
             seen += len(rows)
             due += [row.key for row in rows if row.due and row.key not in self._fruitless]
             urgent += [row.key for row in rows if row.urgent]
+            if seen >= WALK and (due or urgent):
+                return due, urgent, False
         return due, urgent, True
 
     def _serve(self, session: Session, keys: Sequence[int], limit: int, left_out: Collection[int]) -> list[Any]:
@@ -365,6 +372,13 @@ def _walk_around(session: Session, start: int) -> Iterator[list[Any]]:
             return
         else:
             after, wrapped = LOWEST, True
+
+
+def _take_urgent(session: Session, keys: Sequence[int], limit: int) -> list[Any]:
+    """Take what a person waits for in these repositories, at most `limit`."""
+    found = _hooks_due(session, keys[:limit], {}, URGENT_MOST, until_s=-HEAD_START_S)[:limit]
+    shares = dict.fromkeys(found, min(URGENT_MOST, limit // max(1, len(found))))
+    return _lease_oldest(session, shares, until_s=-HEAD_START_S)
 
 
 def _is_postgresql(session: Session) -> bool:

@@ -294,8 +294,12 @@ class Dispatcher:
         }
 
         def done(outcome: Outcome) -> None:
-            outcome = payload.masked(outcome, [*keys, *request_headers.secrets(own)])
-            judgement = judge_test(outcome) if claim.is_test else judge(outcome, claim.retry_step)
+            try:
+                outcome = payload.masked(outcome, [*keys, *request_headers.secrets(own)])
+                judgement = judge_test(outcome) if claim.is_test else judge(outcome, claim.retry_step)
+            except Exception:
+                logger.exception("delivery %s is held: its outcome could not be judged", claim.id)
+                return self._hold(claim, "held: its outcome could not be judged; the worker's log says why")
             self._rooms.ended(claim, outcome, received=judgement.verdict is Verdict.RECEIVED)
             self._done.put(Result(claim, headers | dict.fromkeys(own, payload.MASKED), outcome, judgement))
             self._send_more()

@@ -274,7 +274,11 @@ def _apply(session: Session, move: _Move, claims: list[Claim]) -> list[Claim]:
 _these_hooks = update(hooks).where(among(hooks.c.id, bindparam("ids", expanding=True)))
 _HOOKS_ARE_WELL = _these_hooks.where(hooks.c.failing_since.is_not(None)).values(failing_since=None)
 _now, _today = bindparam("now", type_=UTCDateTime), bindparam("today", type_=UTCDateTime)
-_begins_anew = or_(hooks.c.failing_since.is_(None), hooks.c.failed_at < bindparam("gap_began", type_=UTCDateTime))
+_begins_anew = or_(
+    hooks.c.failing_since.is_(None),
+    hooks.c.failed_at.is_(None),
+    hooks.c.failed_at < bindparam("gap_began", type_=UTCDateTime),
+)
 _HOOKS_FAIL = _these_hooks.where(
     or_(_begins_anew, hooks.c.failed_at < _today, hooks.c.failed_at < bindparam("noted_before", type_=UTCDateTime))
 ).values(

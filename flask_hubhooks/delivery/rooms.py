@@ -89,7 +89,8 @@ class Rooms:
         self._of_repository: dict[int, int] = {}  # requests in flight
         self._ready: dict[int, dict[_Hook, None]] = {}  # by repository; those whose turn is next come first
         self._urgent: deque[tuple[Claim, float]] = deque()
-        self._flights: dict[uuid.UUID, _Flight] = {}
+        # By delivery and lease: one that hangs can be cancelled and sent again while its first request is in flight.
+        self._flights: dict[tuple[uuid.UUID, uuid.UUID], _Flight] = {}
         self._young: deque[_Flight] = deque()
         self._slow = 0
 
@@ -139,7 +140,7 @@ class Rooms:
             return taken
 
     def _begin(self, claim: Claim, hook: _Hook, now: float) -> None:
-        flight = self._flights[claim.id] = _Flight(hook, now)
+        flight = self._flights[claim.id, claim.lease_token] = _Flight(hook, now)
         self._young.append(flight)
         key = hook.repository_key
         self._of_repository[key] = self._of_repository.get(key, 0) + 1
@@ -170,7 +171,7 @@ class Rooms:
     def ended(self, claim: Claim, outcome: Outcome | None = None, *, received: bool = False) -> None:
         """Learn from what came of a request; without an outcome nothing was sent."""
         with self._lock:
-            flight = self._flights.pop(claim.id)
+            flight = self._flights.pop((claim.id, claim.lease_token))
             flight.ended = True
             self._slow -= flight.slow
             hook, host = flight.hook, flight.hook.host
