@@ -205,7 +205,7 @@ def lock_free(session: Session, ids: Collection[uuid.UUID]) -> tuple[dict[uuid.U
 
     Returns the rows that are locked now, and the ids of those that somebody else has locked.
     """
-    rows = {row.id: row for row in session.execute(_LOCK_FREE, {"ids": list(ids)})}
+    rows = {row.id: row for row in session.execute(_LOCK_FREE, {"ids": list(ids)}).all()}
     missing = [each for each in ids if each not in rows]
     return rows, frozenset(session.scalars(_EXISTING, {"ids": missing}) if missing else ())
 

@@ -6,7 +6,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime, timedelta
 from time import monotonic
 from typing import Any
@@ -202,7 +201,7 @@ def test_not_sent_too_late(host: Host, urgent: bool) -> None:
     with host.writing() as session:
         first, second = claims.claim(session, 10)[0]
     waiting = rooms.Rooms(10, 10)
-    waiting.add(replace(first, urgent=urgent), monotonic() - 1)
+    waiting.add(first._replace(urgent=urgent), monotonic() - 1)
     assert waiting.take() == []
     assert [claim.id for claim, _ in waiting.withdraw()] == [first.id]
     waiting.add(second, monotonic() + 10)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ARRAY,
@@ -224,8 +224,7 @@ _RENAME = (
 """Pushes that were recorded under the former name while their repository was renamed."""
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """A delivery under our lease, with all that is needed to send it."""
 
     id: uuid.UUID
@@ -417,11 +416,11 @@ def _lease_oldest(session: Session, shares: Mapping[tuple[int, int], int], until
     if _is_postgresql(session):
         keys, hook_ids = zip(*shares, strict=True)
         which = {"key": list(keys), "hook": list(hook_ids), "share": list(shares.values())}
-        return list(session.execute(_TAKE_OF_MANY, values | which))
+        return list(session.execute(_TAKE_OF_MANY, values | which).all())
     taken: list[uuid.UUID] = []
     for (key, hook), share in shares.items():
         taken += session.scalars(_TAKE_OF_ONE, values | {"key": key, "hook": hook, "share": share})
-    return list(session.execute(_READ, {"taken": taken}))
+    return list(session.execute(_READ, {"taken": taken}).all())
 
 
 def claim(

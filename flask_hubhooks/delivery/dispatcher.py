@@ -43,7 +43,7 @@ STOP_S = DEADLINE_S + 10.0
 WAIT_MOST_S = 5.0
 """How long a claim may wait for its turn: who pauses or deletes a webhook is heard after this at the latest. The lease
 (60 s) leaves the deadline and the margin, and another deadline for those before it."""
-CLAIM_LEAST, CLAIM_MOST = 64, 256
+CLAIM_LEAST, CLAIM_MOST = 64, 1024
 """Rows of one claim. It follows what was completed since the last one: no more is taken than will be sent soon."""
 HELD_MOST = 8192
 """Rows that are held in all, before no more is claimed: what hangs and what waits behind it."""

@@ -69,9 +69,12 @@ def payload(
     }
 
 
+_encoded = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 def body(content: Mapping[str, Any]) -> bytes:
     """UTF-8 JSON, text of any script as it is."""
-    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+    return _encoded(content).encode()
 
 
 def masked(outcome: Outcome, secrets: Iterable[str] = ()) -> Outcome:

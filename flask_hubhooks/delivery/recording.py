@@ -167,7 +167,7 @@ def _add_attempts(session: Session, results: Sequence[Result]) -> None:
 def _attempts_began(session: Session, ids: Iterable[uuid.UUID]) -> defaultdict[uuid.UUID, list[datetime]]:
     """When each attempt began. Read when the deliveries are locked: a statement that waits for locks reads before."""
     began: defaultdict[uuid.UUID, list[datetime]] = defaultdict(list)
-    for row in session.execute(_ATTEMPTS_BEGAN, {"ids": list(ids)}):
+    for row in session.execute(_ATTEMPTS_BEGAN, {"ids": list(ids)}).all():
         began[row.delivery_id].append(row.started_at)
     return began
 

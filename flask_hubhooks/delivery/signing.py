@@ -52,18 +52,19 @@ def signature_headers(keys: Sequence[str], message_id: str, timestamp: int, body
     last is HMAC-SHA256 over the body, keyed with the present secret as text, `whsec_` and all. `timestamp` is in
     epoch seconds, `body` the very bytes that are sent.
     """
+    # `hmac.digest` would let go of the interpreter's lock, which costs many times as much as the signature.
     signed = b"%s.%d.%s" % (message_id.encode(), timestamp, body)
     return {
         "webhook-id": message_id,
         "webhook-timestamp": str(timestamp),
         "webhook-signature": " ".join(f"v1,{_signature(key, signed)}" for key in keys),
-        "X-Hub-Signature-256": f"sha256={hmac.digest(keys[0].encode(), body, hashlib.sha256).hex()}",
+        "X-Hub-Signature-256": f"sha256={hmac.new(keys[0].encode(), body, hashlib.sha256).hexdigest()}",
     }
 
 
 def _signature(secret: str, signed: bytes) -> str:
     key = base64.b64decode(secret.removeprefix(SECRET_PREFIX))
-    return base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
+    return base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
 
 
 class SecretBox:
