@@ -98,11 +98,10 @@ class Rules:
 
 
 class Meter:
-    """Charges the loop's processor time to exchanges while it is on, which costs a quarter of all their time."""
+    """Up to when the loop's processor time was charged to exchanges."""
 
     def __init__(self) -> None:
-        self.mark = 0.0  # up to when it was charged
-        self.on_until = 0.0
+        self.mark = 0.0
 
 
 class Exchange:
@@ -322,9 +321,7 @@ class Exchange:
         else:
             found = ",".join(f"[{each}]" if ":" in each else each for each in addresses.addresses)
             handle.setopt(pycurl.RESOLVE, [f"+{peer}:{port}:{found}"])
-        now = monotonic()
-        handle.setopt(pycurl.NOPROGRESS, now >= self.meter.on_until)
-        handle.setopt(pycurl.TIMEOUT_MS, max(1, round((self.deadline - now) * 1000)))
+        handle.setopt(pycurl.TIMEOUT_MS, max(1, round((self.deadline - monotonic()) * 1000)))
 
     def _set_route(self, handle: Any) -> None:
         """Set the proxy and the files of certificates, which seldom differ from those of the handle's last request."""
@@ -332,7 +329,7 @@ class Exchange:
         own = self.rules.own_certificate.paths() if self.rules.own_certificate else ()
         if self.route == (self.proxy, trusted, own):
             return
-        self.route = (self.proxy, trusted, own)
+        self.route = None  # until all of it is set
         handle.setopt(pycurl.PROXY, self.proxy.url if self.proxy else "")
         handle.setopt(pycurl.NOPROXY, "")
         handle.setopt(pycurl.PROXYHEADER, self.proxy.headers if self.proxy else [])
@@ -341,6 +338,7 @@ class Exchange:
         if own:
             handle.setopt(pycurl.SSLCERT, own[0])
             handle.setopt(pycurl.SSLKEY, own[1])
+        self.route = (self.proxy, trusted, own)
 
 
 def make_handle(exchange: Exchange) -> Any:
@@ -375,6 +373,7 @@ def make_handle(exchange: Exchange) -> Any:
         (pycurl.HEADERFUNCTION, exchange.on_header),
         (pycurl.WRITEFUNCTION, exchange.on_body),
         (pycurl.XFERINFOFUNCTION, exchange.on_progress),
+        (pycurl.NOPROGRESS, 0),
     ):
         handle.setopt(option, value)
     return handle

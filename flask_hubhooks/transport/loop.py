@@ -29,8 +29,6 @@ logger = logging.getLogger(__name__)
 
 STEP_S = 0.01
 """How long sockets are attended to before anything else gets its turn."""
-MANY_TURNS = 16
-"""An answer of 16 KiB takes a few."""
 MAX_KEPT_HANDLES = 1024
 """Handles that are kept for reuse."""
 FAILED_S = 0.1
@@ -147,8 +145,6 @@ class Loop:
             if key.fd not in watch.turns:
                 continue  # it was closed meanwhile
             watch.turns[key.fd] += 1
-            if watch.turns[key.fd] == MANY_TURNS:
-                self._charge_for(self._rules.deadline_s)
             self._act(
                 key.fd,
                 (pycurl.CSELECT_IN if mask & selectors.EVENT_READ else 0)
@@ -177,14 +173,6 @@ class Loop:
     def _act(self, fd: int, ready: int) -> None:
         self._meter.mark = thread_time()
         self._multi.socket_action(fd, ready)
-
-    def _charge_for(self, seconds: float) -> None:
-        """Charge processor time to exchanges from now on: one of them has had many turns, and may be a flood."""
-        now = monotonic()
-        if now >= self._meter.on_until:
-            for handle in self._running:
-                handle.setopt(pycurl.NOPROGRESS, 0)
-        self._meter.on_until = now + seconds
 
     def _run_timers(self) -> None:
         watch = self._watch
