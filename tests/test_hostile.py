@@ -7,14 +7,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from queue import SimpleQueue
 
 import pytest
 
 from flask_hubhooks.transport import Outcome, Request, Transport
 
-from .hostile import DEADLINE_S, HOSTILE, Hostile
+from .hostile import COSTLY, DEADLINE_S, HOSTILE, Hostile
 from .posting import post
+from .processes import Process, until
 from .receivers import Receiver
 from .test_transport import transport
 
@@ -74,6 +76,7 @@ FLOODS = [
 ]
 SENDER = f"""
 import re, sys
+from pathlib import Path
 from queue import SimpleQueue
 from flask_hubhooks.transport import Request
 from tests.test_transport import transport
@@ -96,3 +99,19 @@ def test_memory() -> None:
         run = subprocess.run([sys.executable, "-c", SENDER, *urls], capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) < 200 * 1024
+
+
+def test_floods_from_another_process(tmp_path: Path) -> None:
+    """64 floods at once take too much work, each of them: none goes on until the deadline."""
+    flooding = Process(tmp_path / "log", {}, "tests.flooding")
+    sender = transport(deadline_s=15)
+    try:
+        until(lambda: flooding.log.endswith("\n"))
+        outcomes = SimpleQueue[Outcome]()
+        for _ in range(TOGETHER):
+            sender.send(Request(f"http://127.0.0.1:{flooding.log.strip()}/", BODY, {}), outcomes.put)
+        for _ in range(TOGETHER):
+            assert outcomes.get(timeout=30).error.startswith(COSTLY)
+    finally:
+        sender.close()
+        flooding.stop()
