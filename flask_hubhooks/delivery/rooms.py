@@ -61,8 +61,7 @@ class _Hook:
         return bool(
             self.waiting
             and self.in_flight < self.limit
-            and not self.breaker.open_for_s
-            and not self.host.breaker.open_for_s
+            and not self.open_for_s
             and not (self.host.breaker.half_open and self.host.in_flight)
         )
 

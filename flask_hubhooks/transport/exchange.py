@@ -116,7 +116,7 @@ class Exchange:
         self.kept = kept
         self.meter = meter
         self.serial = 0
-        self.route: object = None
+        self.route: object = None  # what `_set_route` set on the handle
         self.clear()
 
     def clear(self) -> None:
@@ -401,9 +401,9 @@ def open_socket(address: Any) -> socket.socket:
 
 
 def header_lines(target: Target, headers: Mapping[str, str]) -> list[bytes]:
-    """Return headers as libcurl takes them; raises `ValueError` where one is none."""
+    """Return headers as libcurl takes them; raises `ValueError` where one is not valid."""
     if not all(map(_NAME.fullmatch, headers)) or _LINE_BREAK.search("".join(headers.values())):
-        raise ValueError("no header")
+        raise ValueError("not a valid header")
     sent = {"accept-encoding": b"Accept-Encoding: identity"}
     for name, value in headers.items():
         lower = name.lower()
@@ -426,7 +426,7 @@ def _stored(lines: list[bytes]) -> tuple[tuple[str, str], ...]:
             fields.append((name.strip(), value.strip()))
     told = [text for field in fields for text in field]
     if not _CONTROL.search("".join(told)) and sum(map(len, told)) <= HEADERS_LIMIT:
-        return tuple(fields)
+        return tuple(fields)  # as most are
     stored = []
     left = HEADERS_LIMIT
     for name, value in fields:
