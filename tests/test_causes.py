@@ -118,6 +118,16 @@ def test_want_of_our_own() -> None:
     assert lacking == ("out of memory: check the worker and its machine", Concern.NOBODY)
 
 
+def test_no_time_left() -> None:
+    """Where the look-up used up the time, silence is nobody's fault; an answer that came late still is."""
+    for ready in (False, True):
+        late = no_answer(fault(pycurl.E_OPERATION_TIMEDOUT, ready=ready, look_up_s=8.5))
+        assert late[0].startswith("the name look-up took 8.5 s of 9 s, ")
+        assert late[1] is Concern.NOBODY
+    assert no_answer(fault(pycurl.E_OPERATION_TIMEDOUT, look_up_s=5.9))[1] is Concern.HOOK
+    assert no_answer(fault(pycurl.E_RECV_ERROR, look_up_s=8.5))[1] is Concern.HOOK
+
+
 @given(st.integers(1, 110), st.text(), st.booleans(), st.booleans(), st.booleans(), st.none() | st.integers(100, 599))
 def test_any_code(
     code: int, message: str, ready: bool, through_proxy: bool, connected: bool, tunnel_status: int | None

@@ -162,6 +162,17 @@ def test_many_repositories_whose_names_hang(resolver: Resolver, repositories: in
     assert Wanted(look_ups, "cd.example.com", "acme/good").answer() == ADDRESS
 
 
+@pytest.mark.parametrize("repositories", [4, 17, 40])
+def test_first_threads(resolver: Resolver, repositories: int) -> None:
+    """However many repositories have names that hang, dozens that come later each find a thread at once."""
+    look_ups = LookUps()
+    for number in range(1000):
+        Wanted(look_ups, f"hanging{number}", f"bad/{number % repositories}")
+    names = [f"hanging-other{number}" for number in range(lookups.MAX_THREADS // 4)]
+    others = [Wanted(look_ups, name, f"acme/{name}") for name in names]
+    assert all(each.started for each in others)
+
+
 def test_turns(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> None:
     """Look-ups that wait take turns by repository: one that wants many does not stand before the others."""
     monkeypatch.setattr(lookups, "MAX_THREADS", 1)

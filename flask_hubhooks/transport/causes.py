@@ -104,6 +104,8 @@ class Fault:
     through_proxy: bool
     deadline_s: float
     connect_timeout_s: float
+    look_up_s: float = 0.0
+    """How long the look-up of the name took, with its time in line."""
     opened: tuple[str, ...] = ()
     """The addresses that sockets were opened for: none on a connection kept alive."""
     connected: bool = False
@@ -129,11 +131,22 @@ def no_answer(fault: Fault) -> tuple[str, Concern]:
         return f"TLS: our own certificate files cannot be used: {_CERTIFICATE_FILES}", Concern.NOBODY
     if fault.code == pycurl.E_COULDNT_CONNECT and not fault.number and not fault.connected:  # it was not even tried
         return "no socket could be opened: check the worker's limit of open files (ulimit -n)", Concern.NOBODY
+    if fault.code == pycurl.E_OPERATION_TIMEDOUT and fault.deadline_s - fault.look_up_s < _least_s(fault):
+        return (
+            f"the name look-up took {fault.look_up_s:.1f} s of {fault.deadline_s:g} s, which left too little time for "
+            "an answer: check the DNS that the worker asks",
+            Concern.NOBODY,
+        )
     if fault.through_proxy and not fault.ready and (fault.tunnel_status or 0) // 100 != 2:
         return _proxy(fault), Concern.NOBODY
     if fault.ready:
         return _after_sending(fault), Concern.HOOK
     return _before_sending(fault), Concern.HOST
+
+
+def _least_s(fault: Fault) -> float:
+    """Return how long a receiver must have had before its silence is held against it or its host."""
+    return min(fault.connect_timeout_s, fault.deadline_s / 3)
 
 
 def _after_sending(fault: Fault) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import select
 import socket
@@ -127,7 +128,7 @@ class Exchange:
         self.target: Target | None = None
         self.proxy: Proxy | None = None
         self.found: Found | None = None  # while its name is looked up
-        self.began = self.ready_at = self.headers_at = 0.0
+        self.began = self.resolved_at = self.ready_at = self.headers_at = 0.0
         self.started_at: datetime = datetime.min
         self.opened: list[str] = []
         self.forbidden = ""
@@ -274,6 +275,7 @@ class Exchange:
                 through_proxy=self.proxy is not None,
                 deadline_s=rules.deadline_s,
                 connect_timeout_s=rules.connect_timeout_s,
+                look_up_s=self.resolved_at - self.began,
                 opened=tuple(self.opened),
                 connected=handle.getinfo(pycurl.CONNECT_TIME_T) > 0,
                 ready=self.ready_at > 0,
@@ -304,6 +306,7 @@ class Exchange:
     def prepare(self, handle: Any, addresses: Answer | None) -> None:
         """Set what differs from one request to the next; raises `ValueError` where a header is none."""
         self.addresses = addresses
+        self.resolved_at = monotonic()
         handle.setopt(pycurl.FRESH_CONNECT, self.stale)
         self.stale = False
         target, request = cast(Target, self.target), self.request
@@ -321,7 +324,7 @@ class Exchange:
         else:
             found = ",".join(f"[{each}]" if ":" in each else each for each in addresses.addresses)
             handle.setopt(pycurl.RESOLVE, [f"+{peer}:{port}:{found}"])
-        handle.setopt(pycurl.TIMEOUT_MS, max(1, round((self.deadline - monotonic()) * 1000)))
+        handle.setopt(pycurl.TIMEOUT_MS, max(1, round((self.deadline - self.resolved_at) * 1000)))
 
     def _set_route(self, handle: Any) -> None:
         """Set the proxy and the files of certificates, which seldom differ from those of the handle's last request."""
@@ -333,11 +336,11 @@ class Exchange:
         handle.setopt(pycurl.PROXY, self.proxy.url if self.proxy else "")
         handle.setopt(pycurl.NOPROXY, "")
         handle.setopt(pycurl.PROXYHEADER, self.proxy.headers if self.proxy else [])
-        handle.setopt(pycurl.CAINFO, trusted)
-        handle.setopt(pycurl.PROXY_CAINFO, trusted)
+        handle.setopt(pycurl.CAINFO, os.fsencode(trusted))
+        handle.setopt(pycurl.PROXY_CAINFO, os.fsencode(trusted))
         if own:
-            handle.setopt(pycurl.SSLCERT, own[0])
-            handle.setopt(pycurl.SSLKEY, own[1])
+            handle.setopt(pycurl.SSLCERT, os.fsencode(own[0]))
+            handle.setopt(pycurl.SSLKEY, os.fsencode(own[1]))
         self.route = (self.proxy, trusted, own)
 
 

@@ -4,9 +4,9 @@
 enough, and does not keep the process from ending. Requests that want the same name at the same time share a look-up,
 and its answer is remembered for a few seconds, so that a busy receiver's name is not asked for again and again.
 
-Names that never answer must not use up the threads, whosever they are. A repository may have a third as many threads as
-are still free: a quarter of all where nobody else has any, fewer the more others have. So one that has none finds one
-free at once, unless as many repositories as there are threads wait for names at the same time.
+Names that never answer must not use up the threads. A quarter of them is kept for repositories that have none yet. Of
+the others a repository may have half as many as are still free: a quarter of all where nobody else has any, fewer the
+more others have.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ class LookUps:
         """Take the first one that may have a thread out of the line; its repository's next turn comes last."""
         free = MAX_THREADS - self._threads.total()
         for repository, line in self._line.items():
-            if 3 * self._threads[repository] < free:
+            own = self._threads[repository]
+            if (own == 0 and free > 0) or 2 * own < free - MAX_THREADS // 4:
                 one = line[0]
                 one.repository = repository
                 self._take_out(one)

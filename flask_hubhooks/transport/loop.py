@@ -279,10 +279,10 @@ class Loop:
 
     def _finish(self, handle: Any, code: int, message: str) -> None:
         exchange = self._running.pop(handle)
-        if not exchange.stale:
-            self._keep(handle)
-        self._multi.remove_handle(handle)
         try:
+            if not exchange.stale:
+                self._keep(handle)
+            self._multi.remove_handle(handle)
             if exchange.stale:
                 return self._start(exchange, exchange.addresses)
             outcome = exchange.outcome(code, message, handle)
