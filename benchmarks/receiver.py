@@ -7,6 +7,9 @@ what comes of a POST to it; everything else is answered at once:
 /hang/    it is never answered
 /timed/   when it arrived is kept, with its tag
 /chain/   its callback is posted at once, beside the answer
+/503/, /429/   it is answered with that status
+/reset/   its connection is reset
+/trickle/ the answer's headers begin, and get a byte longer each second
 
 `GET /counts` tells the POSTs by path, `GET /arrivals/timed/…` what was kept of a path, which is forgotten with that.
 """
@@ -26,6 +29,9 @@ from .posting import Posting
 
 DESTINATIONS = 200
 SLOW_S = 0.1
+TRICKLE_S = 1.0
+BROKEN = ("503", "429", "hang", "reset", "trickle")
+"""How the paths begin that answer as broken receivers do."""
 POSTING = 8
 """Callbacks that are posted at once."""
 ANSWER = (
@@ -73,11 +79,26 @@ class Connection(asyncio.Protocol):
         if path.startswith("/slow/"):
             asyncio.get_running_loop().call_later(SLOW_S, self._transport.write, ANSWER)
             return
+        if path.startswith(("/503/", "/429/")):
+            self._transport.write(b"HTTP/1.1 %s Broken\r\nContent-Length: 0\r\n\r\n" % path[1:4].encode())
+            return
+        if path.startswith("/reset/"):
+            self._transport.abort()
+            return
+        if path.startswith("/trickle/"):
+            self._transport.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            self._trickle()
+            return
         if path.startswith("/timed/"):
             arrivals[path].append((monotonic(), _found(_TAG, body)))
         elif path.startswith("/chain/"):
             self.posting.add(_found(_CALLBACK, body))
         self._transport.write(ANSWER)
+
+    def _trickle(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(b"x")
+            asyncio.get_running_loop().call_later(TRICKLE_S, self._trickle)
 
 
 def _found(pattern: re.Pattern[bytes], body: bytes) -> str:

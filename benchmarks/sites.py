@@ -72,9 +72,9 @@ class Site:
             connection.execute(delete(deliveries).where(deliveries.c.push_id == sample.push["id"]))
         return sample
 
-    def create(self, repository: str, *urls: str) -> None:
+    def create(self, repository: str, *urls: str, name: str = "") -> None:
         """Make a webhook by the API."""
-        hooks = {"name": f"deploy {urls[0]}", "hooks": [{"hook_url": url} for url in urls]}
+        hooks = {"name": name or f"deploy {urls[0]}", "hooks": [{"hook_url": url} for url in urls]}
         answer = self.app.test_client().post(f"/v2/repositories/{repository}/webhooks/", json=hooks)
         if answer.status_code != 201:
             raise Failed(f"no webhook: {answer.text}")

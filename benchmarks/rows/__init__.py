@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from ..row import Row
 from . import (
+    beside,
     callbacks,
     chains,
     dead_backlog,
     footprint,
-    hanging,
     history_growth,
     idle_latency,
     isolation,
@@ -36,7 +36,9 @@ ROWS: dict[str, Row] = {
         idle_latency.ROW,
         push_cost.ROW,
         isolation.ROW,
-        hanging.ROW,
+        beside.HANGING,
+        beside.SAME_HOST,
+        beside.NAMES,
         dead_backlog.ROW,
         history_growth.ROW,
         scale_out.ROW,
