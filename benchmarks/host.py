@@ -12,8 +12,8 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.orm import Mapped, mapped_column
 
 from flask_hubhooks import HubHooks, Repository
-from flask_hubhooks.delivery import payload
-from flask_hubhooks.delivery.tokens import CallbackTokens
+from flask_hubhooks.crypto.callback_tokens import CallbackTokens
+from flask_hubhooks.formats import dockerhub as payload
 from flask_hubhooks.signals import image_pushed
 
 SECRET_KEY = "a benchmark's secret key"

@@ -15,10 +15,10 @@ from flask import Flask
 from sqlalchemy import Engine, create_engine, delete, exists, func, insert, literal_column, make_url, select, text
 
 from flask_hubhooks import ImagePush
-from flask_hubhooks.database import time_ordered_uuid, utcnow
-from flask_hubhooks.models import Status, attempts, deliveries, pushes
-from flask_hubhooks.outbox import wake
+from flask_hubhooks.dialects import time_ordered_uuid, utcnow
+from flask_hubhooks.records.models import Status, attempts, deliveries, pushes
 from flask_hubhooks.state import State
+from flask_hubhooks.wakeups import wake
 
 from .host import create_app, db, hubhooks
 from .servers import Bench, Child, Failed, child

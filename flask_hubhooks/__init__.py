@@ -2,7 +2,7 @@
 
 from .config import ConfigError
 from .extension import HubHooks
+from .records.repositories import RepositoryHasWebhooks
 from .registry import ImagePush, Repository
-from .repositories import RepositoryHasWebhooks
 
 __all__ = ["ConfigError", "HubHooks", "ImagePush", "Repository", "RepositoryHasWebhooks"]

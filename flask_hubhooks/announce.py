@@ -11,8 +11,8 @@ from flask import current_app
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session, joinedload
 
-from .chains import Changes
-from .models import Delivery, Status, Webhook
+from .records.chains import Changes
+from .records.models import Delivery, Status, Webhook
 from .signals import chain_finished, delivery_finished, tell, webhook_disabled
 from .state import State
 

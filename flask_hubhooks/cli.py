@@ -12,15 +12,15 @@ from flask import Blueprint, current_app
 from flask.cli import with_appcontext
 from sqlalchemy import select
 
-from . import repositories
-from .credentials import encrypt_anew
-from .database import wait_for_repository
-from .delivery.servers import CannotWork
-from .delivery.worker import work
-from .models import Webhook
-from .retention import prunable
-from .retention import prune as prune_ended
+from .dialects import wait_for_repository
+from .records import repositories
+from .records.credentials import encrypt_anew
+from .records.models import Webhook
+from .records.retention import prunable
+from .records.retention import prune as prune_ended
 from .state import current_state
+from .worker.process import work
+from .worker.readiness import CannotWork
 
 
 def add_commands(blueprint: Blueprint) -> None:

@@ -11,11 +11,11 @@ from flask import Blueprint, Flask, current_app
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import make_url
 
-from . import repositories
 from .cli import add_commands
 from .config import Config, ConfigError
-from .models import copy_tables
 from .outbox import accept, accept_in_session
+from .records import repositories
+from .records.models import copy_tables
 from .registry import ImagePush, Repository
 from .signals import image_pushed, repository_deleted, repository_renamed
 from .state import Authorizer, Handlers, State, current_state

@@ -1,4 +1,4 @@
-"""From a push to the rows that say what is to be sent, and from those rows to a worker that wakes."""
+"""Records a push: the rows that say which deliveries are due."""
 
 from __future__ import annotations
 
@@ -10,20 +10,17 @@ from contextlib import contextmanager
 from datetime import datetime
 from itertools import count, groupby
 from typing import Any
-from weakref import WeakSet
 
-from redis.exceptions import NoPermissionError, RedisError
-from rq import Queue
-from rq.serializers import JSONSerializer
 from sqlalchemy import Float, bindparam, event, exists, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, SessionTransaction
 
-from .chains import HEAD_START_S
-from .database import CONFLICT_TRIES, DATABASE_AWAY, is_conflict, now_plus, time_ordered_uuid, utcnow
-from .delivery.retry import GIVE_UP_AFTER
-from .models import (
+from .dialects import CONFLICT_TRIES, DATABASE_AWAY, is_conflict, now_plus, time_ordered_uuid, utcnow
+from .outages import explained
+from .records.chains import HEAD_START_S
+from .records.models import (
     EVENT_ID_LIMIT,
+    GIVE_UP_AFTER,
     TEXT_LIMIT,
     Kind,
     Push,
@@ -36,19 +33,16 @@ from .models import (
     repository_key,
     webhooks,
 )
-from .outages import explained
+from .records.tag_filter import stored_filter
 from .registry import ImagePush, Repository, as_utc, storable
 from .signals import push_not_recorded, tell
 from .state import State, autocommits
-from .tag_filter import stored_filter
+from .wakeups import wake
 
 logger = logging.getLogger(__name__)
 
-DELIVER_DUE = "flask_hubhooks.delivery.jobs.deliver_due"
 TEST_TAG = "hubhooks-test"
 RECENT_PUSHES, RECENT_TAGS = 1000, 100
-WAKE_TTL_S = 60
-"""A wake whose job was lost is forgotten after this; the worker's beat repairs it within about a second."""
 
 
 def accept(state: State, push: ImagePush) -> None:
@@ -251,77 +245,6 @@ def _delivery_rows(
         }
         for position, hook in enumerate(called)
     ]
-
-
-def wake(state: State) -> None:
-    """Have a worker look for what is due. Call it after the commit only.
-
-    A worker that is at work hears of it; else one job is queued, for any number of pushes. Redis being away costs
-    at most a second and loses nothing: the worker's beat finds what is due.
-    """
-    try:
-        heard = _publish(state)
-        if not heard and state.redis.set(_wake_key(state), 1, nx=True, ex=WAKE_TTL_S):
-            enqueue_delivery(state)
-    except (RedisError, OSError) as error:
-        logger.warning("no worker was woken, Redis cannot be reached (%s): the next beat will", error)
-    except Exception:
-        logger.exception("no worker was woken: the next beat will")
-
-
-def _publish(state: State) -> int:
-    """How many workers that are at work were woken; none where our Redis user may not do this."""
-    try:
-        return int(state.redis.publish(wake_channel(state), ""))
-    except NoPermissionError as fault:
-        channel_is_forbidden(state, fault)
-        return 0
-
-
-_forbidden: WeakSet[State] = WeakSet()
-
-
-def channel_is_forbidden(state: State, fault: NoPermissionError) -> None:
-    """Log once that our Redis user lacks the rights to the channel: then a job wakes a worker, somewhat later."""
-    if state not in _forbidden:
-        _forbidden.add(state)
-        logger.warning(
-            "the Redis user may not use the channel %s (%s): workers are woken by jobs alone",
-            wake_channel(state),
-            fault,
-        )
-
-
-def wake_unless_queued(state: State) -> None:
-    """Put a job on the queue where there is none, whatever the wake key says: its job may have been lost.
-
-    Raises what redis-py raises where Redis cannot be reached.
-    """
-    if _queue(state).count == 0:
-        enqueue_delivery(state)
-
-
-def forget_wake(state: State) -> None:
-    """From now on a push wakes a worker again. Raises what redis-py raises where Redis cannot be reached."""
-    state.redis.delete(_wake_key(state))
-
-
-def wake_channel(state: State) -> str:
-    """The Redis channel on which workers that are at work listen."""
-    return f"{state.config.queue}:wakes"
-
-
-def _wake_key(state: State) -> str:
-    return f"{state.config.queue}:wake"
-
-
-def _queue(state: State) -> Queue:
-    return Queue(state.config.queue, connection=state.redis, serializer=JSONSerializer)
-
-
-def enqueue_delivery(state: State) -> None:
-    """Put a `deliver_due` job on the queue. It has no arguments, no time limit of RQ's, and leaves no result."""
-    _queue(state).enqueue_call(DELIVER_DUE, timeout=-1, result_ttl=0, failure_ttl=24 * 3600)
 
 
 def _wake_on_commit(state: State, session: Session) -> None:

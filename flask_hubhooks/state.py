@@ -16,18 +16,17 @@ from weakref import WeakSet
 from flask import Flask, current_app
 from flask_sqlalchemy import SQLAlchemy
 from redis import Redis
-from sqlalchemy import Connection, Engine, delete, event, false
+from sqlalchemy import Connection, Engine, delete, event, false, table
 from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
 from werkzeug.wrappers import Response
 
-from .broker import connect
 from .config import Config
-from .delivery.signing import SecretBox
-from .delivery.tokens import CallbackTokens
+from .crypto.callback_tokens import CallbackTokens
+from .crypto.secret_box import SecretBox
 from .engines import loader_engine, own_engine
-from .models import pushes
 from .outages import DATABASE_FAULTS, REDIS_FAULTS, Outage, in_one_line
+from .redis_client import connect
 from .registry import ImagePush, Repository
 
 logger = logging.getLogger(__name__)
@@ -243,7 +242,7 @@ def autocommits(connection: Connection) -> bool:
     return connection.dialect.name == "postgresql" and bool(getattr(driver, "autocommit", False))
 
 
-_TAKE_WRITE_LOCK = delete(pushes).where(false())
+_TAKE_WRITE_LOCK = delete(table("hubhooks_push")).where(false())
 
 
 def _take_write_lock(connection: Connection, options: dict[str, Any]) -> None:

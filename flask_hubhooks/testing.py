@@ -34,13 +34,13 @@ from sqlalchemy import literal, update
 from werkzeug.test import TestResponse
 
 from . import transport
-from .database import now_plus, utcnow
-from .delivery.dispatcher import Dispatcher, guarded_transport
-from .delivery.rooms import Rooms
-from .delivery.signing import signature_headers
-from .models import Delivery, Status
+from .crypto.signing import signature_headers
+from .dialects import now_plus, utcnow
+from .records.models import Delivery, Status
 from .state import current_state
 from .transport import BODY_LIMIT, Outcome, Transport
+from .worker.dispatcher import Dispatcher, guarded_transport
+from .worker.rooms import Rooms
 
 __all__ = ["Answer", "Deliveries", "Receiver", "Request", "hubhooks"]
 

@@ -16,7 +16,7 @@ from babel.messages.mofile import read_mo, write_mo
 from babel.messages.pofile import read_po, write_po
 
 import flask_hubhooks
-from flask_hubhooks.hook_url import ABSOLUTE
+from flask_hubhooks.transport.hook_url import ABSOLUTE
 from flask_hubhooks.web.pages.translation import DOMAIN, FOLDER
 
 LANGUAGES = {"en": "en", "zh": "zh_Hans"}

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from flask_hubhooks.models import attempts, deliveries, hooks, pushes, webhooks
+from flask_hubhooks.records.models import attempts, deliveries, hooks, pushes, webhooks
 
 from .delivery_model import CODES, UNDER_WAY, Model
 from .delivery_records import Chain, Delivery

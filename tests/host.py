@@ -18,11 +18,11 @@ from werkzeug.routing import Rule
 from werkzeug.test import TestResponse
 
 from flask_hubhooks import HubHooks, ImagePush, Repository
-from flask_hubhooks.database import now_plus, utcnow
-from flask_hubhooks.delivery.jobs import deliver_due, dispatchers
-from flask_hubhooks.models import Base, Delivery
+from flask_hubhooks.dialects import now_plus, utcnow
+from flask_hubhooks.records.models import Base, Delivery
 from flask_hubhooks.state import State
 from flask_hubhooks.testing import Deliveries
+from flask_hubhooks.worker.jobs import deliver_due, dispatchers
 
 OWNERS = {"alice": "acme/", "bob": "bob/"}
 

@@ -13,7 +13,7 @@ from unittest.mock import Mock, patch
 
 from sqlalchemy import Engine, event
 
-from flask_hubhooks import database
+from flask_hubhooks import dialects as database
 
 BEGINNING = datetime(2030, 1, 1, tzinfo=timezone.utc)
 _DATABASES_CLOCK = re.compile(r"statement_timestamp\(\)|'now'")

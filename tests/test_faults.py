@@ -14,14 +14,14 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from flask_hubhooks.chains import Changes
-from flask_hubhooks.database import utcnow
-from flask_hubhooks.delivery import claims, dispatcher, recording
-from flask_hubhooks.delivery.claims import Claim, Unsent
-from flask_hubhooks.delivery.recording import Result
-from flask_hubhooks.delivery.retry import judge
-from flask_hubhooks.models import Delivery, Hook, Webhook
+from flask_hubhooks.dialects import utcnow
+from flask_hubhooks.records.chains import Changes
+from flask_hubhooks.records.models import Delivery, Hook, Webhook
 from flask_hubhooks.transport import Outcome
+from flask_hubhooks.worker import claims, dispatcher, recording
+from flask_hubhooks.worker.claims import Claim, Unsent
+from flask_hubhooks.worker.recording import Result
+from flask_hubhooks.worker.retry import judge
 
 from .host import Host, failing_for
 from .receivers import Connection, Receiver, Request, poll

@@ -10,8 +10,8 @@ from urllib.parse import urlencode
 
 import pytest
 
-from flask_hubhooks.database import utcnow
-from flask_hubhooks.models import Delivery, Status
+from flask_hubhooks.dialects import utcnow
+from flask_hubhooks.records.models import Delivery, Status
 
 from .host import Host, Owned, problem
 from .receivers import Connection, Receiver, Request, close, http

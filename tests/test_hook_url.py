@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from requests import PreparedRequest
 from urllib3.util import parse_url
 
-from flask_hubhooks.hook_url import BadURL, Target, check, destination, hosts, target
 from flask_hubhooks.transport import Transport, exchange, lookups, loop
 from flask_hubhooks.transport.addresses import Forbidden
 from flask_hubhooks.transport.egress import Egress
+from flask_hubhooks.transport.hook_url import BadURL, Target, check, destination, hosts, target
 
 from .posting import post
 

@@ -24,7 +24,7 @@ from werkzeug.routing import Rule
 from werkzeug.test import Client, TestResponse
 
 from flask_hubhooks import ImagePush
-from flask_hubhooks.models import Push
+from flask_hubhooks.records.models import Push
 from flask_hubhooks.state import State
 from flask_hubhooks.testing import Deliveries
 

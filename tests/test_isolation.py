@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text, update
 
-from flask_hubhooks.chains import ended
-from flask_hubhooks.database import utcnow
-from flask_hubhooks.delivery import breaker, claims, dispatcher, rooms
-from flask_hubhooks.delivery.jobs import dispatchers
-from flask_hubhooks.models import Delivery, Status
+from flask_hubhooks.dialects import utcnow
+from flask_hubhooks.records.chains import ended
+from flask_hubhooks.records.models import Delivery, Status
+from flask_hubhooks.worker import breaker, claims, dispatcher, rooms
+from flask_hubhooks.worker.jobs import dispatchers
 
 from .host import Host
 from .receivers import Answer, Connection, Receiver, Request, close, poll, reset
@@ -94,7 +94,7 @@ def test_one_that_hangs(host: Host) -> None:
 
 def test_many_that_hang(make_host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch) -> None:
     """Though more hooks hang than HUBHOOKS_CONCURRENCY allows requests, the others are delivered."""
-    monkeypatch.setattr("flask_hubhooks.delivery.rooms.SLOW_S", 0.05)
+    monkeypatch.setattr("flask_hubhooks.worker.rooms.SLOW_S", 0.05)
     host = make_host(config={"HUBHOOKS_CONCURRENCY": 2})
     gates = [Gate() for _ in range(4)]
     receivers = [Receiver(gate) for gate in gates]

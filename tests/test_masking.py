@@ -15,10 +15,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from flask_hubhooks.delivery.payload import masked
-from flask_hubhooks.hook_url import origin
-from flask_hubhooks.models import Hook
+from flask_hubhooks.records.models import Hook
 from flask_hubhooks.transport import BODY_LIMIT, HEADERS_LIMIT, Outcome
+from flask_hubhooks.transport.hook_url import origin
+from flask_hubhooks.worker.masking import masked
 
 from .host import Host
 from .receivers import Receiver, http

@@ -13,7 +13,7 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import inspect, text
 
 from flask_hubhooks import HubHooks
-from flask_hubhooks.models import Base
+from flask_hubhooks.records.models import Base
 
 pytestmark = pytest.mark.filterwarnings("ignore:'get_engine' is deprecated")  # Flask-Migrate's env.py tries it first
 OURS = set(Base.metadata.tables)

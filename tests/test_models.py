@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from sqlalchemy import BigInteger, String, Uuid, insert, inspect, select, text, update
 
-from flask_hubhooks.database import now_plus, time_ordered_uuid, utcnow
-from flask_hubhooks.delivery.claims import claim
-from flask_hubhooks.hook_url import destination
-from flask_hubhooks.models import Push, attempts, copy_tables, deliveries, hooks, pushes, webhooks
+from flask_hubhooks.dialects import now_plus, time_ordered_uuid, utcnow
+from flask_hubhooks.records.models import Push, attempts, copy_tables, deliveries, hooks, pushes, webhooks
 from flask_hubhooks.registry import Repository
+from flask_hubhooks.transport.hook_url import destination
+from flask_hubhooks.worker.claims import claim
 
 from .host import Host
 

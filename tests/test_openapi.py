@@ -21,7 +21,7 @@ from schemathesis.generation.meta import TestPhase
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
-from flask_hubhooks.models import Delivery
+from flask_hubhooks.records.models import Delivery
 from flask_hubhooks.state import State
 
 from .host import Host, api_rules

@@ -11,7 +11,7 @@ from flask import request
 from sqlalchemy import select, text
 
 from flask_hubhooks import Repository
-from flask_hubhooks.models import Delivery, Status, Webhook
+from flask_hubhooks.records.models import Delivery, Status, Webhook
 
 from .host import Host
 from .test_own_connections import begins_immediately

@@ -14,7 +14,7 @@ from sqlalchemy import event, func, insert, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 from flask_hubhooks import ImagePush, Repository
-from flask_hubhooks.models import Push
+from flask_hubhooks.records.models import Push
 
 from .host import Host, things
 from .receivers import Receiver
@@ -348,7 +348,7 @@ def test_a_job_holds_nothing(host: Host) -> None:
     secret = host.create(URL)["secret"]
     host.push(tag="a-tag")
     (job,) = queue(host).jobs
-    assert job.func_name == "flask_hubhooks.delivery.jobs.deliver_due"
+    assert job.func_name == "flask_hubhooks.worker.jobs.deliver_due"
     assert (list(job.args), dict(job.kwargs), job.meta) == ([], {}, {})
     redis = host.state.redis
     stored = b"".join(key + (redis.dump(key) or b"") for key in redis.scan_iter())

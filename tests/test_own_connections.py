@@ -19,7 +19,7 @@ from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 
 from flask_hubhooks import ImagePush, Repository, engines, state
 from flask_hubhooks.engines import POOL_SIZE
-from flask_hubhooks.models import Push
+from flask_hubhooks.records.models import Push
 from flask_hubhooks.signals import push_not_recorded
 
 from .host import Host, problem, things

@@ -16,8 +16,8 @@ from jinja2.runtime import Context
 from sqlalchemy import event
 from werkzeug.test import TestResponse
 
-from flask_hubhooks.database import utcnow
-from flask_hubhooks.models import Attempt, Delivery, Status
+from flask_hubhooks.dialects import utcnow
+from flask_hubhooks.records.models import Attempt, Delivery, Status
 
 from .host import Host
 from .receivers import Receiver

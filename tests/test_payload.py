@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flask_hubhooks import Repository
-from flask_hubhooks.delivery.payload import body, callback_url, payload
+from flask_hubhooks.formats.dockerhub import body, callback_url, payload
 
 from .host import Host
 from .receivers import Receiver

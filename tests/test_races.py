@@ -21,16 +21,17 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import selectinload
 from werkzeug.test import TestResponse
 
-from flask_hubhooks import Repository, redelivery
-from flask_hubhooks.chains import SWITCHED_OFF
-from flask_hubhooks.database import utcnow
-from flask_hubhooks.delivery import claims, recording
-from flask_hubhooks.delivery.claims import Claim
-from flask_hubhooks.delivery.dispatcher import Dispatcher
-from flask_hubhooks.delivery.recording import Result
-from flask_hubhooks.delivery.retry import judge, judge_test
-from flask_hubhooks.models import Delivery, Hook, Status, Webhook
+from flask_hubhooks import Repository
+from flask_hubhooks.dialects import utcnow
+from flask_hubhooks.records import redelivery
+from flask_hubhooks.records.chains import SWITCHED_OFF
+from flask_hubhooks.records.models import Delivery, Hook, Status, Webhook
 from flask_hubhooks.transport import Outcome
+from flask_hubhooks.worker import claims, recording
+from flask_hubhooks.worker.claims import Claim
+from flask_hubhooks.worker.dispatcher import Dispatcher
+from flask_hubhooks.worker.recording import Result
+from flask_hubhooks.worker.retry import judge, judge_test
 
 from .host import Host, failing_for
 from .receivers import Connection, Receiver, Request, http, poll

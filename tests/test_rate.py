@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from flask_hubhooks.models import Delivery, Push
+from flask_hubhooks.records.models import Delivery, Push
 from flask_hubhooks.web import rate
 
 from .host import Host

@@ -13,9 +13,9 @@ from rq.serializers import JSONSerializer
 from sqlalchemy import update
 from werkzeug.test import TestResponse
 
-from flask_hubhooks import redelivery
-from flask_hubhooks.database import utcnow
-from flask_hubhooks.models import Delivery, Hook, Status
+from flask_hubhooks.dialects import utcnow
+from flask_hubhooks.records import redelivery
+from flask_hubhooks.records.models import Delivery, Hook, Status
 
 from .host import Host, problem
 from .receivers import Receiver

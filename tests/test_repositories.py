@@ -15,8 +15,8 @@ from sqlalchemy import select, update
 from werkzeug.test import TestResponse
 
 from flask_hubhooks import ImagePush, Repository, RepositoryHasWebhooks
-from flask_hubhooks.database import utcnow
-from flask_hubhooks.models import Delivery, Push, Status, Webhook
+from flask_hubhooks.dialects import utcnow
+from flask_hubhooks.records.models import Delivery, Push, Status, Webhook
 from flask_hubhooks.signals import delivery_finished, repository_deleted, repository_renamed
 from flask_hubhooks.web import pipeline
 

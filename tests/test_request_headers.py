@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from flask_hubhooks.models import Webhook
-from flask_hubhooks.request_headers import BadHeader, as_text, check_name, check_value, of_text
+from flask_hubhooks.records.models import Webhook
+from flask_hubhooks.records.request_headers import BadHeader, as_text, check_name, check_value, of_text
 from flask_hubhooks.transport import Transport
 from flask_hubhooks.transport.addresses import AddressPolicy
 from flask_hubhooks.transport.egress import Egress

@@ -8,8 +8,8 @@ from urllib.parse import unquote_to_bytes
 
 import pytest
 
-from flask_hubhooks.hook_url import target
 from flask_hubhooks.transport import Request
+from flask_hubhooks.transport.hook_url import target
 
 from .posting import post
 from .receivers import Receiver, poll

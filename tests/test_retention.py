@@ -16,9 +16,10 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, select, update
 
-from flask_hubhooks import outbox, retention
-from flask_hubhooks.database import first_uuid, time_ordered_uuid, utcnow
-from flask_hubhooks.models import Attempt, Base, Delivery, Hook, Push, Status, Webhook
+from flask_hubhooks import outbox
+from flask_hubhooks.dialects import first_uuid, time_ordered_uuid, utcnow
+from flask_hubhooks.records import retention
+from flask_hubhooks.records.models import Attempt, Base, Delivery, Hook, Push, Status, Webhook
 
 from .host import Host
 from .processes import PROJECT

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_hubhooks.delivery.retry import SCHEDULE_S, Verdict, judge, retry_delay
 from flask_hubhooks.transport import Outcome
+from flask_hubhooks.worker.retry import SCHEDULE_S, Verdict, judge, retry_delay
 
 NOW = datetime.now(timezone.utc)
 STEPS = st.integers(0, len(SCHEDULE_S) - 1)

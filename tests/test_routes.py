@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from werkzeug.test import TestResponse
 
-from flask_hubhooks.delivery.tokens import CallbackTokens
+from flask_hubhooks.crypto.callback_tokens import CallbackTokens
 
 from .host import Host, Owned, api_rules, problem
 

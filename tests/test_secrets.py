@@ -24,11 +24,12 @@ from standardwebhooks import Webhook as Verifier
 from standardwebhooks import WebhookVerificationError
 
 from flask_hubhooks.config import Config, ConfigError
-from flask_hubhooks.database import utcnow
-from flask_hubhooks.delivery.claims import claim
-from flask_hubhooks.delivery.dispatcher import Dispatcher
-from flask_hubhooks.delivery.signing import BadSecret, SecretUnreadable, check_secret
-from flask_hubhooks.models import Delivery, Hook, Webhook
+from flask_hubhooks.crypto.secret_box import SecretUnreadable
+from flask_hubhooks.crypto.signing import BadSecret, check_secret
+from flask_hubhooks.dialects import utcnow
+from flask_hubhooks.records.models import Delivery, Hook, Webhook
+from flask_hubhooks.worker.claims import claim
+from flask_hubhooks.worker.dispatcher import Dispatcher
 
 from .host import Host
 from .receivers import Connection, Receiver, Request, http
@@ -403,7 +404,7 @@ def test_rotate_keys_passes_over_what_is_not_used(make_host: MakeHost) -> None:
 @on_sqlite
 def test_rotate_keys_in_batches(make_host: MakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every webhook is rotated once, however many batches that takes."""
-    monkeypatch.setattr("flask_hubhooks.credentials.BATCH", 2)
+    monkeypatch.setattr("flask_hubhooks.records.credentials.BATCH", 2)
     host = make_host()
     for number in range(5):
         host.create("http://127.0.0.1:9/a", name=f"{number}")

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from flask_hubhooks.delivery.signing import SecretBox, SecretUnreadable, new_secret, signature_headers
+from flask_hubhooks.crypto.secret_box import SecretBox, SecretUnreadable
+from flask_hubhooks.crypto.signing import new_secret, signature_headers
 
 from .host import Host
 from .receivers import Receiver

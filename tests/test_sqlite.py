@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import make_url
 
-from flask_hubhooks.database import utcnow
-from flask_hubhooks.delivery import claims, recording
-from flask_hubhooks.delivery.recording import Result
-from flask_hubhooks.delivery.retry import judge
+from flask_hubhooks.dialects import utcnow
 from flask_hubhooks.transport import Outcome
+from flask_hubhooks.worker import claims, recording
+from flask_hubhooks.worker.recording import Result
+from flask_hubhooks.worker.retry import judge
 
 from .host import Host
 from .processes import Process

@@ -27,11 +27,12 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import delete, event, select, text
 
-from flask_hubhooks import Repository, retention, state
-from flask_hubhooks.delivery import claims, recording
-from flask_hubhooks.delivery.retry import judge, judge_test
-from flask_hubhooks.models import Status, attempts, deliveries, hooks, pushes, webhooks
+from flask_hubhooks import Repository, state
+from flask_hubhooks.records import retention
+from flask_hubhooks.records.models import Status, attempts, deliveries, hooks, pushes, webhooks
 from flask_hubhooks.transport import Concern, Outcome
+from flask_hubhooks.worker import claims, recording
+from flask_hubhooks.worker.retry import judge, judge_test
 
 from .delivery_model import CODES, DAY, HEAD_START, LEASE, MEANING, Model
 from .delivery_records import Chain, Push, Sent

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_hubhooks.tag_filter import PATTERN_LIMIT, PATTERNS_LIMIT, BadPattern, TagFilter, check_pattern, stored_filter
+from flask_hubhooks.records.tag_filter import (
+    PATTERN_LIMIT,
+    PATTERNS_LIMIT,
+    BadPattern,
+    TagFilter,
+    check_pattern,
+    stored_filter,
+)
 
 TAG_SIGNS = string.ascii_letters + string.digits + "_.-"
 TAG_LIMIT = 128  # OCI Distribution 1.1

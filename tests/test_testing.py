@@ -18,7 +18,7 @@ import standardwebhooks
 from flask import Flask, Response, g, request
 from flask.testing import FlaskClient
 
-from flask_hubhooks.delivery.signing import new_secret
+from flask_hubhooks.crypto.signing import new_secret
 from flask_hubhooks.signals import chain_finished, delivery_finished, image_pushed
 from flask_hubhooks.testing import Answer, Deliveries, Request
 

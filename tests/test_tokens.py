@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from itsdangerous import Signer, TimestampSigner
 
-from flask_hubhooks.delivery.tokens import BadToken, CallbackTokens
+from flask_hubhooks.crypto.callback_tokens import BadToken, CallbackTokens
 
 TOKENS = CallbackTokens(["key"])
 ROUNDS = st.integers(1, 10**9)

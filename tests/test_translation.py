@@ -22,9 +22,9 @@ from flask_babel import Babel
 from jinja2 import DictLoader
 from werkzeug.test import TestResponse
 
-from flask_hubhooks.database import utcnow
+from flask_hubhooks.dialects import utcnow
+from flask_hubhooks.records.webhooks import disable
 from flask_hubhooks.web.pages import words
-from flask_hubhooks.webhooks import disable
 
 from . import catalogues
 from .host import Host

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from flask_hubhooks.models import Delivery, Hook, Status, Webhook
-from flask_hubhooks.webhooks import SLUG_LIMIT, disable
+from flask_hubhooks.records.models import Delivery, Hook, Status, Webhook
+from flask_hubhooks.records.webhooks import SLUG_LIMIT, disable
 
 from .host import Host, Owned, problem
 from .receivers import Receiver

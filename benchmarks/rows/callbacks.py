@@ -9,8 +9,8 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from flask_hubhooks.database import utcnow
-from flask_hubhooks.models import Status, deliveries
+from flask_hubhooks.dialects import utcnow
+from flask_hubhooks.records.models import Status, deliveries
 
 from ..row import Figure, Row, Run
 from ..servers import Failed, child

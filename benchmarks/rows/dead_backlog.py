@@ -9,8 +9,8 @@ from time import perf_counter
 
 from sqlalchemy.orm import Session
 
-from flask_hubhooks.delivery.claims import claim
-from flask_hubhooks.delivery.dispatcher import CLAIM_LEAST
+from flask_hubhooks.worker.claims import claim
+from flask_hubhooks.worker.dispatcher import CLAIM_LEAST
 
 from ..contestants import LIMIT_S, WARM_UP, Engine, engine, race
 from ..row import Figure, Goal, Row, Run, ratios

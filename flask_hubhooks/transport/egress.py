@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from ..config import Config
-from ..hook_url import Target, target
 from .addresses import AddressPolicy, Forbidden, ForbiddenAddress, Network, is_address
+from .hook_url import Target, target
 
 REMEMBERED = 4096  # URLs, and answers of look-ups, whose judgement is kept
 PUBLIC_ONLY = AddressPolicy()

@@ -18,11 +18,11 @@ from urllib.parse import unquote, urlsplit
 
 import pycurl
 
-from ..hook_url import Target
 from . import causes
 from .addresses import Forbidden
 from .egress import Egress, patterns_of
 from .files import WatchedFiles
+from .hook_url import Target
 from .lookups import Answer, Found
 from .outcome import BODY_LIMIT, HEADERS_LIMIT, Concern, Outcome, Request
 

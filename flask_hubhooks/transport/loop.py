@@ -18,10 +18,10 @@ from typing import Any, cast
 
 import pycurl
 
-from ..hook_url import BadURL, Target
 from . import causes
 from .addresses import Forbidden, is_address
 from .exchange import NOT_FORMED, Done, Exchange, Kept, Meter, Rules, make_handle
+from .hook_url import BadURL, Target
 from .lookups import Answer, LookUp, look_ups
 from .outcome import Concern, Outcome, Request
 

@@ -7,10 +7,10 @@ from functools import partial
 from flask import Blueprint, Response
 
 from ..announce import announce
-from ..chains import CallbackRefused, decide, lock_called_back
-from ..delivery.tokens import BadToken
-from ..outbox import wake
+from ..crypto.callback_tokens import BadToken
+from ..records.chains import CallbackRefused, decide, lock_called_back
 from ..state import current_state
+from ..wakeups import wake
 from .pipeline import Handler, Route, carried_out, json_response, parse_json, read_body, route
 from .problems import Problem
 from .schemas import CallbackSchema

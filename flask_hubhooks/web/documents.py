@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from ..config import Config
-from ..credentials import headers_of
-from ..delivery import payload
-from ..hook_url import hosts, origin
-from ..models import Attempt, Delivery, Hook, Push, Webhook
+from ..formats import dockerhub
+from ..records.credentials import headers_of
+from ..records.history import Around, Latest
+from ..records.models import Attempt, Delivery, Hook, Push, Webhook
 from ..state import State
 from ..transport.causes import cause
+from ..transport.hook_url import hosts, origin
+from ..worker.masking import MASKED
 
 
 def time(value: datetime | None) -> str | None:
@@ -70,24 +70,6 @@ def hook(row: Hook, active: bool, viewer: Viewer) -> dict[str, Any]:
         "date_added": time(row.date_added),
         "last_updated": time(row.last_updated),
     }
-
-
-@dataclass(frozen=True)
-class Latest:
-    """What the latest attempt of a delivery tells; the cause is "" where nothing is wrong."""
-
-    cause: str = ""
-    duration_ms: int | None = None
-
-
-@dataclass(frozen=True)
-class Around:
-    """What stands around deliveries of a webhook."""
-
-    chains: Mapping[int, Sequence[Delivery]]
-    """The chain of each push, by the push's id."""
-    latest: Mapping[uuid.UUID, Latest]
-    """The latest attempt of each delivery that was tried, by its id."""
 
 
 def delivery(row: Delivery, around: Around, viewer: Viewer) -> dict[str, Any]:
@@ -197,13 +179,13 @@ def _response(row: Attempt) -> dict[str, Any]:
 def sent_body(row: Delivery, config: Config) -> str:
     """What every attempt of the delivery sent, but for the callback token: whoever has it can call back."""
     push = row.push
-    content = payload.payload(
+    content = dockerhub.payload(
         external_url=config.external_url,
-        token=payload.MASKED,
+        token=MASKED,
         repository=push.repository,
         tag=push.tag,
         pusher=push.pusher,
         pushed_at=push.pushed_at,
         details=push.snapshot,
     )
-    return payload.body(content).decode()
+    return dockerhub.body(content).decode()

@@ -19,11 +19,12 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.wrappers import Response as AnyResponse
 from wtforms import ValidationError as CSRFInvalid
 
-from ..database import CONFLICT_TRIES, DATABASE_AWAY, Locked, is_conflict
+from ..dialects import CONFLICT_TRIES, DATABASE_AWAY, Locked, is_conflict
 from ..outages import explained
+from ..records.history import BadCursor
+from ..records.webhooks import Owner, Refused
 from ..registry import storable
 from ..state import Authorizer, State, current_state
-from ..webhooks import Owner, Refused
 from .documents import Viewer
 from .problems import Problem, invalid, not_found
 
@@ -164,6 +165,8 @@ def carried_out(function: Function, *arguments: Any, **ids: Any) -> Response:
             tries -= 1
         except Refused as refused:
             raise invalid(refused.errors) from None
+        except BadCursor as bad:
+            raise invalid({"cursor": [str(bad)]}) from None
         except DATABASE_AWAY as fault:
             if tries == CONFLICT_TRIES or not is_conflict(fault):
                 logger.exception("%s %s is answered with 503: %s", request.method, request.endpoint, explained(fault))

@@ -11,18 +11,18 @@ from urllib.parse import urlsplit
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_load, validates_schema
 from marshmallow.validate import Length, OneOf, Range
 
-from ..chains import OUTCOMES, Callback
-from ..delivery.payload import without_tokens
-from ..delivery.signing import BadSecret, check_secret
-from ..hook_url import BadURL
-from ..models import DOCKER_WORDS, NUMBER_LIMIT, Status
+from ..crypto.signing import BadSecret, check_secret
+from ..records.chains import OUTCOMES, Callback
+from ..records.models import DOCKER_WORDS, NUMBER_LIMIT, Status
+from ..records.request_headers import HEADERS_LIMIT, BadHeader, check_name, check_value
+from ..records.tag_filter import PATTERNS_LIMIT, BadPattern, check_pattern
+from ..records.webhooks import HookWanted
 from ..registry import as_utc, storable
-from ..request_headers import HEADERS_LIMIT, BadHeader, check_name, check_value
 from ..state import current_state
-from ..tag_filter import PATTERNS_LIMIT, BadPattern, check_pattern
 from ..transport.addresses import Forbidden
 from ..transport.egress import egress_of
-from ..webhooks import HookWanted
+from ..transport.hook_url import BadURL
+from ..worker.masking import without_tokens
 
 CALLBACK_STATES = ("success", "failure", "error")
 TARGET_URL_LIMIT = 2048

@@ -9,8 +9,8 @@ from urllib.parse import urlencode
 
 from sqlalchemy import select
 
-from flask_hubhooks.database import utcnow
-from flask_hubhooks.models import Attempt
+from flask_hubhooks.dialects import utcnow
+from flask_hubhooks.records.models import Attempt
 from flask_hubhooks.testing import Answer
 
 from ..host import Host

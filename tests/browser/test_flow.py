@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from playwright.sync_api import expect
 
-from flask_hubhooks.database import utcnow
+from flask_hubhooks.dialects import utcnow
 from flask_hubhooks.web.pages import webhooks, words
 
 from ..host import Host

@@ -9,7 +9,8 @@ from sqlalchemy import BindParameter, ClauseElement
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql.visitors import iterate
 
-from flask_hubhooks.delivery import breaker, claims, dispatcher, retry, worker
+from flask_hubhooks.worker import breaker, claims, dispatcher, retry
+from flask_hubhooks.worker import process as worker
 
 LEASE_S = 9.0
 DEADLINE_S = 3.0

@@ -9,12 +9,13 @@ from flask import Response, request
 from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
 
-from ... import redelivery
-from ...database import lock_repository
-from ...models import Delivery, Webhook
-from ...outbox import record_test, wake
-from ...redelivery import NotNow
-from .. import documents, history
+from ...dialects import lock_repository
+from ...outbox import record_test
+from ...records import history, redelivery
+from ...records.models import Delivery, Webhook
+from ...records.redelivery import NotNow
+from ...wakeups import wake
+from .. import documents
 from ..pipeline import Call, api_url, json_response
 from ..problems import Problem, not_found
 from ..rate import count_send

@@ -10,12 +10,12 @@ from flask import Response, request
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, selectinload
 
-from ... import credentials, webhooks
-from ...database import lock_repository, utcnow
-from ...models import ID_LIMIT, Hook, Webhook
+from ...dialects import lock_repository, utcnow
 from ...outbox import recent_tags
-from ...tag_filter import TagFilter
-from ...webhooks import HookWanted, live
+from ...records import credentials, webhooks
+from ...records.models import ID_LIMIT, Hook, Webhook
+from ...records.tag_filter import TagFilter
+from ...records.webhooks import HookWanted, live
 from .. import documents
 from ..etag import require_match, tagged, version
 from ..pipeline import Call, api_url, json_response

@@ -12,7 +12,7 @@ from apispec import APISpec
 from flask import Blueprint
 
 from ...config import Config
-from ...models import ID_LIMIT
+from ...records.models import ID_LIMIT
 from ...state import current_state
 from ..pipeline import Handler, Route, json_response, route
 from . import words

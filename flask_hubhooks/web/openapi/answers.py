@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...models import DOCKER_WORDS, Kind, Status
+from ...records.models import DOCKER_WORDS, Kind, Status
 from ..schemas import CALLBACK_STATES
 
 JSONSchema = dict[str, Any]

@@ -12,10 +12,10 @@ from apispec.ext.marshmallow.common import resolve_schema_instance
 from apispec.ext.marshmallow.openapi import OpenAPIConverter
 from marshmallow import Schema, fields
 
-from ... import request_headers
 from ...config import Config
-from ...delivery.signing import LEAST_BYTES, MOST_BYTES, SECRET_PREFIX
-from ...tag_filter import PATTERN, PATTERN_LIMIT
+from ...crypto.signing import LEAST_BYTES, MOST_BYTES, SECRET_PREFIX
+from ...records import request_headers
+from ...records.tag_filter import PATTERN, PATTERN_LIMIT
 from .. import schemas
 from .answers import HTTP_URL, JSONSchema
 

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ...models import NUMBER_LIMIT, Attempt, Delivery
+from ...records.models import NUMBER_LIMIT, Attempt, Delivery
 from ...transport.causes import received
 from ..documents import time
 from ..problems import not_found

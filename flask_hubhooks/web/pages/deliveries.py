@@ -8,10 +8,12 @@ from typing import Any
 
 from flask import Response
 
-from ...chains import OUTCOMES, outcome
-from ...database import utcnow
-from ...models import Status
-from .. import chain_history, documents, history
+from ...dialects import utcnow
+from ...records import history
+from ...records import runs as chain_history
+from ...records.chains import OUTCOMES, outcome
+from ...records.models import Status
+from .. import documents
 from ..api import deliveries as api
 from ..api.webhooks import find
 from ..pipeline import Call

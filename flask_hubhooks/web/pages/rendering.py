@@ -14,7 +14,7 @@ from flask_wtf.csrf import generate_csrf
 from jinja2 import BaseLoader, ChoiceLoader, Environment, FileSystemLoader, PrefixLoader
 from markupsafe import Markup
 
-from ...database import utcnow
+from ...dialects import utcnow
 from ...state import current_state
 from ..pipeline import Call
 from ..problems import Problem

@@ -10,14 +10,16 @@ from flask import Response, request
 from sqlalchemy import func, select
 from sqlalchemy.orm import selectinload
 
-from ... import webhooks
-from ...database import utcnow
-from ...delivery import payload
-from ...models import Webhook
+from ...dialects import utcnow
+from ...formats import dockerhub
 from ...outbox import recent_tags
-from ...tag_filter import BadPattern, TagFilter, check_pattern
-from ...webhooks import Refused, live
-from .. import chain_history, documents
+from ...records import runs as chain_history
+from ...records import webhooks
+from ...records.models import Webhook
+from ...records.tag_filter import BadPattern, TagFilter, check_pattern
+from ...records.webhooks import Refused, live
+from ...worker.masking import MASKED
+from .. import documents
 from ..api import webhooks as api
 from ..etag import version
 from ..pipeline import Call, loaded
@@ -65,9 +67,9 @@ def _list(call: Call, form: WebhookForm, number: int = 1, status: int = 200) -> 
 
 def _example(call: Call) -> str:
     today = utcnow().replace(hour=0, minute=0, second=0, microsecond=0)  # else it would change while it is read
-    content = payload.payload(
+    content = dockerhub.payload(
         external_url=call.state.config.external_url,
-        token=payload.MASKED,
+        token=MASKED,
         repository=call.repository,
         tag="latest",
         pusher=call.user,

@@ -11,9 +11,9 @@ from statistics import median
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ...chains import OUTCOMES
-from ...database import utcnow
-from ...models import Status, Webhook, attempts, deliveries
+from ...dialects import utcnow
+from ...records.chains import OUTCOMES
+from ...records.models import Status, Webhook, attempts, deliveries
 
 DAYS = 7
 GROUND, BAR_HEIGHT = 94.0, 78.0

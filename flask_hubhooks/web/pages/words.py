@@ -11,8 +11,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from ...database import utcnow
-from ..chain_history import Recent
+from ...dialects import utcnow
+from ...records.runs import Recent
 from .translation import gettext as _
 from .translation import marked, ngettext
 from .week import Chart, Day

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import uuid
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from sqlalchemy import (
@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_column, relationship
 
-from .database import UTCDateTime, time_ordered_uuid, utcnow
+from ..dialects import UTCDateTime, time_ordered_uuid, utcnow
 
 EVENT_ID_LIMIT = TEXT_LIMIT = 255
 """Characters of a column that an index holds."""
@@ -38,6 +38,9 @@ ID_LIMIT = 2**63 - 1
 """The largest id that PostgreSQL's BIGINT and SQLite's INTEGER hold."""
 NUMBER_LIMIT = 2**31 - 1
 """The largest value that PostgreSQL's INTEGER holds: rounds and attempts are counted in one."""
+
+GIVE_UP_AFTER = timedelta(days=5)
+"""How long after it could first be sent a delivery is still tried, and how long a hook may fail."""
 
 
 class Status(str, enum.Enum):

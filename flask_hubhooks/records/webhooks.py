@@ -11,12 +11,13 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
+from ..config import Config
+from ..crypto.secret_box import SecretBox
+from ..crypto.signing import new_secret
+from ..dialects import lock_repository, utcnow
 from . import request_headers
 from .chains import cancel_hook, cancel_webhook, lock_unsent
-from .config import Config
 from .credentials import headers_of
-from .database import lock_repository, utcnow
-from .delivery.signing import SecretBox, new_secret
 from .models import Hook, Webhook, webhooks
 
 SLUG_LIMIT = 200

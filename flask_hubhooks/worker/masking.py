@@ -1,20 +1,16 @@
-"""The payload as Docker Hub documented it: these keys, in this order, with these types."""
+"""Hides callback tokens and secrets that a receiver sends back in its response."""
 
 from __future__ import annotations
 
-import json
 import re
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
-from datetime import datetime
 from functools import lru_cache
 from itertools import chain, islice
-from typing import Any
-from urllib.parse import quote
 
+from ..crypto.signing import SECRET_PREFIX
 from ..transport import HEADERS_LIMIT, Outcome
-from .signing import SECRET_PREFIX
 
 MASKED = "***"
 """What stands where a token or a secret was."""
@@ -23,58 +19,6 @@ SECRET_LEAST = 8
 
 _TOKEN = re.compile(r"[0-9a-f]{32}\.[0-9]+\.[A-Za-z0-9_-]{1,43}")  # also one that the body's limit has cut off
 _TOKEN_BYTES = re.compile(_TOKEN.pattern.encode())
-
-
-def callback_url(external_url: str, repository: str, token: str) -> str:
-    return f"{external_url}/u/{quote(repository)}/hook/{token}/"
-
-
-def payload(
-    *,
-    external_url: str,
-    token: str,
-    repository: str,
-    tag: str,
-    pusher: str,
-    pushed_at: datetime,
-    details: Mapping[str, Any],
-) -> dict[str, Any]:
-    """What a receiver gets; `details` is a `Repository.snapshot()`, `token` goes into the `callback_url`.
-
-    Times are whole epoch seconds: receivers written in Go refuse fractions. A repository of one part is in
-    the namespace `library`; of more than two parts the last is the name.
-    """
-    namespace, _, name = repository.rpartition("/")
-    namespace = namespace or "library"
-    return {
-        "callback_url": callback_url(external_url, repository, token),
-        "push_data": {"pushed_at": int(pushed_at.timestamp()), "pusher": pusher, "tag": tag},
-        "repository": {
-            "comment_count": details["comment_count"],
-            "date_created": details["date_created"],
-            "description": details["description"],
-            "dockerfile": details["dockerfile"],
-            "full_description": details["full_description"],
-            "is_official": details["is_official"],
-            "is_private": details["is_private"],
-            "is_trusted": details["is_trusted"],
-            "name": name,
-            "namespace": namespace,
-            "owner": details["owner"] or namespace,
-            "repo_name": repository,
-            "repo_url": details["repo_url"] or f"{external_url}/r/{quote(repository)}/",
-            "star_count": details["star_count"],
-            "status": details["status"],
-        },
-    }
-
-
-_encoded = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-
-
-def body(content: Mapping[str, Any]) -> bytes:
-    """UTF-8 JSON, text of any script as it is."""
-    return _encoded(content).encode()
 
 
 def masked(outcome: Outcome, secrets: Iterable[str] = ()) -> Outcome:

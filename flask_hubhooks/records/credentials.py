@@ -7,11 +7,12 @@ from datetime import timedelta
 
 from sqlalchemy import select
 
+from ..crypto.secret_box import SecretBox, SecretUnreadable
+from ..crypto.signing import new_secret
+from ..dialects import utcnow
+from ..state import State
 from . import request_headers
-from .database import utcnow
-from .delivery.signing import SecretBox, SecretUnreadable, new_secret
 from .models import Webhook
-from .state import State
 
 BATCH = 500
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import enum
 import random
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 
-from ..hook_url import origin
 from ..transport import Outcome
 from ..transport.causes import cause, received
+from ..transport.hook_url import origin
 
 MINUTE_S, HOUR_S = 60, 3600
 SCHEDULE_S = (
@@ -26,8 +26,6 @@ SCHEDULE_S = (
 )
 """Seconds before the second, third … tenth attempt of a round: 75.6 hours in all."""
 JITTER = 0.2
-GIVE_UP_AFTER = timedelta(days=5)
-"""How long after it could first be sent a delivery is still tried, and how long a hook may fail."""
 
 
 class Verdict(enum.Enum):

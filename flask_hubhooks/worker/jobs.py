@@ -8,8 +8,8 @@ from functools import cache
 from flask import Flask, current_app
 from flask.cli import ScriptInfo
 
-from ..outbox import forget_wake, wake
 from ..state import State, current_state
+from ..wakeups import forget_wake, wake
 from .dispatcher import Dispatcher
 
 

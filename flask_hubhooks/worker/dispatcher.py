@@ -17,21 +17,24 @@ from typing import Protocol
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from .. import request_headers
 from ..announce import announce
-from ..chains import Changes
 from ..config import Config
-from ..database import DATABASE_AWAY, is_conflict, limit_idling
+from ..crypto.secret_box import SecretUnreadable
+from ..crypto.signing import signature_headers
+from ..dialects import DATABASE_AWAY, is_conflict, limit_idling
+from ..formats import dockerhub
+from ..records import request_headers
+from ..records.chains import Changes
 from ..state import State
 from ..transport import Outcome, Request, Transport
 from ..transport.egress import egress_of
-from . import claims, open_files, payload, recording
+from ..wakeups import Listener
+from . import claims, open_files, recording
 from .claims import Claim, Unsent
-from .listener import Listener
+from .masking import MASKED, masked
 from .recording import Result
 from .retry import Verdict, judge, judge_test
 from .rooms import SLOW_TIMES, Rooms
-from .signing import SecretUnreadable, signature_headers
 
 logger = logging.getLogger(__name__)
 
@@ -274,7 +277,7 @@ class Dispatcher:
     def _request(self, claim: Claim) -> tuple[Request, Callable[[Outcome], None]]:
         """Build a delivery's request, and what is to be called with its outcome."""
         token = self._state.tokens.make(claim.id, claim.round)
-        content = payload.payload(
+        content = dockerhub.payload(
             external_url=self._state.config.external_url,
             token=token,
             repository=claim.repository,
@@ -283,7 +286,7 @@ class Dispatcher:
             pushed_at=claim.pushed_at,
             details=claim.snapshot,
         )
-        body = payload.body(content)
+        body = dockerhub.body(content)
         former = claim.encrypted_former_secret
         keys = [self._decrypted(each) for each in (claim.encrypted_secret, *([former] if former else []))]
         own = request_headers.of_text(self._decrypted(claim.encrypted_headers)) if claim.encrypted_headers else {}
@@ -295,13 +298,13 @@ class Dispatcher:
 
         def done(outcome: Outcome) -> None:
             try:
-                outcome = payload.masked(outcome, [*keys, *request_headers.secrets(own)])
+                outcome = masked(outcome, [*keys, *request_headers.secrets(own)])
                 judgement = judge_test(outcome) if claim.is_test else judge(outcome, claim.retry_step)
             except Exception:
                 logger.exception("delivery %s is held: its outcome could not be judged", claim.id)
                 return self._hold(claim, "held: its outcome could not be judged; the worker's log says why")
             self._rooms.ended(claim, outcome, received=judgement.verdict is Verdict.RECEIVED)
-            self._done.put(Result(claim, headers | dict.fromkeys(own, payload.MASKED), outcome, judgement))
+            self._done.put(Result(claim, headers | dict.fromkeys(own, MASKED), outcome, judgement))
             self._send_more()
 
         return Request(claim.hook_url, body, own | headers, claim.repository), done

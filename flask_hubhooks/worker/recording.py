@@ -12,14 +12,14 @@ from typing import Any
 from sqlalchemy import Float, and_, bindparam, case, literal, or_, select, update
 from sqlalchemy.orm import Session
 
-from ..chains import Changes, advance, leases, lock_free, locking, unsent
-from ..database import UTCDateTime, among, insert_rows, now_plus, try_lock_repository, utcnow
-from ..hook_url import origin
-from ..models import Status, attempts, deliveries, hooks, unsucceeded, webhooks
+from ..dialects import UTCDateTime, among, insert_rows, now_plus, try_lock_repository, utcnow
+from ..records.chains import Changes, advance, leases, lock_free, locking, unsent
+from ..records.models import GIVE_UP_AFTER, Status, attempts, deliveries, hooks, unsucceeded, webhooks
+from ..records.webhooks import disable
 from ..transport import Concern, Outcome
-from ..webhooks import disable
+from ..transport.hook_url import origin
 from .claims import Claim
-from .retry import GIVE_UP_AFTER, Judgement, Verdict
+from .retry import Judgement, Verdict
 
 FAILING_DAYS = 5
 FAILING_GAP = timedelta(days=3)

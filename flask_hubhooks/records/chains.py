@@ -23,9 +23,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session, aliased
 
-from .database import among, not_waiting, now_plus
-from .delivery.retry import GIVE_UP_AFTER
-from .models import Delivery, Hook, Kind, Push, Status, deliveries, hooks, pushes, unsucceeded, webhooks
+from ..dialects import among, not_waiting, now_plus
+from .models import GIVE_UP_AFTER, Delivery, Hook, Kind, Push, Status, deliveries, hooks, pushes, unsucceeded, webhooks
 
 switched_off = or_(
     webhooks.c.deleted_id != 0,

@@ -13,11 +13,9 @@ from typing import Any, TypeVar
 from sqlalchemy import BigInteger, ColumnElement, and_, literal, not_, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session, contains_eager, joinedload
 
-from ..database import UTCDateTime
-from ..models import ID_LIMIT, Attempt, Delivery, Push, Status, Webhook, unsucceeded
+from ..dialects import UTCDateTime
 from ..transport.causes import cause
-from .documents import Around, Latest
-from .problems import invalid
+from .models import ID_LIMIT, Attempt, Delivery, Push, Status, Webhook, unsucceeded
 
 _CURSOR = re.compile(r"(older|newer):(-?[0-9]{1,18}):([0-9]{1,19}):([0-9]{1,4})")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -25,6 +23,28 @@ _Row = TypeVar("_Row")
 Edge = tuple[datetime, int, int]
 """Where a row stands: its push's time and id, and its position in the chain."""
 _UNDER_WAY = (Status.WAITING, Status.PENDING)
+
+
+class BadCursor(ValueError):
+    """The text is no cursor of ours."""
+
+
+@dataclass(frozen=True)
+class Latest:
+    """What the latest attempt of a delivery tells; the cause is "" where nothing is wrong."""
+
+    cause: str = ""
+    duration_ms: int | None = None
+
+
+@dataclass(frozen=True)
+class Around:
+    """What stands around deliveries of a webhook."""
+
+    chains: Mapping[int, Sequence[Delivery]]
+    """The chain of each push, by the push's id."""
+    latest: Mapping[uuid.UUID, Latest]
+    """The latest attempt of each delivery that was tried, by its id."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +190,7 @@ def _parsed(cursor: str) -> tuple[str, datetime, int, int]:
             return match[1], _EPOCH + timedelta(microseconds=int(match[2])), int(match[3]), int(match[4])
     except OverflowError:  # a year that there is not
         pass
-    raise invalid({"cursor": ["Not a cursor of ours: take the one in next or previous."]})
+    raise BadCursor("Not a cursor of ours: take the one in next or previous.")
 
 
 def _cursor_text(direction: str, pushed_at: datetime, push_id: int, position: int) -> str:

@@ -1,4 +1,4 @@
-"""Standard Webhooks signatures, and the secrets they are made with, encrypted at rest."""
+"""Standard Webhooks signatures, and the secrets they are made with."""
 
 from __future__ import annotations
 
@@ -7,19 +7,10 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Sequence
-from functools import lru_cache
-
-from cryptography.fernet import Fernet, InvalidToken, MultiFernet
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - the standard's prefix, not a secret
 LEAST_BYTES, MOST_BYTES = 24, 64
 """Of a secret, by Standard Webhooks 1.0."""
-
-
-class SecretUnreadable(Exception):
-    """A stored secret cannot be decrypted with any of the keys we have."""
 
 
 class BadSecret(ValueError):
@@ -65,37 +56,3 @@ def _signature(secret: str, signed: bytes) -> str:
     key = base64.b64decode(secret.removeprefix(SECRET_PREFIX))
     # Not `hmac.digest`: it releases the interpreter's lock, and getting that back takes longer than the signature.
     return base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
-
-
-class SecretBox:
-    """Encrypts what is secret, and decrypts it.
-
-    `keys` are Fernet keys, the newest first: it encrypts. Behind them stand those derived from `passwords`, the
-    app's secret keys, the newest first as well: they are all there is until the operator sets keys.
-    """
-
-    def __init__(self, keys: Sequence[str], passwords: Sequence[str | bytes]) -> None:
-        self._fernet = MultiFernet([*map(Fernet, keys), *map(_derived, passwords)])
-        self.decrypt = lru_cache(maxsize=4096)(self._decrypt)
-
-    def encrypt(self, secret: str) -> bytes:
-        return self._fernet.encrypt(secret.encode())
-
-    def encrypted_anew(self, encrypted: bytes) -> bytes:
-        """The same under the newest key; raises `SecretUnreadable`."""
-        try:
-            return self._fernet.rotate(encrypted)
-        except InvalidToken:
-            raise SecretUnreadable from None
-
-    def _decrypt(self, encrypted: bytes) -> str:
-        try:
-            return self._fernet.decrypt(encrypted).decode()
-        except InvalidToken:
-            raise SecretUnreadable from None
-
-
-def _derived(password: str | bytes) -> Fernet:
-    material = password.encode() if isinstance(password, str) else password
-    derived = HKDF(SHA256(), length=32, salt=None, info=b"flask_hubhooks secrets").derive(material)
-    return Fernet(base64.urlsafe_b64encode(derived))

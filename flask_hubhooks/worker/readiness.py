@@ -11,9 +11,9 @@ from itertools import chain, repeat
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from sqlalchemy import inspect
 
-from ..database import DATABASE_AWAY
-from ..models import Base
+from ..dialects import DATABASE_AWAY
 from ..outages import Outage, in_one_line
+from ..records.models import Base
 from ..state import State
 
 WAITS_S = (0.5, 1.0, 2.0, 5.0)

@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, FromClause, and_, exists, func, literal, or_, select, true, update
 from sqlalchemy.orm import Session, aliased
 
+from ..dialects import now_plus
 from .chains import locking, sendable_now
-from .database import now_plus
 from .models import Delivery, Hook, Kind, Push, Status, Webhook, deliveries, unsucceeded
 
 RECOVER_MOST = 500

@@ -20,8 +20,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from time import monotonic
 
-from ..hook_url import BadURL, destination
 from ..transport import Concern, Outcome
+from ..transport.hook_url import BadURL, destination
 from .breaker import Breaker
 from .claims import URGENT_MOST, Claim
 

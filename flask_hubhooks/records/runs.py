@@ -11,10 +11,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, exists, select, union_all
 from sqlalchemy.orm import Session, aliased, contains_eager, joinedload
 
-from ..chains import OUTCOMES, outcome
-from ..models import Delivery, Push, Status, Webhook, deliveries, unsucceeded
 from . import history
-from .documents import Around
+from .chains import OUTCOMES, outcome
+from .history import Around
+from .models import Delivery, Push, Status, Webhook, deliveries, unsucceeded
 
 LAST_POSITION = 9999
 """Of all hooks of a push, for a cursor that leads beyond the whole chain."""

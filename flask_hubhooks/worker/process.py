@@ -20,15 +20,15 @@ from rq import SimpleWorker
 from rq.exceptions import InvalidJobOperation, StopRequested
 from rq.serializers import JSONSerializer
 
-from ..broker import connect
-from ..database import DATABASE_AWAY
-from ..outbox import enqueue_delivery, wake, wake_unless_queued
-from ..retention import prune, takes_turn
+from ..dialects import DATABASE_AWAY
+from ..records.retention import prune, takes_turn
+from ..redis_client import connect
 from ..state import State, current_state
+from ..wakeups import enqueue_delivery, wake, wake_unless_queued
 from .claims import anything_due
 from .dispatcher import STOP_S, Dispatcher
 from .jobs import dispatchers
-from .servers import WAITS_S, CannotWork, await_redis, await_servers
+from .readiness import WAITS_S, CannotWork, await_redis, await_servers
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from collections.abc import Collection, Sequence
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
+from ..dialects import try_lock_repository, utcnow, wait_for_repository
 from .chains import REPOSITORY_DELETED, end_webhooks
-from .database import try_lock_repository, utcnow, wait_for_repository
 from .models import deliveries, pushes, webhooks
 
 MAX_NAME = 255

@@ -11,9 +11,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, and_, bindparam, delete, exists, func, select
 from sqlalchemy.orm import Session
 
-from .database import among, first_uuid, utcnow
+from ..dialects import among, first_uuid, utcnow
+from ..state import State
 from .models import attempts, deliveries, hooks, pushes, webhooks
-from .state import State
 
 BATCH = 500
 """Deliveries that are looked at in one transaction: PostgreSQL has it done within some 30 ms."""

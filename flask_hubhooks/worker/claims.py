@@ -37,11 +37,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from ..chains import HEAD_START_S, SWITCHED_OFF, Changes, advance, ended, lock_free, lock_waiting, switched_off
-from ..database import among, now_plus
-from ..models import Kind, Status, deliveries, hooks, pushes, webhooks
-from ..repositories import settle
-from .retry import GIVE_UP_AFTER
+from ..dialects import among, now_plus
+from ..records.chains import HEAD_START_S, SWITCHED_OFF, Changes, advance, ended, lock_free, lock_waiting, switched_off
+from ..records.models import GIVE_UP_AFTER, Kind, Status, deliveries, hooks, pushes, webhooks
+from ..records.repositories import settle
 
 LEASE_S = 60.0
 """How long a claimed delivery is ours. A worker that dies leaves its rows to come due again after this."""

@@ -1,0 +1,1 @@
+"""Signatures, encrypted secrets and callback tokens."""

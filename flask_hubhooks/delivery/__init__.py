@@ -1,1 +1,0 @@
-"""Sending: from a due row to a recorded attempt."""

@@ -1,0 +1,1 @@
+"""Writes a push as the request body that a receiver expects."""

@@ -1,0 +1,1 @@
+"""Claims due deliveries, sends them and records the results."""
