@@ -416,9 +416,9 @@ def test_stopped_while_waiting_for_postgresql(postgres: Postgres, make_host: Mak
 
 
 IMPATIENT = """
-from flask_hubhooks.delivery import worker
+from flask_hubhooks.worker import process
 from tests.worker_app import app
-worker.STOP_S = 3.0
+process.STOP_S = 3.0
 """
 
 

@@ -21,7 +21,7 @@ STEADY_S = 8.0
 BURST = 2_000
 QUICK_WORKER = (
     "-c",
-    "from flask.cli import cli; from flask_hubhooks.delivery import dispatcher; dispatcher.DEADLINE_S = 0.5; "
+    "from flask.cli import cli; from flask_hubhooks.worker import dispatcher; dispatcher.DEADLINE_S = 0.5; "
     "cli.main(['--app', 'benchmarks.host:create_app', 'hubhooks', 'worker'])",
 )
 """A worker that waits for 0.5 s, not 15, for an answer: breakers open within seconds."""
