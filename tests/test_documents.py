@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from importlib.util import module_from_spec, spec_from_file_location
+import sys
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -16,12 +15,13 @@ ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def test_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The README's app and receiver work together as they stand."""
-    app, receiver = (
-        _module(tmp_path / name, code)
-        for name, code in zip(("app.py", "receiver.py"), _blocks(ROOT / "README.md", "python"), strict=True)
-    )
+    for name, code in zip(("app.py", "receiver.py"), _python_of(ROOT / "README.md"), strict=True):
+        (tmp_path / name).write_text(code, "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    app, receiver = (import_module(name) for name in ("app", "receiver"))
+    del sys.modules["app"], sys.modules["receiver"]  # they do not outlive `tmp_path`
     hook_url = "http://127.0.0.1:8000/hook"
     with Deliveries(app.app) as deliveries:
         hook = deliveries.receiver(hook_url)
@@ -52,17 +52,8 @@ def test_payload_shows_the_snippets_of_the_pages() -> None:
         assert snippet.read_text("utf-8").strip() in shown, snippet.name
 
 
-def _blocks(page: Path, language: str) -> Iterator[str]:
-    yield from re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
-
-
-def _module(path: Path, code: str) -> ModuleType:
-    path.write_text(code, "utf-8")
-    spec = spec_from_file_location(path.stem, path)
-    assert spec and spec.loader
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def _python_of(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
 
 
 def _fragments(page: Path) -> set[str]:
