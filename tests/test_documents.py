@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from flask_hubhooks.config import Config
 from flask_hubhooks.testing import Deliveries
 
 ROOT = Path(__file__).parent.parent
@@ -50,6 +52,13 @@ def test_payload_shows_the_snippets_of_the_pages() -> None:
     shown = (ROOT / "docs" / "payload.md").read_text("utf-8")
     for snippet in (ROOT / "flask_hubhooks" / "templates" / "hubhooks" / "verify").glob("*.txt"):
         assert snippet.read_text("utf-8").strip() in shown, snippet.name
+
+
+def test_configuration_keys_exist() -> None:
+    """Each key that `docs/configuration.md` names is one."""
+    keys = {f"HUBHOOKS_{each.name.upper()}" for each in fields(Config)}
+    documented = set(re.findall(r"HUBHOOKS_[A-Z_]+", (ROOT / "docs" / "configuration.md").read_text("utf-8")))
+    assert documented <= keys
 
 
 def _python_of(page: Path) -> list[str]:
