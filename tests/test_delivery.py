@@ -800,7 +800,7 @@ def test_let_go(host: Host) -> None:
         host.push()
         with host.writing() as session:
             taken = claims.claim(session, 10)[0]
-            claims.let_go(session, [claims.Unsent(each) for each in taken])
+            claims.release(session, [claims.Released(each) for each in taken])
         host.deliver()
         assert len(receiver.requests) == 1
     assert only(host, webhook)["attempts"][0]["trigger"] == "push"

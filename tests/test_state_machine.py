@@ -350,7 +350,7 @@ class Registry(RuleBasedStateMachine):
     def let_go(self, number: int, delay: float) -> None:
         post, claim = self.in_flight.pop(number % len(self.in_flight))
         with self.host.writing() as session:
-            claims.let_go(session, [claims.Unsent(claim, delay)])
+            claims.release(session, [claims.Released(claim, delay)])
         self.model.let_go(post, -HEAD_START if claim.urgent and not delay else delay)
 
     @precondition(lambda self: self.in_flight)

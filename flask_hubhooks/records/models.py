@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from sqlalchemy import (
     JSON,
     BigInteger,
+    ColumnElement,
     DateTime,
     Enum,
     ForeignKey,
@@ -21,6 +22,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    and_,
     false,
     func,
     literal_column,
@@ -55,6 +57,15 @@ class Status(str, enum.Enum):
     SKIPPED = "skipped"
     CANCELLED = "cancelled"
 
+
+UNSENT = (Status.WAITING, Status.PENDING)
+"""Not received yet: Docker Hub's `pending`. These are cancelled when their webhook is paused, disabled or deleted."""
+UNDER_WAY = (Status.PENDING, Status.AWAITING_CALLBACK)
+"""Their run depends on them: they are being sent, or their callback decides. They have a time to give up."""
+UNFINISHED = (*UNSENT, Status.AWAITING_CALLBACK)
+"""All that has not ended."""
+FAILED = (Status.FAILED, Status.EXPIRED)
+"""These end their run: later hooks are skipped."""
 
 DOCKER_WORDS = ("pending", "success", "error")
 """What Docker Hub's history says of a delivery."""
@@ -290,7 +301,7 @@ class Delivery(Base):
         """Docker Hub's word for it: pending, success (it was received) or error."""
         if self.received_at is not None:
             return "success"
-        return "pending" if self.status in (Status.WAITING, Status.PENDING) else "error"
+        return "pending" if self.status in UNSENT else "error"
 
 
 class Attempt(Base):
@@ -332,6 +343,15 @@ attempts = cast(Table, Attempt.__table__)
 
 unsucceeded = deliveries.c.status != literal_column("'succeeded'")
 """As the index of what did not succeed says it; a bound parameter would not be recognised."""
+
+
+Run = tuple[int, int]
+"""The ids of a push and a webhook, which name a run."""
+
+
+def same_run(one: Any, other: Any) -> ColumnElement[bool]:
+    """Whether two deliveries are of one push to one webhook. Each is a row, a class or the columns of a table."""
+    return and_(one.push_id == other.push_id, one.webhook_id == other.webhook_id)
 
 
 def repository_key(repository: str) -> int:

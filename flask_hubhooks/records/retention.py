@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, and_, bindparam, delete, exists, func, select
 from sqlalchemy.orm import Session
 
-from ..dialects import among, first_uuid, utcnow
+from ..dialects import first_uuid, one_of, utcnow
 from ..state import State
 from .models import attempts, deliveries, hooks, pushes, webhooks
 
@@ -96,10 +96,10 @@ def _lock_ended(session: Session, push_ids: Collection[int], before: datetime) -
     return Counter({each: ended[each] for each in free})
 
 
-_of_pushes = among(deliveries.c.push_id, bindparam("pushes", expanding=True))
+_of_pushes = one_of(deliveries.c.push_id, "pushes")
 _PUSH_IDS = select(deliveries.c.push_id).where(_of_pushes)
 _LOCK = _PUSH_IDS.add_columns(deliveries.c.finished_at).order_by(deliveries.c.id).with_for_update(skip_locked=True)
-_these = among(pushes.c.id, bindparam("pushes", expanding=True))
+_these = one_of(pushes.c.id, "pushes")
 _LOCK_PUSHES = select(pushes.c.id).where(_these).order_by(pushes.c.id).with_for_update(skip_locked=True)
 
 _DELETE = (  # each table by itself: SQLite follows foreign keys only where it is told to

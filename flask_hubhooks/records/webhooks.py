@@ -16,8 +16,9 @@ from ..crypto.secret_box import SecretBox
 from ..crypto.signing import new_secret
 from ..dialects import lock_repository, utcnow
 from . import request_headers
-from .chains import cancel_hook, cancel_webhook, lock_unsent
+from .cancelling import cancel_hook, cancel_webhook
 from .credentials import headers_of
+from .locks import lock_unsent
 from .models import Hook, Webhook, webhooks
 
 SLUG_LIMIT = 200

@@ -30,7 +30,7 @@ from ..transport import Outcome, Request, Transport
 from ..transport.egress import egress_of
 from ..wakeups import Listener
 from . import claims, open_files, recording
-from .claims import Claim, Unsent
+from .claims import Claim, Released
 from .masking import MASKED, masked
 from .recording import Result
 from .retry import Verdict, judge, judge_test
@@ -124,7 +124,7 @@ class Dispatcher:
         self._transport = transport or guarded_transport(state.config, most)
         self._rooms = rooms or Rooms(room, most)
         self._turns = claims.Turns()
-        self._done: SimpleQueue[Result | Unsent | None] = SimpleQueue()
+        self._done: SimpleQueue[Result | Released | None] = SimpleQueue()
         self._sending = threading.local()
         self._unfinished = 0
         """Claims that were added to the rooms, and neither collected nor withdrawn yet."""
@@ -132,7 +132,7 @@ class Dispatcher:
         self._looked_at, self._used_s = monotonic(), process_time()
         self._completed = 0
         self._claim_not_before = self._sweep_not_before = self._withdraw_not_before = 0.0
-        self._locked: list[Result | Unsent] = []
+        self._locked: list[Result | Released] = []
         self._locked_not_before = 0.0
         self.stopping = threading.Event()
 
@@ -272,7 +272,7 @@ class Dispatcher:
 
     def _hold(self, claim: Claim, reason: str) -> None:
         self._rooms.ended(claim)
-        self._done.put(Unsent(claim, HELD_S, reason))
+        self._done.put(Released(claim, HELD_S, reason))
 
     def _request(self, claim: Claim) -> tuple[Request, Callable[[Outcome], None]]:
         """Build a delivery's request, and what is to be called with its outcome."""
@@ -312,7 +312,7 @@ class Dispatcher:
     def _decrypted(self, encrypted: bytes) -> str:
         return self._state.secrets.decrypt(encrypted)
 
-    def _collect(self, wait_s: float) -> list[Result | Unsent]:
+    def _collect(self, wait_s: float) -> list[Result | Released]:
         """What is done: waits at most `wait_s` for the first, then briefly for others; empty when none came."""
         self._send_more()  # a request that has become slow makes room for another
         try:
@@ -335,9 +335,9 @@ class Dispatcher:
             self._withdraw_not_before = monotonic() + POLL_S
             withdrawn = self._rooms.withdraw(everything=everything)
             self._unfinished -= len(withdrawn)
-            self._record([Unsent(claim, open_s) for claim, open_s in withdrawn])
+            self._record([Released(claim, open_s) for claim, open_s in withdrawn])
 
-    def _record(self, done: Sequence[Result | Unsent]) -> None:
+    def _record(self, done: Sequence[Result | Released]) -> None:
         """Write a batch, trying again for as long as the database is away: what was answered must not be lost.
 
         A worker that is to stop gives up after some seconds. Where it is the batch that the database refuses, each
@@ -357,7 +357,7 @@ class Dispatcher:
                 logger.exception("cannot record %d deliveries", len(done))
                 return self._record_one_by_one(done)
 
-    def _record_one_by_one(self, done: Sequence[Result | Unsent]) -> None:
+    def _record_one_by_one(self, done: Sequence[Result | Released]) -> None:
         """Write each of a batch that the database refuses, one that it still refuses without its attempt.
 
         Otherwise it would be sent again and again, as often as its lease ends.
@@ -377,12 +377,12 @@ class Dispatcher:
             self._claim_not_before = -inf
         announce(self._state, changes)
 
-    def _write(self, done: Sequence[Result | Unsent], *, with_attempts: bool = True) -> Changes:
+    def _write(self, done: Sequence[Result | Released], *, with_attempts: bool = True) -> Changes:
         results = [each for each in done if isinstance(each, Result)]
-        unsent = [each for each in done if isinstance(each, Unsent)]
+        unsent = [each for each in done if isinstance(each, Released)]
         if unsent:
             with self._writing() as session:
-                locked = claims.let_go(session, unsent)
+                locked = claims.release(session, unsent)
             self._keep(unsent, locked)
         if not results:
             return Changes()
@@ -392,7 +392,7 @@ class Dispatcher:
         self._keep(results, changes.locked)
         return changes
 
-    def _keep(self, done: Sequence[Result | Unsent], locked: Collection[uuid.UUID]) -> None:
+    def _keep(self, done: Sequence[Result | Released], locked: Collection[uuid.UUID]) -> None:
         """Keep what other transactions have locked, to record it later."""
         if not self._locked:  # what was kept before must not wait for longer because of this
             self._locked_not_before = monotonic() + LOCKED_S
