@@ -234,9 +234,11 @@ def _take_of_many() -> Any:
 
 _TAKE_OF_MANY = _take_of_many()
 _TAKE_OVERDUE = _OVERDUE.limit(bindparam("max_rows", type_=Integer)).with_for_update(skip_locked=True)
+_these = update(deliveries).where(one_of(deliveries.c.id, "ids"))
+_CANCEL = _these.values(transitions.cancelled(SWITCHED_OFF))
+_GIVE_UP = _these.values(transitions.overdue())
 _EXPIRE = (
-    update(deliveries)
-    .where(one_of(deliveries.c.id, "ids"), deliveries.c.status.in_(UNDER_WAY))  # others have no time to give up
+    _these.where(deliveries.c.status.in_(UNDER_WAY))  # others have no time to give up
     .values(transitions.overdue())
     .returning(deliveries.c.id, deliveries.c.push_id, deliveries.c.webhook_id)
 )
@@ -425,19 +427,14 @@ def claim(
             session.execute(_RENAME, {"ids": list(misnamed)})
         cancelled = [row for row in rows if row.switched_off]
         gave_up = [row for row in rows if row.gave_up and not row.switched_off]
-        _end(session, cancelled, transitions.cancelled(SWITCHED_OFF))
-        _end(session, gave_up, transitions.overdue())
+        for statement, ended in ((_CANCEL, cancelled), (_GIVE_UP, gave_up)):
+            if ended:
+                session.execute(statement, {"ids": [row.id for row in ended]})
+                advance(session, {(row.push_id, row.webhook_id) for row in ended})
         changes.finished += [row.id for row in gave_up]
         if sendable := [row for row in rows if not row.switched_off and not row.gave_up]:
             return [Claim._make(row[: len(Claim._fields)]) for row in sendable], changes
     return [], changes
-
-
-def _end(session: Session, rows: Sequence[Any], columns: transitions.Columns) -> None:
-    if rows:
-        these = deliveries.c.id.in_([row.id for row in rows])
-        session.execute(update(deliveries).where(these).values(columns))
-        advance(session, {(row.push_id, row.webhook_id) for row in rows})
 
 
 def release(session: Session, released: Collection[Released]) -> frozenset[uuid.UUID]:
