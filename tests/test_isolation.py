@@ -131,7 +131,7 @@ def test_cap_falls(host: Host) -> None:
 
 def test_paused_while_its_deliveries_wait(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for its turn too long is looked at again before it is sent: its webhook may have been paused."""
-    monkeypatch.setattr(dispatcher, "WAIT_MOST_S", 0.2)
+    monkeypatch.setattr(dispatcher, "MAX_WAIT_S", 0.2)
     webhook: dict[str, Any] = {}
 
     def pause(request: Request, connection: Connection) -> int:
