@@ -539,7 +539,7 @@ def test_left_out(host: Host) -> None:
 
 def test_many_left_out(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many repositories are left out, the same claim goes on to one that is not."""
-    monkeypatch.setattr(claims, "WALK", 2)
+    monkeypatch.setattr(claims, "WALK_STEPS", 2)
     names = lay_out(host, {f"open{number}": 2 for number in range(7)} | {"one": 2})
     left_out = [name for name in names.values() if name != "one"]
     assert claimed(host, names, 2, *left_out, turns=claims.Turns()) == {"one": 1}
@@ -548,7 +548,7 @@ def test_many_left_out(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("walk", [2, 128])
 def test_repositories_take_turns(host: Host, monkeypatch: pytest.MonkeyPatch, walk: int) -> None:
     """Where more repositories have something due than a claim serves, each is served in its turn."""
-    monkeypatch.setattr(claims, "WALK", walk)
+    monkeypatch.setattr(claims, "WALK_STEPS", walk)
     names = lay_out(host, {f"d{number}": 9 for number in range(6)})
     turns = claims.Turns()
     served = Counter[str]()
