@@ -57,7 +57,7 @@ def check_pattern(pattern: str) -> None:
 def _compiled(pattern: str) -> re.Pattern[str]:
     """The regular expression for a pattern.
 
-    `fnmatch` treats `**` like `*`, and gives each but the last an atomic group, so that a match takes at most the length
-    of the tag times the length of the pattern.
+    `fnmatch` treats `**` like `*`, and gives each but the last an atomic group, so that a match takes at most as many
+    steps as the length of the tag times the length of the pattern.
     """
     return re.compile(translate(pattern))
