@@ -292,15 +292,8 @@ class Turns:
             due, urgent, exhausted = self._next_due(walk)
             if urgent:
                 taken = _take_urgent(session, urgent, limit)
-            left = limit - len(taken)
-            self.more_due = not exhausted or bool(due and not left)
-            for start in range(0, len(due), left) if left else ():
-                served = due[start : start + left]
-                if rows := self._serve(session, served, left, excluded):
-                    taken += rows
-                    self._after = served[-1]
-                    self.more_due |= start + left < len(due)
-                    break
+            self.more_due = not exhausted
+            taken += self._take_turns(session, due, limit - len(taken), excluded)
         if not self.more_due:
             self._after = LOWEST_KEY
         return sorted(taken, key=lambda row: row.id)
@@ -318,31 +311,52 @@ class Turns:
                 return due, urgent, False
         return due, urgent, True
 
-    def _serve(self, session: Session, keys: Sequence[int], limit: int, excluded: Collection[int]) -> list[Any]:
-        """Take from each repository its part of the limit, at most a quarter while others wait, and divide it by hook.
+    def _take_turns(self, session: Session, due: Sequence[int], limit: int, excluded: Collection[int]) -> list[Any]:
+        """Take at most `limit` deliveries of these repositories, of as many as it takes to find some."""
+        if not limit:
+            self.more_due |= bool(due)
+            return []
+        for start in range(0, len(due), limit):
+            keys = due[start : start + limit]
+            if taken := self._take_parts(session, keys, limit, excluded):
+                self._after = keys[-1]
+                self.more_due |= start + limit < len(due)
+                return taken
+        return []
 
-        The hooks of a repository continue after the last one that had its turn, and begin again behind the last.
-        """
+    def _take_parts(self, session: Session, keys: Sequence[int], limit: int, excluded: Collection[int]) -> list[Any]:
+        """Take from each repository its part of the limit, at most a quarter while others wait, divided by hook."""
         part = limit if len(keys) == 1 else max(1, limit // max(len(keys), 4))
-        after = {key: self._after_hook.pop(key, 0) for key in keys}
-        hooks_of: defaultdict[int, list[int]] = defaultdict(list)
-        for key, hook in _hooks_due(session, keys, after, part, excluded):
-            hooks_of[key].append(hook)
-        if exhausted := [key for key in keys if after[key] and len(hooks_of[key]) < part]:
-            for key, hook in _hooks_due(session, exhausted, {}, part, excluded):
-                if hook <= after[key] and len(hooks_of[key]) < part:
-                    hooks_of[key].append(hook)
-        for key in keys:
-            if len(hooks_of[key]) == part:
-                self._after_hook[key] = hooks_of[key][-1]
-                self.more_due = True
-            elif not hooks_of[key]:
-                self._passed_over[key] = monotonic() + PASS_OVER_S
+        hooks_of = self._hooks_in_turn(session, keys, part, excluded)
         shares = {(key, hook): part // len(hook_ids) for key, hook_ids in hooks_of.items() for hook in hook_ids}
         taken = _take(session, shares)
         counts = Counter((row.repository_key, row.hook_id) for row in taken)
         self.more_due |= any(counts[pair] >= share for pair, share in shares.items())
         return taken
+
+    def _hooks_in_turn(
+        self, session: Session, keys: Sequence[int], max_hooks: int, excluded: Collection[int]
+    ) -> Mapping[int, list[int]]:
+        """At most `max_hooks` hooks of each repository that have due deliveries.
+
+        They continue after the last hook that had its turn, and after the last of all with the first. A repository
+        without any is passed over for a while.
+        """
+        after = {key: self._after_hook.pop(key, 0) for key in keys}
+        hooks_of: defaultdict[int, list[int]] = defaultdict(list)
+        for key, hook in _hooks_due(session, keys, after, max_hooks, excluded):
+            hooks_of[key].append(hook)
+        if exhausted := [key for key in keys if after[key] and len(hooks_of[key]) < max_hooks]:
+            for key, hook in _hooks_due(session, exhausted, {}, max_hooks, excluded):
+                if hook <= after[key] and len(hooks_of[key]) < max_hooks:
+                    hooks_of[key].append(hook)
+        for key in keys:
+            if len(hooks_of[key]) == max_hooks:
+                self._after_hook[key] = hooks_of[key][-1]
+                self.more_due = True
+            elif not hooks_of[key]:
+                self._passed_over[key] = monotonic() + PASS_OVER_S
+        return hooks_of
 
 
 def _walk_around(session: Session, start: int) -> Iterator[list[Any]]:

@@ -162,9 +162,7 @@ class Dispatcher:
             if self._unfinished:  # an earlier run may have left some behind
                 self._record(self._collect(HEAR_S if self._listener.listening else POLL_S))
                 quiet_since = monotonic()
-            if self._locked and monotonic() >= self._locked_not_before:
-                again, self._locked = self._locked, []
-                self._record(again)
+            self._record_locked()
             cut_short = self.stopping.is_set() or monotonic() >= ends
             self._release(everything=cut_short)
             if not cut_short:
@@ -174,10 +172,7 @@ class Dispatcher:
             if cut_short:
                 locked_until = min(locked_until, monotonic() + STOP_LOCKED_S)
             if self._locked and monotonic() < locked_until:
-                if self._listener.listening:
-                    self._listener.wait(LOCKED_S)
-                else:
-                    time.sleep(LOCKED_S)
+                (self._listener.wait if self._listener.listening else time.sleep)(LOCKED_S)
                 continue
             if not self._listener.listening:
                 return cut_short
@@ -387,6 +382,11 @@ class Dispatcher:
         if changes.more_due:
             self._claim_not_before = -inf
         announce(self._state, changes)
+
+    def _record_locked(self) -> None:
+        if self._locked and monotonic() >= self._locked_not_before:
+            again, self._locked = self._locked, []
+            self._record(again)
 
     def _keep(self, done: Sequence[Result | Released], locked: Collection[uuid.UUID]) -> None:
         """Keep those whose deliveries other transactions have locked, to record them later."""
