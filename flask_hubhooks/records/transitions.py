@@ -17,11 +17,10 @@
         |                              | overdue, cancelled             |
         v                              v                                v
      SKIPPED, CANCELLED    SUCCEEDED, FAILED, CANCELLED    SUCCEEDED, FAILED, EXPIRED, CANCELLED
-        |                              |                                |
-        +------------------------------+--------------------------------+
-                                       |  new_round
-                                       v
-                                    WAITING, and from there due_now
+
+From any state `new_round` leads back to WAITING, and for the first delivery that is sent again `due_now` to PENDING.
+Two transitions keep the state that a delivery has ended in: `received`, for a cancelled one whose request was in
+flight, and `decided_by_callback`, for one that has succeeded without a callback.
 
 Each function returns the columns that a transition writes, for `update(deliveries).values(...)`. The callers choose the
 rows and have locked them. Hot paths build their statements once, so arguments may be bind parameters as well as values.
@@ -44,11 +43,13 @@ Columns: TypeAlias = dict[str, Any]
 Seconds: TypeAlias = float | BindParameter[Any]
 
 URGENT_S = -30 * 24 * 3600.0
-"""Urgent deliveries, those that a person waits for, are due this many seconds from now: long ago.
+"""When an urgent delivery, one that a person waits for, is due: this many seconds from now, so long ago.
 
-They sort before all others, since nothing else stays pending for more than `GIVE_UP_AFTER`. Urgency is part of the due
-time, and no column of its own, so that a single probe of the index tells a claim what a repository or hook has due next
-and whether that is urgent. With a column each repository would take two probes.
+It sorts before all others, since nothing else stays pending for more than `GIVE_UP_AFTER`. Urgency is part of the due
+time, and no column of its own, because claims find due deliveries by skipping through an index of repositories, hooks
+and due times: one probe tells what is due next and whether that is urgent, and a tenant who redelivers 100,000 at once
+delays nobody. With a column the same would take a second index, and each statement of a claim twice. Urgency ends with
+the lease, or with a delay.
 """
 GAVE_UP = f"not delivered within {GIVE_UP_AFTER.days} days"
 NO_CALLBACK = "the callback never came"
