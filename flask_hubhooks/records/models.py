@@ -297,6 +297,13 @@ class Delivery(Base):
         attempt_count: Mapped[int]
 
     @property
+    def due_at(self) -> datetime | None:
+        """When the next attempt is due; None while one is in flight. An urgent one is due since it was recorded."""
+        if self.lease_token or self.next_attempt_at is None:
+            return None
+        return max(self.next_attempt_at, self.created_at)
+
+    @property
     def docker_status(self) -> str:
         """Docker Hub's word for the state: pending, success (it was received) or error."""
         if self.received_at is not None:

@@ -39,7 +39,7 @@ from ..dialects import now_plus
 from .models import GIVE_UP_AFTER, Status, deliveries
 
 Columns: TypeAlias = dict[str, Any]
-"""What a transition writes: values or SQL expressions by the name of the column."""
+"""Values or SQL expressions by the names of columns."""
 Seconds: TypeAlias = float | BindParameter[Any]
 
 URGENT_S = -30 * 24 * 3600.0
@@ -78,7 +78,7 @@ def later_in_run() -> Columns:
 
 
 def due_now(*, urgent: bool = False) -> Columns:
-    """It is its turn: a waiting delivery can be sent."""
+    """A waiting delivery can be sent now."""
     return {
         "status": Status.PENDING,
         "next_attempt_at": now_plus(URGENT_S if urgent else 0.0),
@@ -119,7 +119,7 @@ def awaiting_callback(ttl_s: Seconds) -> Columns:
 
 
 def received() -> Columns:
-    """It was received, whatever its state: a cancelled delivery may have been on the wire."""
+    """It was received, whatever its state: a request of a cancelled delivery may have been in flight."""
     return {"received_at": now_plus(0.0)}
 
 
@@ -134,7 +134,7 @@ def failed(reason: str | BindParameter[str]) -> Columns:
 
 
 def overdue() -> Columns:
-    """Its time is over: a pending delivery failed, one that awaits its callback expired."""
+    """The time to give up has come: a pending delivery failed, one that awaits its callback expired."""
     pending = deliveries.c.status == Status.PENDING
     columns = _ended(Status.EXPIRED, NO_CALLBACK)
     return columns | {

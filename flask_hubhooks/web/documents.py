@@ -95,17 +95,10 @@ def delivery(row: Delivery, around: Context, viewer: Viewer) -> dict[str, Any]:
         "callback_expected": row.callback_expected,
         "callback": _callback(row),
         "created_at": time(row.created_at),
-        "next_attempt_at": _next_attempt_at(row),
+        "next_attempt_at": time(row.due_at),
         "received_at": time(row.received_at),
         "finished_at": time(row.finished_at),
     }
-
-
-def _next_attempt_at(row: Delivery) -> str | None:
-    """Null while it is under way. What a person waits for is due since before it was made."""
-    if row.lease_token or row.next_attempt_at is None:
-        return None
-    return time(max(row.next_attempt_at, row.created_at))
 
 
 def _step(row: Delivery, viewer: Viewer) -> dict[str, Any]:

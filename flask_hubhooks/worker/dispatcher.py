@@ -100,8 +100,8 @@ def guarded_transport(config: Config, most: int) -> Transport:
 class Dispatcher:
     """Delivers for one app in one process. Its transport and connections outlive a `run`, which belongs to one thread.
 
-    `slice_s` is how long a run claims deliveries: a plain RQ worker needs its job to end now and then. `linger_s` is
-    how long it listens for wake-ups before it ends, which saves a push the way through a queue.
+    `slice_s` is how long it claims deliveries: a plain RQ worker needs its job to end now and then. `linger_s` is how
+    long it listens for wake-ups before it ends, which saves a push the way through a queue.
     """
 
     def __init__(

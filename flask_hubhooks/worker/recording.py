@@ -38,7 +38,7 @@ FAILURE_NOTED_EVERY = timedelta(hours=1)
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a claim: the request's headers, the outcome, and how it was judged."""
+    """The result of a claim: the headers of the request, the outcome, and its judgement."""
 
     claim: Claim
     request_headers: dict[str, str]
@@ -52,7 +52,7 @@ class Result:
 
 @dataclass
 class Decisions:
-    """What becomes of deliveries, by their ids, and of their hooks."""
+    """The transitions of deliveries, by their ids, and the health of their hooks."""
 
     succeeded: list[uuid.UUID] = field(default_factory=list)
     awaiting_callback: list[uuid.UUID] = field(default_factory=list)
@@ -181,7 +181,7 @@ def holds(claim: Claim, row: Any) -> bool:
 
 
 def decide(results: Sequence[Result], rows: Mapping[uuid.UUID, Any], urls: Mapping[int, str]) -> Decisions:
-    """Decide what becomes of deliveries and hooks, from the `leases` rows of the former and the URLs of the latter.
+    """Decide the transitions of deliveries from their `leases` rows, and the health of hooks from their present URLs.
 
     A failure at an earlier URL of a hook is not held against the present one: that is tried at once. A failure that
     concerns nobody, such as one of the proxy, and the result of a test say nothing about the hook.
