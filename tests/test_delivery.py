@@ -793,7 +793,7 @@ def test_workers_at_the_same_time(make_host: MakeHost) -> None:
     assert {each["state"] for each in hosts[0].history(webhook)} == {"succeeded"}
 
 
-def test_let_go(host: Host) -> None:
+def test_release(host: Host) -> None:
     """What is claimed and not sent comes due again with no attempt used up."""
     with Receiver() as receiver:
         webhook = host.create(receiver.url)

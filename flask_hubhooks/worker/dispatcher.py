@@ -137,7 +137,7 @@ class Dispatcher:
         self.stopping = threading.Event()
 
     def stop(self) -> None:
-        """Claim and send nothing more; safe in a signal handler."""
+        """Claim and send nothing more; requests in flight are still recorded. Safe in a signal handler."""
         self.stopping.set()
         self._done.put(None)
 
@@ -203,7 +203,9 @@ class Dispatcher:
 
     def _claim(self) -> None:
         limit = max(MIN_CLAIM, min(MAX_CLAIM, 2 * self._completed))
-        running_low = self._turns.more_due and self._rooms.stock <= limit  # some are sent while others are recorded
+        running_low = (
+            self._turns.more_due and self._rooms.stock <= limit
+        )  # claim more while the last results are recorded
         too_early = self._unfinished and not running_low and monotonic() < self._claim_not_before
         if too_early or self._unfinished >= MAX_CLAIMED:
             return
