@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, and_, exists, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from . import transitions
-from .locks import unsent, unsucceeded_ids
+from .locks import locked_ids, unsent
 from .models import UNFINISHED, Delivery, Hook, Kind, Push, Status, deliveries, hooks, pushes, same_run, webhooks
 
 switched_off = or_(
@@ -52,6 +52,6 @@ def cancel_all(session: Session, webhook_ids: Collection[int]) -> None:
 
 
 def _cancel(session: Session, condition: ColumnElement[bool], reason: str) -> None:
-    chosen = unsucceeded_ids(condition).cte("chosen")
+    chosen = locked_ids(condition).cte("chosen")
     these = deliveries.c.id.in_(select(chosen.c.id))
     session.execute(update(deliveries).where(these).values(transitions.cancelled(reason)))

@@ -1,6 +1,7 @@
-"""Locks on deliveries. Everybody takes them in one order, so that no two transactions wait for each other:
+"""Locks on deliveries, in one order for all transactions, so that no two wait for each other.
 
-the repository, deliveries by their ids, hooks, and then webhooks. SQLite has one writer at a time, and ignores them.
+The order is: the repository, deliveries by their ids, hooks, and then webhooks. SQLite, which has one writer at a time,
+ignores row locks.
 """
 
 from __future__ import annotations
@@ -21,24 +22,24 @@ leases = select(deliveries.c.id, deliveries.c.lease_token, deliveries.c.round, d
 
 
 def in_order(found: Select[Any]) -> Select[Any]:
-    """The query, with a lock on each delivery that it finds, in the order of their ids."""
+    """Lock the deliveries that a query finds, in the order of their ids."""
     return found.order_by(deliveries.c.id).with_for_update()
 
 
-def unsucceeded_ids(condition: ColumnElement[bool]) -> Select[Any]:
-    """The ids of deliveries, locked, by an index that holds few beside those that succeeded."""
+def locked_ids(condition: ColumnElement[bool]) -> Select[Any]:
+    """Lock deliveries, and select their ids. The index of those that have not succeeded is small."""
     return in_order(select(deliveries.c.id).where(unsucceeded, condition))
 
 
 def lock_unsent(session: Session, webhook_id: int) -> None:
-    """Lock the pending and waiting deliveries of a webhook that several changes follow for."""
-    session.execute(unsucceeded_ids(unsent & (deliveries.c.webhook_id == webhook_id)))
+    """Lock the pending and waiting deliveries of a webhook before several changes to it."""
+    session.execute(locked_ids(unsent & (deliveries.c.webhook_id == webhook_id)))
 
 
 def lock_waiting(session: Session, runs: Collection[Run]) -> None:
-    """Lock the waiting deliveries of runs of which only the one under way is locked."""
+    """Lock the waiting deliveries of runs in which only the delivery under way is locked."""
     of_runs = tuple_(deliveries.c.push_id, deliveries.c.webhook_id).in_(list(runs))
-    session.execute(unsucceeded_ids(of_runs & (deliveries.c.status == Status.WAITING)))
+    session.execute(locked_ids(of_runs & (deliveries.c.status == Status.WAITING)))
 
 
 def lock_free(session: Session, ids: Collection[uuid.UUID]) -> tuple[dict[uuid.UUID, Any], frozenset[uuid.UUID]]:

@@ -46,7 +46,7 @@ class RunPage:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """When a run began, and the state of the delivery that decides it."""
+    """When the tag of a run was pushed, and the state of the delivery that decides the run."""
 
     pushed_at: datetime
     state: Status
