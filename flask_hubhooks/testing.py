@@ -30,12 +30,13 @@ from urllib.parse import urlsplit
 import pytest
 from flask import Flask
 from requests.structures import CaseInsensitiveDict
-from sqlalchemy import literal, update
+from sqlalchemy import update
 from werkzeug.test import TestResponse
 
 from . import transport
 from .crypto.signing import signature_headers
-from .dialects import now_plus, utcnow
+from .dialects import utcnow
+from .records import transitions
 from .records.models import Delivery, Status
 from .state import current_state
 from .transport import BODY_LIMIT, Outcome, Transport
@@ -109,7 +110,7 @@ class Deliveries:
         """Let the time of every retry come: the next `deliver_now` sends it."""
         retries = update(Delivery).where(Delivery.status == Status.PENDING, Delivery.lease_token.is_(None))
         with self._app.app_context(), self._state.writing() as session:
-            session.execute(retries.values(next_attempt_at=now_plus(literal(0.0))))
+            session.execute(retries.values(transitions.retried_now()))
 
     @cached_property
     def _network(self) -> Transport:

@@ -793,14 +793,14 @@ def test_workers_at_the_same_time(make_host: MakeHost) -> None:
     assert {each["state"] for each in hosts[0].history(webhook)} == {"succeeded"}
 
 
-def test_let_go(host: Host) -> None:
+def test_release(host: Host) -> None:
     """What is claimed and not sent comes due again with no attempt used up."""
     with Receiver() as receiver:
         webhook = host.create(receiver.url)
         host.push()
         with host.writing() as session:
             taken = claims.claim(session, 10)[0]
-            claims.let_go(session, [claims.Unsent(each) for each in taken])
+            claims.release(session, [claims.Released(each) for each in taken])
         host.deliver()
         assert len(receiver.requests) == 1
     assert only(host, webhook)["attempts"][0]["trigger"] == "push"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from flask_hubhooks import Repository
 from flask_hubhooks.formats.dockerhub import body, callback_url, payload
+from flask_hubhooks.records.models import Push
 
 from .host import Host
 from .receivers import Receiver
@@ -124,6 +125,20 @@ def test_on_the_wire(host: Host) -> None:
     assert (received["repository"]["description"], received["repository"]["star_count"]) == ("Ünï 容器 🐳", 3)
     assert received["callback_url"].startswith("https://registry.example.com/u/acme/app/hook/")
     assert received["callback_url"].endswith("/")
+
+
+def test_a_snapshot_of_an_earlier_version(host: Host) -> None:
+    """A push whose stored snapshot lacks a key is delivered and shown, with that key's default."""
+    with Receiver() as receiver:
+        webhook = host.create(receiver.url)
+        host.push()
+        host.set_all(Push, snapshot={"description": "as it was"})
+        host.deliver()
+        (request,) = receiver.requests
+    (delivery,) = host.history(webhook)
+    sent = json.loads(host.details(webhook, delivery)["attempts"][0]["request"]["body"])
+    for details in (json.loads(request.body)["repository"], sent["repository"]):
+        assert (details["description"], details["status"], details["star_count"]) == ("as it was", "Active", 0)
 
 
 def test_long_text_is_cut_off() -> None:

@@ -8,6 +8,10 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
+from ..registry import Repository
+
+_DEFAULTS = Repository().snapshot()
+
 
 def callback_url(external_url: str, repository: str, token: str) -> str:
     return f"{external_url}/u/{quote(repository)}/hook/{token}/"
@@ -26,8 +30,10 @@ def payload(
     """What a receiver gets; `details` is a `Repository.snapshot()`, `token` goes into the `callback_url`.
 
     Times are whole epoch seconds: receivers written in Go refuse fractions. A repository of one part is in
-    the namespace `library`; of more than two parts the last is the name.
+    the namespace `library`; of more than two parts the last is the name. Details that are not in a snapshot, since an
+    earlier version recorded it, have their defaults.
     """
+    details = {**_DEFAULTS, **details}
     namespace, _, name = repository.rpartition("/")
     namespace = namespace or "library"
     return {

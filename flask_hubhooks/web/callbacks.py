@@ -8,7 +8,7 @@ from flask import Blueprint, Response
 
 from ..announce import announce
 from ..crypto.callback_tokens import BadToken
-from ..records.chains import CallbackRefused, decide, lock_called_back
+from ..records.callbacks import CallbackRefused, decide, lock_called_back
 from ..state import current_state
 from ..wakeups import wake
 from .pipeline import Handler, Route, carried_out, json_response, parse_json, read_body, route

@@ -9,7 +9,7 @@ from typing import Any
 from ..config import Config
 from ..formats import dockerhub
 from ..records.credentials import headers_of
-from ..records.history import Around, Latest
+from ..records.history import Context, LastAttempt
 from ..records.models import Attempt, Delivery, Hook, Push, Webhook
 from ..state import State
 from ..transport.causes import cause
@@ -72,12 +72,12 @@ def hook(row: Hook, active: bool, viewer: Viewer) -> dict[str, Any]:
     }
 
 
-def delivery(row: Delivery, around: Around, viewer: Viewer) -> dict[str, Any]:
+def delivery(row: Delivery, around: Context, viewer: Viewer) -> dict[str, Any]:
     """One line of the history. `status` is Docker Hub's word, `state` where it exactly stands.
 
     There is no next attempt while one is under way.
     """
-    latest = around.latest.get(row.id, Latest())
+    latest = around.last_attempts.get(row.id, LastAttempt())
     return {
         "id": str(row.id),
         "status": row.docker_status,
@@ -88,24 +88,17 @@ def delivery(row: Delivery, around: Around, viewer: Viewer) -> dict[str, Any]:
         "position": row.position,
         "chain_length": row.chain_length,
         "round": row.round,
-        "chain": [_step(each, viewer) for each in around.chains[row.push_id]],
+        "chain": [_step(each, viewer) for each in around.runs[row.push_id]],
         "attempt_count": row.attempt_count,
         "duration_ms": latest.duration_ms,
         "push": _push(row.push),
         "callback_expected": row.callback_expected,
         "callback": _callback(row),
         "created_at": time(row.created_at),
-        "next_attempt_at": _next_attempt_at(row),
+        "next_attempt_at": time(row.due_at),
         "received_at": time(row.received_at),
         "finished_at": time(row.finished_at),
     }
-
-
-def _next_attempt_at(row: Delivery) -> str | None:
-    """Null while it is under way. What a person waits for is due since before it was made."""
-    if row.lease_token or row.next_attempt_at is None:
-        return None
-    return time(max(row.next_attempt_at, row.created_at))
 
 
 def _step(row: Delivery, viewer: Viewer) -> dict[str, Any]:
@@ -119,7 +112,7 @@ def _step(row: Delivery, viewer: Viewer) -> dict[str, Any]:
     }
 
 
-def delivery_with_attempts(row: Delivery, around: Around, viewer: Viewer) -> dict[str, Any]:
+def delivery_with_attempts(row: Delivery, around: Context, viewer: Viewer) -> dict[str, Any]:
     """One delivery with its attempts."""
     sent = sent_body(row, viewer.state.config)
     return delivery(row, around, viewer) | {"attempts": [attempt(each, sent, viewer) for each in row.attempts]}

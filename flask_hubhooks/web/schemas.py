@@ -12,9 +12,10 @@ from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_lo
 from marshmallow.validate import Length, OneOf, Range
 
 from ..crypto.signing import BadSecret, check_secret
-from ..records.chains import OUTCOMES, Callback
+from ..records.callbacks import Callback
 from ..records.models import DOCKER_WORDS, NUMBER_LIMIT, Status
 from ..records.request_headers import HEADERS_LIMIT, BadHeader, check_name, check_value
+from ..records.runs import OUTCOMES
 from ..records.tag_filter import PATTERNS_LIMIT, BadPattern, check_pattern
 from ..records.webhooks import HookWanted
 from ..registry import as_utc, storable

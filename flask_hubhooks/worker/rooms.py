@@ -23,7 +23,7 @@ from time import monotonic
 from ..transport import Concern, Outcome
 from ..transport.hook_url import BadURL, destination
 from .breaker import Breaker
-from .claims import URGENT_MOST, Claim
+from .claims import MAX_URGENT, Claim
 
 SLOW_S = 1.0
 SLOW_TIMES = 4
@@ -98,7 +98,7 @@ class Rooms:
         """Take a claim in, which may wait until then."""
         with self._lock:
             hook = self._hook_of(claim)
-            if claim.urgent and hook.in_flight < URGENT_MOST:
+            if claim.urgent and hook.in_flight < MAX_URGENT:
                 hook.in_flight += 1
                 hook.host.in_flight += 1
                 self._urgent.append((claim, wait_until))

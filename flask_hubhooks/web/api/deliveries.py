@@ -25,7 +25,7 @@ from . import webhooks
 def list_all(call: Call, query: dict[str, Any], webhook_id: int) -> Response:
     with call.state.reading() as session:
         page = history.page(session, webhooks.find(session, call, webhook_id), query)
-        around = history.around(session, page.deliveries)
+        around = history.context(session, page.deliveries)
     return json_response(
         {
             "next": _page_url(call, webhook_id, page.older),
@@ -43,7 +43,7 @@ def _page_url(call: Call, webhook_id: int, cursor: str | None) -> str | None:
 def read(call: Call, webhook_id: int, delivery_id: uuid.UUID) -> Response:
     with call.state.reading() as session:
         row = find(session, webhooks.find(session, call, webhook_id), delivery_id)
-        around = history.around(session, [row])
+        around = history.context(session, [row])
         return json_response(documents.delivery_with_attempts(row, around, call.viewer))
 
 
@@ -91,7 +91,7 @@ def send_test(call: Call, wanted: dict[str, Any], webhook_id: int) -> Response:
 def _accepted(call: Call, webhook_id: int, delivery_id: uuid.UUID) -> Response:
     with call.state.reading() as session:
         row = find(session, webhooks.find(session, call, webhook_id), delivery_id)
-        content = documents.delivery(row, history.around(session, [row]), call.viewer)
+        content = documents.delivery(row, history.context(session, [row]), call.viewer)
     return json_response(content, 202, {"Location": api_url(call, webhook_id, "history", delivery_id)})
 
 

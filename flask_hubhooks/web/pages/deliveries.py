@@ -11,8 +11,8 @@ from flask import Response
 from ...dialects import utcnow
 from ...records import history
 from ...records import runs as chain_history
-from ...records.chains import OUTCOMES, outcome
 from ...records.models import Status
+from ...records.runs import OUTCOMES, deciding_state
 from .. import documents
 from ..api import deliveries as api
 from ..api.webhooks import find
@@ -32,7 +32,7 @@ def show_history(call: Call, query: dict[str, Any], webhook_id: int) -> Response
         found = chain_history.page(session, row, query, size)
         chart = week.chart(week.read(session, row), utcnow())
         webhook = documents.webhook(row, call.viewer)
-    chains = [[documents.delivery(each, found.around, call.viewer) for each in chain] for chain in found.chains]
+    chains = [[documents.delivery(each, found.context, call.viewer) for each in chain] for chain in found.runs]
     return page(
         call,
         "history.html",
@@ -47,15 +47,15 @@ def show_history(call: Call, query: dict[str, Any], webhook_id: int) -> Response
 
 
 def _outcome(chain: list[dict[str, Any]]) -> str:
-    return outcome(Status(each["state"]) for each in chain).value
+    return deciding_state(Status(each["state"]) for each in chain).value
 
 
 def show(call: Call, query: dict[str, Any], webhook_id: int, delivery_id: uuid.UUID) -> Response:
     with call.state.reading() as session:
         webhook = find(session, call, webhook_id)
         row = api.find(session, webhook, delivery_id)
-        around = history.around(session, [row])
-        chain = [documents.delivery(each, around, call.viewer) for each in around.chains[row.push_id]]
+        around = history.context(session, [row])
+        chain = [documents.delivery(each, around, call.viewer) for each in around.runs[row.push_id]]
         tried = attempts.read(session, row, query["attempt"])
     sent = documents.sent_body(row, call.state.config)
     laid_out = sent if query["payload"] == "raw" else json.dumps(json.loads(sent), indent=2, ensure_ascii=False)

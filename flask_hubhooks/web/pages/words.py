@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from ...dialects import utcnow
-from ...records.runs import Recent
+from ...records.runs import RunSummary
 from .translation import gettext as _
 from .translation import marked, ngettext
 from .week import Chart, Day
@@ -191,7 +191,7 @@ def timing(attempt: Mapping[str, Any]) -> Markup:
     return _(", ").join(parts)
 
 
-def summary(recent: Sequence[Recent]) -> Markup:
+def summary(recent: Sequence[RunSummary]) -> Markup:
     """The latest outcomes, for who cannot see their marks."""
     counts = Counter(each.state.value for each in recent)
     told = _(", ").join(
