@@ -38,7 +38,7 @@ from .crypto.signing import signature_headers
 from .dialects import now_plus, utcnow
 from .records.models import Delivery, Status
 from .state import current_state
-from .transport import BODY_LIMIT, Outcome, Transport
+from .transport import MAX_STORED_BODY, Outcome, Transport
 from .worker.dispatcher import Dispatcher, guarded_transport
 from .worker.rooms import Rooms
 
@@ -235,8 +235,8 @@ def _outcome(answer: Answer, started_at: datetime, began: float) -> Outcome:
         connect_ms=0,
         wait_ms=took_ms,
         response_headers=tuple(answer.headers.items()),
-        response_body=answer.body[:BODY_LIMIT],
-        truncated=len(answer.body) > BODY_LIMIT,
+        response_body=answer.body[:MAX_STORED_BODY],
+        truncated=len(answer.body) > MAX_STORED_BODY,
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_hubhooks.transport.addresses import AddressPolicy, ForbiddenAddress
+from flask_hubhooks.transport.egress import AddressPolicy, ForbiddenAddress
 
 PUBLIC_ONLY = AddressPolicy()
 IPV4_MAPPED = bytes(10) + b"\xff\xff"
@@ -162,9 +162,9 @@ def test_words(address: str, reason: str) -> None:
     """The exception says which address is refused, why, and what the operator can do."""
     with pytest.raises(ForbiddenAddress) as refused:
         PUBLIC_ONLY.check(address)
-    remedy = "the operator can allow it with HUBHOOKS_ALLOWED_NETWORKS"
-    said = f"hook address {ip_address(address)} is not public ({reason})"
-    assert str(refused.value) == f"{said}; {remedy}"
+    remedy = "The operator can allow it with HUBHOOKS_ALLOWED_NETWORKS."
+    said = f"Hook address {ip_address(address)} is not public ({reason})"
+    assert str(refused.value) == f"{said}. {remedy}"
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_link_local(address: str, network: str) -> None:
             with pytest.raises(ForbiddenAddress) as refused:
                 refusing.check(address, listed=listed)
             assert str(refused.value).endswith(
-                f"(link-local); the operator can allow it with a network within {network} in HUBHOOKS_ALLOWED_NETWORKS"
+                f"(link-local). The operator can allow it with a network within {network} in HUBHOOKS_ALLOWED_NETWORKS."
             )
     AddressPolicy((ip_network(network),)).check(address, listed=True)
     AddressPolicy((*wide.allowed_networks, ip_network(network))).check(address)
@@ -232,7 +232,7 @@ def test_metadata(address: str) -> None:
     forms = [metadata, *(wrapped(metadata) if isinstance(metadata, IPv4Address) else ())]
     for form in forms:
         for listed in (False, True):
-            with pytest.raises(ForbiddenAddress, match=rf" of a cloud\); the operator can allow it with {address}/"):
+            with pytest.raises(ForbiddenAddress, match=rf"\(cloud .+\)\. The operator can allow it with {address}/"):
                 wide.check(form, listed=listed)
         AddressPolicy((*exact.allowed_networks, *wide.allowed_networks)).check(form)
     exact.check(metadata)

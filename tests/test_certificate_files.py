@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from flask_hubhooks.transport import Transport, files
+from flask_hubhooks.transport import Transport, certificate_files
 
 from .receivers import Receiver, tls_context
 from .test_transport import LOOPBACK, post
@@ -18,7 +18,7 @@ from .test_transport import LOOPBACK, post
 
 @pytest.fixture(autouse=True)
 def _looked_at_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "CHECK_S", 0.0)
+    monkeypatch.setattr(certificate_files, "CHECK_S", 0.0)
 
 
 @pytest.fixture
@@ -54,10 +54,10 @@ def test_authorities(tmp_path: Path, make: Callable[..., Transport]) -> None:
     sender = make()
     with Receiver(tls=tls_context(first)) as one, Receiver(tls=tls_context(second)) as other:
         assert post(sender, one.url).status_code == 200
-        assert post(sender, other.url).error.startswith("TLS: ")
+        assert post(sender, other.url).error.startswith("TLS failed: ")
         put(tmp_path / "ca.pem", second.cert_pem.bytes())
         assert post(sender, other.url).status_code == 200
-        assert post(sender, one.url).error.startswith("TLS: ")
+        assert post(sender, one.url).error.startswith("TLS failed: ")
 
 
 def test_a_client_certificate_is_renewed(tmp_path: Path, make: Callable[..., Transport]) -> None:
@@ -133,7 +133,7 @@ def test_old_versions_do_not_pile_up(
     tmp_path: Path, make: Callable[..., Transport], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that changes often keeps no open file for each version."""
-    monkeypatch.setattr(files, "MAX_VERSIONS", 3)
+    monkeypatch.setattr(certificate_files, "MAX_VERSIONS", 3)
     authority = trustme.CA()
     before = 0
     with Receiver() as receiver:

@@ -15,9 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flask_hubhooks.config import Config
-from flask_hubhooks.transport import Transport, lookups
-from flask_hubhooks.transport.addresses import AddressPolicy, Forbidden, ForbiddenAddress
-from flask_hubhooks.transport.egress import Egress, egress_of
+from flask_hubhooks.transport import Transport, resolver
+from flask_hubhooks.transport.egress import AddressPolicy, Egress, Forbidden, ForbiddenAddress, egress_of
 
 from .host import Host
 from .receivers import Receiver
@@ -51,7 +50,7 @@ def test_http() -> None:
     """Without HUBHOOKS_ALLOW_HTTP a URL must be https."""
     egress = Egress(allow_http=False)
     assert egress.target("HTTPS://ci.example.com/").port == 443
-    said = "hook URL must begin with https://; the operator can allow http with HUBHOOKS_ALLOW_HTTP"
+    said = "The hook URL must use https. The operator can allow http with HUBHOOKS_ALLOW_HTTP."
     assert refusal(egress, "http://ci.example.com/") == said
 
 
@@ -82,14 +81,14 @@ def test_any_port(port: int, allowed: frozenset[int] | None) -> None:
 @pytest.mark.parametrize("spelling", [each for spellings in SPELLINGS.values() for each in spellings])
 def test_spellings(spelling: str) -> None:
     """An address that is not public is refused in every spelling, with nothing looked up for it."""
-    assert refusal(Egress(), f"http://{spelling}/").startswith("hook address ")
+    assert refusal(Egress(), f"http://{spelling}/").startswith("Hook address ")
     assert refusal(Egress(allowed_hosts=("*.com", spelling.lower())), f"http://{spelling}/")
 
 
 @pytest.mark.parametrize("host", ["[::]", "[::1]", "[::ffff:10.0.0.1]", "[64:ff9b::a9fe:a9fe]", "[fd00:ec2::254]"])
 def test_ipv6(host: str) -> None:
     """The same holds for IPv6, and for IPv4 within it."""
-    assert refusal(Egress(), f"http://{host}/").startswith("hook address ")
+    assert refusal(Egress(), f"http://{host}/").startswith("Hook address ")
 
 
 def test_metadata() -> None:
@@ -105,7 +104,7 @@ def test_metadata() -> None:
 def test_localhost(host: str) -> None:
     """A name of this machine is refused unless it is listed, or loopback is allowed."""
     said = refusal(Egress(), f"http://{host}/")
-    assert said.startswith(f"hook host {host.lower()} is this machine itself; ")
+    assert said.startswith(f"Hook host {host.lower()} is the machine of the worker itself. ")
     assert refusal(Egress(policy("10.0.0.0/8"), ("localhosts",)), f"http://{host}/") == said
     for allowing in (policy("127.0.0.0/8"), policy("::1/128")):
         Egress(allowing).target(f"http://{host}/")
@@ -115,10 +114,10 @@ def test_localhost(host: str) -> None:
 @pytest.mark.parametrize("host", LOCAL)
 def test_localhost_that_leads_elsewhere(network: Network, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     """Allowing loopback lets names below localhost go to this machine, and to no other address they resolve to."""
-    monkeypatch.setattr(lookups, "REMEMBERED_S", 0.0)
+    monkeypatch.setattr(resolver, "REMEMBERED_S", 0.0)
     for loopback in ("127.0.0.0/8", "::1/128"):
         for address in ("127.0.0.1", "::1"):
-            Egress(policy(loopback)).check_answer(host.lower(), (address,))
+            Egress(policy(loopback)).check_addresses(host.lower(), (address,))
         for address in ("10.9.9.9", "169.254.1.1", "192.168.7.7", "fd00::1"):
             network.names[host.lower()] = [(address, 80)] if "." in address else [(address, 80, 0, 0)]
             outcome = post(Transport(Egress(policy(loopback))), f"http://{host}/")
@@ -200,15 +199,15 @@ def test_words_for_a_name(network: Network, address: str) -> None:
     """Of a name it is not told which address it has, nor of which kind."""
     network.names["intranet.example.com"] = [(address, 80)]
     outcome = post(Transport(LISTING), "http://intranet.example.com/")
-    said = "the operator can allow it with HUBHOOKS_ALLOWED_HOSTS or HUBHOOKS_ALLOWED_NETWORKS"
+    said = "The operator can allow it with HUBHOOKS_ALLOWED_HOSTS or HUBHOOKS_ALLOWED_NETWORKS."
     assert outcome.blocked
-    assert outcome.error == f"hook host intranet.example.com has an address that is not public; {said}"
+    assert outcome.error == f"Hook host intranet.example.com has an address that is not public. {said}"
     assert not network.connected
 
 
 def test_rebinding(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name that alternates between a public and a private address is never connected to at the private one."""
-    monkeypatch.setattr(lookups, "REMEMBERED_S", 0.0)
+    monkeypatch.setattr(resolver, "REMEMBERED_S", 0.0)
     flips = [("93.184.216.34", 80)], [("10.0.0.1", 80)], [("93.184.216.34", 80), ("127.0.0.1", 80)]
     sender, blocked = Transport(), 0
     for turn in range(60):
@@ -220,7 +219,7 @@ def test_rebinding(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_rebinding_at_once(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same holds for many POSTs at once, which share look-ups."""
-    monkeypatch.setattr(lookups, "REMEMBERED_S", 0.0)
+    monkeypatch.setattr(resolver, "REMEMBERED_S", 0.0)
     private = iter([True, False] * 500)
 
     def flip(*_: Any, **__: Any) -> Any:
@@ -287,9 +286,9 @@ def test_refused_when_saved(make_saving: Any) -> None:
 def test_syntax_when_saved(make_saving: Any) -> None:
     """What is no URL keeps its own words."""
     host = make_saving()
-    assert saved(host, "http://%31%32%37.0.0.1/") == "Must hold neither % nor \\ in its host."
-    assert saved(host, "http://[fe80::1%25lo]/") == "Must hold neither % nor \\ in its host."
-    assert saved(host, "http://a@ci.example.com/") == "Must hold neither user name nor fragment."
+    assert saved(host, "http://%31%32%37.0.0.1/") == "Must not contain % or \\ in the host name."
+    assert saved(host, "http://[fe80::1%25lo]/") == "Must not contain % or \\ in the host name."
+    assert saved(host, "http://a@ci.example.com/") == "Must not contain a user name or a fragment."
 
 
 def test_changed_when_saved(make_saving: Any) -> None:

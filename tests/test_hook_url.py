@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from requests import PreparedRequest
 from urllib3.util import parse_url
 
-from flask_hubhooks.transport import Transport, exchange, lookups, loop
-from flask_hubhooks.transport.addresses import Forbidden
-from flask_hubhooks.transport.egress import Egress
-from flask_hubhooks.transport.hook_url import BadURL, Target, check, destination, hosts, target
+from flask_hubhooks.transport import Transport, exchange, loop
+from flask_hubhooks.transport.egress import Egress, Forbidden
+from flask_hubhooks.transport.hook_url import BadURL, Target, canonical_origin, hosts, target
+from flask_hubhooks.transport.resolver import Resolver
 
 from .posting import post
 
@@ -45,7 +45,7 @@ def recorded() -> Iterator[tuple[list[str], list[Any]]]:
     with pytest.MonkeyPatch.context() as patches:
         patches.setattr(socket, "getaddrinfo", look_up)
         patches.setattr(exchange, "open_socket", open_socket)
-        patches.setattr(loop, "look_ups", lookups.LookUps())
+        patches.setattr(loop, "shared_resolver", Resolver())
         yield looked_up, connected
 
 
@@ -130,7 +130,7 @@ NONE = [
 def test_no_targets(url: str) -> None:
     """What two programs could read differently, or what only looks like an address, is no URL, saved or sent."""
     with pytest.raises(BadURL, match=r"^Must "):
-        check(url)
+        target(url)
     with recorded() as (looked_up, connected):
         assert post(SENDER, url, b"", {}).status_code is None
     assert not looked_up + connected
@@ -249,7 +249,7 @@ def test_what_is_judged_is_connected_to(url: str) -> None:
 
 def allowed(url: str) -> bool:
     try:
-        check(url)
+        target(url)
     except BadURL:
         return False
     return True
@@ -276,8 +276,8 @@ GOOD = [
 @pytest.mark.parametrize(("url", "to", "host"), GOOD)
 def test_good(url: str, to: str, host: str) -> None:
     """An absolute http(s) URL is taken, and leads to its scheme, host and port whatever the case and the path."""
-    check(url)
-    assert destination(url) == to
+    target(url)
+    assert canonical_origin(url) == to
     assert hosts(url) == (host, host)
 
 
@@ -295,9 +295,9 @@ def test_good(url: str, to: str, host: str) -> None:
 )
 def test_internationalised(url: str, ascii_host: str, unicode_host: str) -> None:
     """A host in any script is taken and told both ways, and counts by its ASCII name."""
-    check(url)
+    target(url)
     assert hosts(url) == (ascii_host, unicode_host)
-    assert destination(url) == f"https://{ascii_host}:443"
+    assert canonical_origin(url) == f"https://{ascii_host}:443"
 
 
 @pytest.mark.parametrize(
@@ -337,14 +337,14 @@ def test_bad(url: str) -> None:
 def test_fragments(url: str) -> None:
     """A fragment is refused, an empty one too."""
     with pytest.raises(BadURL, match="fragment"):
-        check(url)
+        target(url)
 
 
 @pytest.mark.parametrize("url", ["http://u@ci.example.com/", "http://@ci.example.com/", "http://:@ci.example.com/"])
 def test_user_information(url: str) -> None:
     """A user name or password is refused, an empty one too."""
     with pytest.raises(BadURL, match="user name"):
-        check(url)
+        target(url)
 
 
 pieces = st.sampled_from(["http", "https", ":", "/", "//", "@", "#", "?", "[", "]", "\\", "%", ".", "a", "xn--", "::1"])
@@ -361,7 +361,7 @@ def test_total(url: str) -> None:
     given_parts, parts = urlsplit(url), urlsplit(sent.url or "")
     ascii_host, unicode_host = hosts(url)
     assert ascii_host.isascii() and ascii_host == read(parts.hostname or "") and unicode_host
-    assert destination(url).startswith(f"{given_parts.scheme}://")
+    assert canonical_origin(url).startswith(f"{given_parts.scheme}://")
     assert (given_parts.port or None) == (parts.port or None)
     if (reads := unquote(given_parts.hostname or "").lower()).isascii():
         assert read(reads) == ascii_host
@@ -374,4 +374,4 @@ def test_long_host_names(label: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(idna, "encode", lambda *_, **__: pytest.fail("it was encoded"))
     for host in (label * 254, f"{label * 60}." * 5000):
         with pytest.raises(BadURL, match="host name of at most 253 characters"):
-            check(f"https://{host}/")
+            target(f"https://{host}/")

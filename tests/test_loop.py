@@ -19,15 +19,14 @@ import pytest
 import trustme
 
 from flask_hubhooks.transport import Concern, Outcome, Request, Transport, exchange, loop
-from flask_hubhooks.transport.addresses import AddressPolicy
-from flask_hubhooks.transport.egress import Egress
+from flask_hubhooks.transport.egress import AddressPolicy, Egress
 from flask_hubhooks.transport.loop import Loop
 
 from .posting import post
 from .receivers import Receiver, close, hang, poll, tls_context
 
 LOOPBACK = Egress(AddressPolicy((ip_network("127.0.0.0/8"),)))
-STOPPED = "the worker stopped before there was an answer"
+STOPPED = "The worker stopped before there was an answer."
 
 
 def threads() -> list[threading.Thread]:
@@ -205,7 +204,7 @@ PARENT = """
 import os, sys, threading, time
 from ipaddress import ip_network
 from flask_hubhooks.transport import Transport
-from flask_hubhooks.transport.addresses import AddressPolicy
+from flask_hubhooks.transport.egress import AddressPolicy
 from flask_hubhooks.transport.egress import Egress
 from tests.posting import post
 
@@ -250,7 +249,7 @@ def test_connections_have_a_maximum_age(option: int, monkeypatch: pytest.MonkeyP
 
     def shortened(made_for: exchange.Exchange) -> Any:
         handle = make(made_for)
-        assert exchange.CONNECTION_S <= 60
+        assert exchange.MAX_CONNECTION_AGE_S <= 60
         handle.setopt(option, 1)
         return handle
 
@@ -290,7 +289,10 @@ def test_faults_of_ours(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptu
         with monkeypatch.context() as patches:
             patches.setattr(loop, step, fail)
             outcome = post(sender, receiver.url, b"", {})
-        assert (outcome.error, outcome.concern) == ("unexpected fault (MemoryError)", Concern.NOBODY)
+        assert (outcome.error, outcome.concern) == (
+            "Internal error (MemoryError). See the worker's log.",
+            Concern.NOBODY,
+        )
         assert post(sender, receiver.url, b"", {}).status_code == 200
     sender.close()
     assert "a request failed by a fault of ours" in caplog.text
@@ -309,7 +311,7 @@ def test_lack_of_files(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptur
             patches.setattr(exchange, "open_socket", lacking)
             outcome = post(sender, receiver.url, b"", {})
         assert (outcome.status_code, outcome.concern, outcome.connected) == (None, Concern.NOBODY, False)
-        assert outcome.error == "too many open files: check the worker and its machine"
+        assert outcome.error == "Too many open files. Check the worker and its machine."
         assert post(sender, receiver.url, b"", {}).status_code == 200
     sender.close()
     assert not caplog.text

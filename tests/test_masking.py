@@ -16,7 +16,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from flask_hubhooks.records.models import Hook
-from flask_hubhooks.transport import BODY_LIMIT, HEADERS_LIMIT, Outcome
+from flask_hubhooks.transport import MAX_STORED_BODY, MAX_STORED_HEADERS, Outcome
 from flask_hubhooks.transport.hook_url import origin
 from flask_hubhooks.worker.masking import masked
 
@@ -123,7 +123,7 @@ def test_cut_off(spelling: str) -> None:
             shown = told.decode().removeprefix("......").removesuffix("***")
             assert len(shown) < len(percent(secret[0])) + len("\\u0000"), (secret, length, told)
             assert not shown or re.fullmatch(r"%[0-9A-Fa-f]?|\\(u[0-9A-Fa-f]{0,3})?", shown), (secret, length, told)
-            text = "x" * (HEADERS_LIMIT - 3 - length) + spelled[:length]
+            text = "x" * (MAX_STORED_HEADERS - 3 - length) + spelled[:length]
             [(_, value)] = masked(outcome(b"", ("X-A", text)), [secret]).response_headers
             assert value.rstrip("*").lstrip("x") == shown
 
@@ -150,7 +150,7 @@ def test_bodies_without_secrets_stay() -> None:
 )
 def test_hostile_bodies(unit: bytes) -> None:
     """Bodies made to keep a search busy are searched through once."""
-    body = (unit * BODY_LIMIT)[:BODY_LIMIT]
+    body = (unit * MAX_STORED_BODY)[:MAX_STORED_BODY]
     secrets = [each * 2000 + "b" for each in ("a", "%25", "%", "\\")]
     assert masked(outcome(body, truncated=True), secrets).truncated
 

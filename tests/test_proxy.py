@@ -17,8 +17,9 @@ from urllib.parse import urlsplit
 import pytest
 import trustme
 
-from flask_hubhooks.transport import Concern, Transport, files, lookups, loop
+from flask_hubhooks.transport import Concern, Transport, certificate_files, loop
 from flask_hubhooks.transport.egress import Egress
+from flask_hubhooks.transport.resolver import Resolver
 
 from .host import Host
 from .receivers import Answer, Connection, Receiver, Request, close, hang, reset, sends, tls_context, trickles
@@ -28,8 +29,8 @@ from .test_transport import BODY, LOOPBACK, SECRET, post
 
 PASSWORD = "pa:ss@wörd€"
 CREDENTIALS = "Basic " + base64.b64encode(f"ann:{PASSWORD}".encode()).decode()
-CLOSED = "the proxy closed the connection, or its answer is not HTTP"
-ADVICE = "is it running? The operator must check HUBHOOKS_PROXY"
+CLOSED = "The proxy closed the connection, or its response is not HTTP."
+ADVICE = "The operator must check HUBHOOKS_PROXY, and that the proxy is running."
 
 
 class Proxy(Receiver):
@@ -99,7 +100,7 @@ def looked_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return real(host, *args, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    monkeypatch.setattr(loop, "look_ups", lookups.LookUps())
+    monkeypatch.setattr(loop, "shared_resolver", Resolver())
     return hosts
 
 
@@ -177,9 +178,9 @@ def test_407(scheme: str, user: str, caplog: pytest.LogCaptureFixture) -> None:
     with Receiver() as receiver, Proxy(guarded=True) as proxy:
         outcome = post(sender(proxy.through(user)), f"{scheme}://ci.example.com:{receiver.port}/{SECRET}")
         assert receiver.connections == 0
-    words = "the proxy answered 407 Proxy Authentication Required"
+    words = "The proxy answered 407 Proxy Authentication Required"
     assert (outcome.status_code, outcome.blocked, outcome.response_headers) == (None, False, ())
-    assert outcome.error == f"{words}: the operator must check user and password in HUBHOOKS_PROXY"
+    assert outcome.error == f"{words}. The operator must check the user name and password in HUBHOOKS_PROXY."
     assert outcome.concern is Concern.NOBODY
     assert "wrong" not in caplog.text + repr(outcome)
 
@@ -245,10 +246,10 @@ def test_no_proxy(scheme: str, host: str, monkeypatch: pytest.MonkeyPatch) -> No
     """A proxy that is away fails the attempt, to be tried again, and it is not told where it would be."""
     if host != "127.0.0.1":
         monkeypatch.setattr(socket, "getaddrinfo", _no_name)
-        monkeypatch.setattr(loop, "look_ups", lookups.LookUps())
+        monkeypatch.setattr(loop, "shared_resolver", Resolver())
     outcome = post(sender(f"http://ann:{SECRET}@{host}:{closed_port()}"), f"{scheme}://ci.example.com/")
     assert (outcome.status_code, outcome.blocked) == (None, False)
-    assert outcome.error == f"no connection to the proxy: {ADVICE}"
+    assert outcome.error == f"No connection to the proxy. {ADVICE}"
     assert (outcome.concern, outcome.connected) == (Concern.NOBODY, False)
 
 
@@ -260,19 +261,19 @@ def test_the_receiver_is_away() -> None:
     """What the proxy cannot connect to is told as the proxy's answer."""
     with Proxy() as proxy:
         outcome = post(sender(proxy.through()), f"https://ci.example.com:{closed_port()}/")
-    assert outcome.error == "the proxy answered 502 Bad Gateway: check the host of the hook URL, and the proxy's log"
+    assert outcome.error == "The proxy answered 502 Bad Gateway. Check the host of the hook URL, and the proxy's log."
 
 
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (hang, f"no answer of the proxy within 0.5 s: {ADVICE}"),
-        (trickles(b"HTTP/1.1 200 " + b"x" * 100), f"no answer of the proxy within 0.5 s: {ADVICE}"),
-        (close, f"{CLOSED}: {ADVICE}"),
-        (reset, f"{CLOSED}: {ADVICE}"),
+        (hang, f"No answer from the proxy within 0.5 s. {ADVICE}"),
+        (trickles(b"HTTP/1.1 200 " + b"x" * 100), f"No answer from the proxy within 0.5 s. {ADVICE}"),
+        (close, f"{CLOSED} {ADVICE}"),
+        (reset, f"{CLOSED} {ADVICE}"),
         (
             sends(b"220 mail.example.com ESMTP\r\n"),
-            f"{CLOSED}: {ADVICE}",
+            f"{CLOSED} {ADVICE}",
         ),
     ],
 )
@@ -290,7 +291,7 @@ def test_deadline_of_http(answer: Answer) -> None:
     """The deadline holds for a proxy that does not answer an http URL, and one that trickles."""
     with Receiver(answer) as proxy:
         outcome = post(sender(proxy.url.removesuffix("/hook"), deadline_s=0.5), "http://ci.example.com/")
-    assert outcome.error.startswith("no answer within 0.5 s")
+    assert outcome.error.startswith("No answer within 0.5 s. ")
     assert outcome.duration_ms < SOON_S * 1000
 
 
@@ -304,7 +305,7 @@ def test_deadline_through_a_tunnel(authority: trustme.CA, bundle: str, answer: A
         url = f"https://ci.example.com:{receiver.port}/"
         assert post(through, url).status_code == 200
         outcome = post(through, url)
-    assert " within 0.8 s: " in outcome.error
+    assert " within 0.8 s. " in outcome.error
     assert outcome.duration_ms < SOON_S * 1000
 
 
@@ -312,7 +313,7 @@ def test_certificate_of_the_receiver(authority: trustme.CA, bundle: str) -> None
     """A receiver's certificate is verified against its own name, not the proxy's."""
     with Receiver(tls=tls_context(authority, "localhost")) as receiver, Proxy() as proxy:
         outcome = post(sender(proxy.through(), ca_bundle=bundle), f"https://ci.example.com:{receiver.port}/")
-    assert outcome.error.startswith("TLS: certificate is for localhost and not for ci.example.com: ")
+    assert outcome.error.startswith("TLS failed: the certificate is for localhost and not for ci.example.com. ")
     assert outcome.concern is Concern.HOST
     assert not receiver.requests
     assert proxy.connections == 1
@@ -323,8 +324,8 @@ def test_certificate_of_the_proxy(authority: trustme.CA, scheme: str) -> None:
     """An https proxy whose certificate is not trusted is sent nothing."""
     with Proxy(tls=tls_context(authority)) as proxy:
         outcome = post(sender(proxy.through(f"ann:{SECRET}@")), f"{scheme}://ci.example.com/")
-    advice = "the operator must check HUBHOOKS_PROXY and HUBHOOKS_CA_BUNDLE"
-    assert outcome.error == f"TLS: the proxy's certificate is refused: {advice}"
+    advice = "The operator must check HUBHOOKS_PROXY and HUBHOOKS_CA_BUNDLE."
+    assert outcome.error == f"TLS failed: the proxy's certificate was refused. {advice}"
     assert outcome.concern is Concern.NOBODY
     assert not proxy.requests
 
@@ -412,9 +413,9 @@ def test_client_certificate(asking: Any, own: tuple[str, str], bundle: str, most
         shown = Transport(LOOPBACK, ca_bundle=bundle, client_certificate=own)
         assert post(shown, receiver.url).status_code == 200
         error = post(Transport(LOOPBACK, ca_bundle=bundle), receiver.url).error
-    if not error.startswith("connection closed before an answer: "):  # which overtakes what TLS 1.3 says of it
-        assert error.startswith("TLS: ")
-        assert error.endswith((": set HUBHOOKS_CLIENT_CERTIFICATE", "or does it ask for a client certificate?"))
+    if not error.startswith("The connection was closed before an answer. "):  # which overtakes what TLS 1.3 says of it
+        assert error.startswith("TLS failed: ")
+        assert error.endswith((" Set HUBHOOKS_CLIENT_CERTIFICATE.", "and whether it wants a client certificate."))
 
 
 def test_proxies_see_no_client_certificate(asking: Any, own: tuple[str, str], bundle: str) -> None:
@@ -442,7 +443,7 @@ def test_renewed_client_certificate(
     asking: Any, own: tuple[str, str], authority: trustme.CA, bundle: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A certificate that is renewed is shown without a restart, on a new connection."""
-    monkeypatch.setattr(files, "CHECK_S", 0.0)
+    monkeypatch.setattr(certificate_files, "CHECK_S", 0.0)
     shown: list[int] = []
 
     def note(_: Request, connection: Connection) -> int:
@@ -463,16 +464,20 @@ def test_renewed_client_certificate(
 
 def test_renewed_authorities(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Authorities that are replaced are trusted without a restart, and those before them no more."""
-    monkeypatch.setattr(files, "CHECK_S", 0.0)
+    monkeypatch.setattr(certificate_files, "CHECK_S", 0.0)
     bundle = tmp_path / "ca.pem"
     trustme.CA().cert_pem.write_to_path(str(bundle))
     sender = Transport(LOOPBACK, ca_bundle=str(bundle))
     with Receiver(tls=tls_context(authority)) as receiver:
-        assert post(sender, receiver.url).error.startswith("TLS: certificate for localhost is of an unknown authority")
+        assert post(sender, receiver.url).error.startswith(
+            "TLS failed: the certificate of localhost is from an unknown authority"
+        )
         authority.cert_pem.write_to_path(str(bundle))
         assert post(sender, receiver.url).status_code == 200
         trustme.CA().cert_pem.write_to_path(str(bundle))
-        assert post(sender, receiver.url).error.startswith("TLS: certificate for localhost is of an unknown authority")
+        assert post(sender, receiver.url).error.startswith(
+            "TLS failed: the certificate of localhost is from an unknown authority"
+        )
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no certificate"])
@@ -480,7 +485,7 @@ def test_files_that_become_unreadable(
     authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any, content: bytes | None
 ) -> None:
     """A file that cannot be read any more leaves its old content in use, and that is logged once."""
-    monkeypatch.setattr(files, "CHECK_S", 0.0)
+    monkeypatch.setattr(certificate_files, "CHECK_S", 0.0)
     bundle = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(str(bundle))
     sender = Transport(LOOPBACK, ca_bundle=str(bundle))
@@ -492,6 +497,6 @@ def test_files_that_become_unreadable(
         for _ in range(3):
             receiver.drop()
             assert post(sender, receiver.url).status_code == 200
-    [record] = [each for each in caplog.records if each.name == files.__name__]
+    [record] = [each for each in caplog.records if each.name == certificate_files.__name__]
     assert record.getMessage().startswith("the new content of HUBHOOKS_CA_BUNDLE cannot be used (")
-    assert record.getMessage().endswith("): the old one stays in use")
+    assert record.getMessage().endswith("), so the old one stays in use")

@@ -15,9 +15,8 @@ from typing import Any
 
 import pytest
 
-from flask_hubhooks.transport import BODY_LIMIT, HEADERS_LIMIT, Concern, Outcome, Transport, exchange
-from flask_hubhooks.transport.addresses import AddressPolicy
-from flask_hubhooks.transport.egress import Egress
+from flask_hubhooks.transport import MAX_STORED_BODY, MAX_STORED_HEADERS, Concern, Outcome, Transport, exchange
+from flask_hubhooks.transport.egress import AddressPolicy, Egress
 
 from .posting import post as send
 from .receivers import Answer, Receiver, close, hang, http, poll, reset, sends, trickles
@@ -100,7 +99,7 @@ def test_user_and_password_of_the_url(guarded: Transport, addition: str) -> None
     with Receiver() as receiver:
         outcome = post(guarded, receiver.url.replace("//", f"//{addition}"))
         assert receiver.connections == 0
-    assert outcome.error == "the request cannot be formed: the hook URL or a header is not valid"
+    assert outcome.error == "The request cannot be built. The hook URL or a header is not valid."
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -139,14 +138,14 @@ def test_urls_that_are_none(guarded: Transport, url: str) -> None:
     """A URL that cannot be sent to is a failed outcome, not an exception."""
     outcome = post(guarded, url)
     assert (outcome.status_code, outcome.blocked) == (None, False)
-    assert outcome.error == "the request cannot be formed: the hook URL or a header is not valid"
+    assert outcome.error == "The request cannot be built. The hook URL or a header is not valid."
 
 
 @pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "\u20ac"])
 def test_header_values_that_are_none(guarded: Transport, value: str) -> None:
     """A header value with a line break, or of other text than Latin-1, sends nothing."""
     with Receiver() as receiver:
-        assert "a header is not valid" in post(guarded, receiver.url, **{"X-Header": value}).error
+        assert "a header is not valid." in post(guarded, receiver.url, **{"X-Header": value}).error
     assert not receiver.requests
 
 
@@ -191,7 +190,7 @@ def test_connection_closed_while_sending(guarded: Transport, ending: Answer) -> 
         outcome = post(guarded, receiver.url)
         assert len(receiver.requests) == 2
     assert outcome.status_code is None
-    assert outcome.error == f"{CLOSED} (it was kept alive from an earlier POST): {LOG}"
+    assert outcome.error == f"The connection, kept alive from an earlier POST, was closed before an answer. {LOG}"
 
 
 def test_many_connections_closed_while_sending(guarded: Transport) -> None:
@@ -213,7 +212,7 @@ def test_many_connections_closed_while_sending(guarded: Transport) -> None:
 
 def test_connection_long_idle(guarded: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that was idle for too long is replaced before use."""
-    monkeypatch.setattr(exchange, "CONNECTION_S", 1)
+    monkeypatch.setattr(exchange, "MAX_CONNECTION_AGE_S", 1)
     with Receiver() as receiver:
         post(guarded, receiver.url)
         began = monotonic()
@@ -224,7 +223,7 @@ def test_connection_long_idle(guarded: Transport, monkeypatch: pytest.MonkeyPatc
 
 def test_busy_connections_are_replaced(guarded: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection is replaced when it has become old, however busy: its name may have another address by now."""
-    monkeypatch.setattr(exchange, "CONNECTION_S", 1)
+    monkeypatch.setattr(exchange, "MAX_CONNECTION_AGE_S", 1)
     with Receiver() as receiver:
         poll(lambda: post(guarded, receiver.url).status_code == 200 and receiver.connections > 1)
         assert receiver.connections == 2
@@ -243,7 +242,7 @@ def test_close() -> None:
 # Answers
 
 
-@pytest.mark.parametrize("size", [0, 1, BODY_LIMIT])
+@pytest.mark.parametrize("size", [0, 1, MAX_STORED_BODY])
 def test_body_up_to_the_limit(guarded: Transport, size: int) -> None:
     """A body up to the limit is kept whole, and its connection is kept alive."""
     with Receiver(http(200, b"x" * size)) as receiver:
@@ -256,13 +255,13 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.mark.parametrize(
-    "answer", [http(200, b"x" * BODY_LIMIT * 2), CHUNKED + (b"1000\r\n" + b"x" * 0x1000 + b"\r\n") * 5]
+    "answer", [http(200, b"x" * MAX_STORED_BODY * 2), CHUNKED + (b"1000\r\n" + b"x" * 0x1000 + b"\r\n") * 5]
 )
 def test_body_above_the_limit(guarded: Transport, answer: bytes) -> None:
     """Of a longer body the beginning is kept, and the rest is not waited for: the connection is closed."""
     with Receiver(sends(answer, hang), 200) as receiver:
         outcome = post(guarded, receiver.url)
-        assert (outcome.status_code, outcome.response_body) == (200, b"x" * BODY_LIMIT)
+        assert (outcome.status_code, outcome.response_body) == (200, b"x" * MAX_STORED_BODY)
         assert outcome.truncated
         assert outcome.error == ""
         assert post(guarded, receiver.url).status_code == 200
@@ -273,7 +272,7 @@ def test_gzip_bomb() -> None:
     """A compressed body is kept as it was sent, never decompressed."""
     bomb = gzip.compress(bytes(8 * 1024 * 1024))
     outcome = post_once(http(200, bomb, "Content-Encoding: gzip"))
-    assert outcome.response_body == bomb[:BODY_LIMIT]
+    assert outcome.response_body == bomb[:MAX_STORED_BODY]
 
 
 def test_headers_are_capped_and_clean() -> None:
@@ -281,7 +280,7 @@ def test_headers_are_capped_and_clean() -> None:
     huge = [f"X-{number}: {'y' * 4000}" for number in range(10)]
     outcome = post_once(http(200, b"ok", "X-Odd: a\x01b\x07c\xe9", *huge))
     assert outcome.response_headers[1] == ("X-Odd", "a b c\xe9")
-    assert sum(len(name) + len(value) for name, value in outcome.response_headers) == HEADERS_LIMIT
+    assert sum(len(name) + len(value) for name, value in outcome.response_headers) == MAX_STORED_HEADERS
     assert outcome.status_code == 200
 
 
@@ -294,28 +293,28 @@ def test_interim_answers(guarded: Transport, interim: int) -> None:
         assert receiver.connections == 1
 
 
-CLOSED, LOG = "connection closed before an answer", "see the receiver's log"
-MALFORMED = "the answer's headers are malformed: check the receiver, or the proxy before it"
-NOT_HTTP = "the answer is not HTTP/1.1: check the port of the hook URL, and whether it should begin with https://"
+CLOSED, LOG = "The connection was closed before an answer.", "See the receiver's log."
+MALFORMED = "The response headers are malformed. Check the receiver, or the proxy in front of it."
+NOT_HTTP = "The response is not HTTP/1.1. Check the port of the hook URL, and whether it needs https instead of http."
 TOO_LONG = exchange.TOO_MANY_HEADERS
 
 
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
-        (close, f"{CLOSED}: {LOG}"),
-        (reset, f"{CLOSED}: {LOG}"),
+        (close, f"{CLOSED} {LOG}"),
+        (reset, f"{CLOSED} {LOG}"),
         (sends(b"220 mail.example.com ESMTP\r\n"), NOT_HTTP),
         (sends(b"HTTP/2.0 200 OK\r\n\r\n"), NOT_HTTP),
         (sends(b"HTTP/1.1 abc OK\r\n\r\n"), NOT_HTTP),
         (sends(b"\x00\xff" * 100 + b"\r\n"), NOT_HTTP),
         (sends(b"\x15\x03\x03\x00\x02\x02\x0a"), NOT_HTTP),
-        (sends(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000), f"{CLOSED}: {LOG}"),
+        (sends(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000), f"{CLOSED} {LOG}"),
         (sends(b"HTTP/1.1 200 OK\r\n" + (b"X: " + b"y" * 997 + b"\r\n") * 70 + b"\r\n"), TOO_LONG),
         (
             sends(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 6_000 + b"\r\n"),
-            "the answer's headers are too long or too many (at most 64 KiB, with 1xx answers and trailers): check the "
-            "receiver, or the proxy before it",
+            "The response headers are too long or too many (over 64 KiB, with 1xx responses and trailers). Check the "
+            "receiver, or the proxy in front of it.",
         ),
         (sends(b"HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\nx"), MALFORMED),
         (sends(b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nx"), MALFORMED),
@@ -352,7 +351,7 @@ def test_body_breaks_off(rest: bytes) -> None:
     """A status that arrived stands though its body breaks off; what came of the body is kept."""
     outcome = post_once(sends(b"HTTP/1.1 200 OK\r\n" + rest))
     assert (outcome.status_code, outcome.response_body) == (200, b"part")
-    assert outcome.error == f"the answer's body broke off: {LOG}"
+    assert outcome.error == f"The response body broke off. {LOG}"
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,14 @@ from ipaddress import IPv4Network, IPv6Network
 import certifi
 import pycurl
 
+from .certificate_files import ca_bundle as watched_ca_bundle
+from .certificate_files import client_certificate as watched_client_certificate
 from .egress import Egress
 from .exchange import Done, Proxy, Rules
-from .files import authorities, own_certificate
 from .loop import Loop
-from .outcome import BODY_LIMIT, HEADERS_LIMIT, Concern, Outcome, Request
+from .outcome import MAX_STORED_BODY, MAX_STORED_HEADERS, Concern, Outcome, Request
 
-__all__ = ["BODY_LIMIT", "HEADERS_LIMIT", "Concern", "Outcome", "Request", "Transport"]
+__all__ = ["MAX_STORED_BODY", "MAX_STORED_HEADERS", "Concern", "Outcome", "Request", "Transport"]
 
 MIN_LIBCURL = (8, 23, 0)
 """The oldest that the tests with hostile receivers were run with and pass; 7.88 does not."""
@@ -62,8 +63,10 @@ class Transport:
             egress or Egress(),
             connect_timeout_s,
             deadline_s,
-            authorities("HUBHOOKS_CA_BUNDLE", ca_bundle or certifi.where()),
-            own_certificate("HUBHOOKS_CLIENT_CERTIFICATE", *client_certificate) if client_certificate else None,
+            watched_ca_bundle("HUBHOOKS_CA_BUNDLE", ca_bundle or certifi.where()),
+            watched_client_certificate("HUBHOOKS_CLIENT_CERTIFICATE", *client_certificate)
+            if client_certificate
+            else None,
             Proxy(proxy) if proxy else None,
             frozenset(each for each in no_proxy if isinstance(each, str)),
             tuple(each for each in no_proxy if not isinstance(each, str)),

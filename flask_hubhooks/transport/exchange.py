@@ -19,12 +19,11 @@ from urllib.parse import unquote, urlsplit
 import pycurl
 
 from . import causes
-from .addresses import Forbidden
-from .egress import Egress, patterns_of
-from .files import WatchedFiles
+from .certificate_files import WatchedFiles
+from .egress import Egress, Forbidden, patterns_of
 from .hook_url import Target
-from .lookups import Answer, Found
-from .outcome import BODY_LIMIT, HEADERS_LIMIT, Concern, Outcome, Request
+from .outcome import MAX_STORED_BODY, MAX_STORED_HEADERS, Concern, Outcome, Request
+from .resolver import OnResolved, Resolution
 
 Done = Callable[[Outcome], None]
 Kept = dict[tuple[str, str, int, int], int]
@@ -32,7 +31,7 @@ Kept = dict[tuple[str, str, int, int], int]
 
 MAX_HEADER_BYTES = 64 * 1024
 """Of an answer's headers, of 1xx answers and of trailers together."""
-CONNECTION_S = 60
+MAX_CONNECTION_AGE_S = 60
 """How long a connection is kept, from its beginning and while it is idle. A name may get another address, and NAT
 gateways and firewalls forget idle connections silently."""
 
@@ -48,12 +47,12 @@ _LINE_BREAK = re.compile(r"[\r\n\0]")
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] +(\d{3})(?!\S)")  # libcurl reads 200 in "2000" and in "200OK", too
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
-NOT_FORMED = "the request cannot be formed: the hook URL or a header is not valid"
+NOT_FORMED = "The request cannot be built. The hook URL or a header is not valid."
 TOO_MANY_HEADERS = (
-    "the answer's headers are too long or too many (at most 64 KiB, with 1xx answers and trailers): check the "
-    "receiver, or the proxy before it"
+    "The response headers are too long or too many (over 64 KiB, with 1xx responses and trailers). Check the receiver, "
+    "or the proxy in front of it."
 )
-TOO_MUCH_WORK = "the answer takes too much work to read: check the receiver, or the proxy before it"
+TOO_MUCH_WORK = "The response takes too much work to read. Check the receiver, or the proxy in front of it."
 _TOO_LARGE = 100  # CURLE_TOO_LARGE, for which pycurl has no name: libcurl has limits of its own for lines and headers
 
 
@@ -127,7 +126,7 @@ class Exchange:
         self.done: Done | None = None
         self.target: Target | None = None
         self.proxy: Proxy | None = None
-        self.found: Found | None = None  # while its name is looked up
+        self.found: OnResolved | None = None  # while its name is looked up
         self.began = self.resolved_at = self.ready_at = self.headers_at = 0.0
         self.started_at: datetime = datetime.min
         self.opened: list[str] = []
@@ -135,7 +134,7 @@ class Exchange:
         self.error_number = 0
         self.again = False  # libcurl would have sent it a second time
         self.stale = False  # the receiver closed the kept connection before anything was sent over it
-        self.addresses: Answer | None = None
+        self.addresses: Resolution | None = None
         self.own_cause = ""  # why we ended it ourselves
         self.spent = 0.0  # processor time since the request was sent
         self.header_bytes = 0
@@ -164,7 +163,7 @@ class Exchange:
         if self.proxy is None and self.target is not None:
             zone = address.addr[3] if len(address.addr) == 4 else 0
             try:
-                self.rules.egress.check_answer(self.target.host, (f"{host}%{zone}" if zone else host,))
+                self.rules.egress.check_addresses(self.target.host, (f"{host}%{zone}" if zone else host,))
             except Forbidden as forbidden:
                 self.forbidden = str(forbidden)
                 return pycurl.SOCKET_BAD
@@ -216,8 +215,8 @@ class Exchange:
         return None
 
     def on_body(self, data: bytes) -> int | None:
-        self.body += data[: BODY_LIMIT + 1 - len(self.body)]
-        if len(self.body) > BODY_LIMIT:
+        self.body += data[: MAX_STORED_BODY + 1 - len(self.body)]
+        if len(self.body) > MAX_STORED_BODY:
             self.truncated = True
             return 0
         return None
@@ -266,7 +265,7 @@ class Exchange:
         if self.own_cause == TOO_MANY_HEADERS or (self.own_cause and not self.headers_at):
             return self.ended(self.own_cause, Concern.HOOK if self.ready_at else Concern.NOBODY)
         if not self.headers_at:
-            fault = causes.Fault(
+            failure = causes.Failure(
                 code,
                 message,
                 target.host.rstrip("."),
@@ -275,19 +274,21 @@ class Exchange:
                 through_proxy=self.proxy is not None,
                 deadline_s=rules.deadline_s,
                 connect_timeout_s=rules.connect_timeout_s,
-                look_up_s=self.resolved_at - self.began,
+                lookup_s=self.resolved_at - self.began,
                 opened=tuple(self.opened),
                 connected=handle.getinfo(pycurl.CONNECT_TIME_T) > 0,
                 ready=self.ready_at > 0,
-                number=self.error_number or handle.getinfo(pycurl.OS_ERRNO),
+                error_number=self.error_number or handle.getinfo(pycurl.OS_ERRNO),
                 verify_result=handle.getinfo(pycurl.SSL_VERIFYRESULT),
                 tunnel_status=self.tunnel_status,
                 certificate=_leaf(handle),
             )
-            return self.ended(*causes.no_answer(fault))
+            return self.ended(*causes.explain(failure))
         if self.status == 407 and self.proxy and target.scheme == "http":  # by its nature the proxy's own
             return self.ended(causes.proxy_answered(407), Concern.NOBODY)
-        error = self.own_cause or ("" if code == 0 or self.truncated else causes.no_end(code, rules.deadline_s))
+        error = self.own_cause or (
+            "" if code == 0 or self.truncated else causes.incomplete_body(code, rules.deadline_s)
+        )
         return Outcome(
             self.started_at,
             _ms(self.began, monotonic()),
@@ -296,14 +297,14 @@ class Exchange:
             connect_ms=_ms(self.began, self.ready_at) if self.opened else None,
             wait_ms=_ms(self.ready_at, self.headers_at),
             response_headers=_stored(self.lines),
-            response_body=bytes(self.body[:BODY_LIMIT]),
+            response_body=bytes(self.body[:MAX_STORED_BODY]),
             truncated=self.truncated,
             connected=True,
         )
 
     # What libcurl is told
 
-    def prepare(self, handle: Any, addresses: Answer | None) -> None:
+    def prepare(self, handle: Any, addresses: Resolution | None) -> None:
         """Set what differs from one request to the next; raises `ValueError` where a header is none."""
         self.addresses = addresses
         self.resolved_at = monotonic()
@@ -358,12 +359,12 @@ def make_handle(exchange: Exchange) -> Any:
         (pycurl.NOSIGNAL, 1),
         (pycurl.USERAGENT, ""),
         (pycurl.HEADEROPT, pycurl.HEADER_SEPARATE),
-        (pycurl.BUFFERSIZE, BODY_LIMIT),
-        (pycurl.UPLOAD_BUFFERSIZE, BODY_LIMIT),
+        (pycurl.BUFFERSIZE, MAX_STORED_BODY),
+        (pycurl.UPLOAD_BUFFERSIZE, MAX_STORED_BODY),
         (pycurl.CONNECTTIMEOUT_MS, max(1, round(exchange.rules.connect_timeout_s * 1000))),
         (pycurl.DNS_CACHE_TIMEOUT, -1),
-        (pycurl.MAXLIFETIME_CONN, CONNECTION_S),
-        (pycurl.MAXAGE_CONN, CONNECTION_S),
+        (pycurl.MAXLIFETIME_CONN, MAX_CONNECTION_AGE_S),
+        (pycurl.MAXAGE_CONN, MAX_CONNECTION_AGE_S),
         (pycurl.SSL_VERIFYPEER, 1),
         (pycurl.SSL_VERIFYHOST, 2),
         (pycurl.PROXY_SSL_VERIFYPEER, 1),
@@ -428,10 +429,10 @@ def _stored(lines: list[bytes]) -> tuple[tuple[str, str], ...]:
         else:
             fields.append((name.strip(), value.strip()))
     told = [text for field in fields for text in field]
-    if not _CONTROL.search("".join(told)) and sum(map(len, told)) <= HEADERS_LIMIT:
+    if not _CONTROL.search("".join(told)) and sum(map(len, told)) <= MAX_STORED_HEADERS:
         return tuple(fields)  # as most are
     stored = []
-    left = HEADERS_LIMIT
+    left = MAX_STORED_HEADERS
     for name, value in fields:
         name = _CONTROL.sub(" ", name)[:left]
         value = _CONTROL.sub(" ", value)[: left - len(name)]

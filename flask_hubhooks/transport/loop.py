@@ -19,11 +19,11 @@ from typing import Any, cast
 import pycurl
 
 from . import causes
-from .addresses import Forbidden, is_address
+from .egress import Forbidden, is_address
 from .exchange import NOT_FORMED, Done, Exchange, Kept, Meter, Rules, make_handle
 from .hook_url import BadURL, Target
-from .lookups import Answer, LookUp, look_ups
 from .outcome import Concern, Outcome, Request
+from .resolver import Lookup, Resolution, shared_resolver
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ FAILED_S = 0.1
 LOOK_UPS_S = 0.25
 """How often it is tried whether look-ups that wait in line can start."""
 
-STOPPED = "the worker stopped before there was an answer"
+STOPPED = "The worker stopped before there was an answer."
 
 
 class _Watch:
@@ -78,14 +78,14 @@ class Loop:
         self._most = most
         self._meter = Meter()
         self._inbox: deque[tuple[Request, Done, float, datetime]] = deque()
-        self._answers: deque[tuple[Exchange, int, Answer]] = deque()
+        self._answers: deque[tuple[Exchange, int, Resolution]] = deque()
         self._woken, self._waker = socket.socketpair()
         self._woken.setblocking(False)
         self._waker.setblocking(False)
         self._events: deque[tuple[selectors.SelectorKey, int]] = deque()  # sockets that wait to be attended to
         self._sleeping = False
         self._stopping = self._ended = False
-        self._waiting: dict[Exchange, LookUp] = {}  # for a look-up, those with the earliest deadline first
+        self._waiting: dict[Exchange, Lookup] = {}  # for a look-up, those with the earliest deadline first
         self._running: dict[Any, Exchange] = {}
         self._idle: list[tuple[Any, Exchange]] = []
         self._handles: dict[Exchange, Any] = {}
@@ -213,18 +213,18 @@ class Loop:
         if is_address(host):
             return self._start(exchange, None)
         exchange.found = partial(self._found, exchange, exchange.serial)
-        answer = look_ups.find(host, request.repository, exchange.found)
-        if isinstance(answer, LookUp):
+        answer = shared_resolver.resolve(host, request.repository, exchange.found)
+        if isinstance(answer, Lookup):
             self._waiting[exchange] = answer
         else:
             self._resolved(exchange, answer)
 
-    def _found(self, exchange: Exchange, serial: int, answer: Answer) -> None:
+    def _found(self, exchange: Exchange, serial: int, answer: Resolution) -> None:
         """Take the answer of a look-up, on its thread."""
         self._answers.append((exchange, serial, answer))
         self._wake()
 
-    def _look_up_ended(self, exchange: Exchange, serial: int, answer: Answer) -> None:
+    def _look_up_ended(self, exchange: Exchange, serial: int, answer: Resolution) -> None:
         if exchange.serial == serial and exchange in self._waiting:
             del self._waiting[exchange]
             try:
@@ -237,36 +237,39 @@ class Loop:
         while self._waiting:
             exchange, look_up = next(iter(self._waiting.items()))
             if now < exchange.deadline:
-                look_ups.start_waiting()
+                shared_resolver.start_queued()
                 return
             del self._waiting[exchange]
             if exchange.found:
-                look_ups.leave(look_up, exchange.found)
+                shared_resolver.cancel(look_up, exchange.found)
             in_line = look_up.started_at is None
-            why = "too many other look-ups without an answer" if in_line else "no answer"
-            error = causes.look_up_failed(look_up.host, f"{why} within {self._rules.deadline_s:g} s")
+            deadline = f"{self._rules.deadline_s:g} s"
+            reason = (
+                f"too many other lookups were unanswered for {deadline}" if in_line else f"no answer within {deadline}"
+            )
+            error = causes.lookup_failed(look_up.host, reason)
             concern = Concern.NOBODY if in_line else Concern.HOST
             if exchange.proxy:
                 error, concern = causes.NO_PROXY, Concern.NOBODY
             self._answer(exchange, exchange.ended(error, concern))
 
-    def _resolved(self, exchange: Exchange, answer: Answer) -> None:
+    def _resolved(self, exchange: Exchange, answer: Resolution) -> None:
         exchange.found = None
         target = cast(Target, exchange.target)
         if exchange.proxy:
             if not answer.addresses:
                 return self._answer(exchange, exchange.ended(causes.NO_PROXY, Concern.NOBODY))
         elif not answer.addresses:
-            error = causes.look_up_failed(target.host, answer.failure)
+            error = causes.lookup_failed(target.host, answer.failure)
             return self._answer(exchange, exchange.ended(error, Concern.HOST))
         else:
             try:
-                self._rules.egress.check_answer(target.host, answer.addresses)
+                self._rules.egress.check_addresses(target.host, answer.addresses)
             except Forbidden as forbidden:
                 return self._answer(exchange, exchange.ended(str(forbidden), Concern.NOBODY, blocked=True))
         self._start(exchange, answer)
 
-    def _start(self, exchange: Exchange, answer: Answer | None) -> None:
+    def _start(self, exchange: Exchange, answer: Resolution | None) -> None:
         if monotonic() > exchange.deadline:  # the process was suspended: another worker may be sending it by now
             return self._answer(exchange, exchange.ended(causes.TOO_LATE, Concern.NOBODY))
         handle = self._handles[exchange]
@@ -291,10 +294,12 @@ class Loop:
         self._answer(exchange, outcome)
 
     def _fail(self, exchange: Exchange, fault: Exception) -> None:
-        """Answer a request that a fault of ours has ended: no request may go unanswered."""
+        """Resolution a request that a fault of ours has ended: no request may go unanswered."""
         logger.exception("a request failed by a fault of ours")
         self._running.pop(self._handles.pop(exchange, None), None)
-        self._answer(exchange, exchange.ended(f"unexpected fault ({type(fault).__name__})", Concern.NOBODY))
+        self._answer(
+            exchange, exchange.ended(f"Internal error ({type(fault).__name__}). See the worker's log.", Concern.NOBODY)
+        )
 
     def _keep(self, handle: Any) -> None:
         """Remember the socket of a connection that is kept alive."""
@@ -313,7 +318,7 @@ class Loop:
             self._kept[ends] = fd
 
     def _answer(self, exchange: Exchange, outcome: Outcome) -> None:
-        """Answer a request, and keep the handle for another one."""
+        """Resolution a request, and keep the handle for another one."""
         handle, done = self._handles.pop(exchange, None), exchange.done
         exchange.clear()
         if handle is not None and len(self._idle) < MAX_KEPT_HANDLES:
@@ -322,7 +327,7 @@ class Loop:
             _tell(done, outcome)
 
     def _refuse(self) -> None:
-        """Answer what came too late, on any thread."""
+        """Resolution what came too late, on any thread."""
         with suppress(IndexError):
             while True:
                 request, done, began, started_at = self._inbox.popleft()
@@ -331,7 +336,7 @@ class Loop:
                 _tell(done, exchange.ended(STOPPED, Concern.NOBODY))
 
     def _end(self) -> None:
-        """Answer what is under way, and let go of everything."""
+        """Resolution what is under way, and let go of everything."""
         self._ended = True
         self._refuse()
         for handle in list(self._running):
@@ -339,7 +344,7 @@ class Loop:
         self._running.clear()
         for exchange, look_up in self._waiting.items():
             if exchange.found:
-                look_ups.leave(look_up, exchange.found)
+                shared_resolver.cancel(look_up, exchange.found)
         self._waiting.clear()
         for exchange in list(self._handles):
             self._answer(exchange, exchange.ended(STOPPED, Concern.NOBODY))

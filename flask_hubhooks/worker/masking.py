@@ -10,7 +10,7 @@ from functools import lru_cache
 from itertools import chain, islice
 
 from ..crypto.signing import SECRET_PREFIX
-from ..transport import HEADERS_LIMIT, Outcome
+from ..transport import MAX_STORED_HEADERS, Outcome
 
 MASKED = "***"
 """What stands where a token or a secret was."""
@@ -31,7 +31,7 @@ def masked(outcome: Outcome, secrets: Iterable[str] = ()) -> Outcome:
     hidden = _needles(tuple(secrets))
     body = outcome.response_body.decode("latin-1")
     told = "\n".join([*chain.from_iterable(outcome.response_headers), body])
-    long_headers = sum(len(name) + len(value) for name, value in outcome.response_headers) >= HEADERS_LIMIT
+    long_headers = sum(len(name) + len(value) for name, value in outcome.response_headers) >= MAX_STORED_HEADERS
     if not (outcome.truncated or long_headers or _spans(told, hidden)):
         return outcome  # as most are
     texts = list(chain.from_iterable(outcome.response_headers))

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from ..transport import Concern, Outcome
-from ..transport.hook_url import BadURL, destination
+from ..transport.hook_url import BadURL, canonical_origin
 from .breaker import Breaker
 from .claims import URGENT_MOST, Claim
 
@@ -281,6 +281,6 @@ class Rooms:
 
 def _host_of(url: str) -> str:
     try:
-        return destination(url)
+        return canonical_origin(url)
     except BadURL:  # it was accepted by an earlier version
         return "unknown"
