@@ -211,7 +211,7 @@ def test_schedule_used_up(host: Host) -> None:
             host.deliver()
     delivery = only(host, webhook)
     assert (delivery["status"], delivery["state"]) == ("error", "failed")
-    assert delivery["reason"] == "all 10 attempts failed"
+    assert delivery["reason"] == "All 10 attempts failed."
     assert codes(delivery) == [500] * 10
     assert delivery["next_attempt_at"] is None
 
@@ -644,7 +644,7 @@ def test_signals_of_a_failure(host: Host) -> None:
         host.push()
         host.deliver()
     finished, chain = told
-    assert (finished["delivery"].status, finished["delivery"].reason[:16]) == (Status.FAILED, "redirected (301)")
+    assert (finished["delivery"].status, finished["delivery"].reason[:16]) == (Status.FAILED, "Redirected (301)")
     assert [each.status for each in chain["deliveries"]] == [Status.FAILED, Status.SKIPPED]
 
 

@@ -329,7 +329,7 @@ def test_words_of_what_was_never_received(host: Host) -> None:
         host.push()
         host.deliver()
     assert standing(host, failed) == [("error", "failed")] * 2
-    assert "redirected (301)" in host.history(failed)[0]["reason"]
+    assert "Redirected (301)" in host.history(failed)[0]["reason"]
     assert standing(host, disabled) == [("error", "failed"), ("error", "cancelled")]
     assert all("410 Gone" in each["reason"] for each in host.history(disabled))
 

@@ -232,12 +232,12 @@ def test_readers_see_outcomes(host: Host) -> None:
     assert "webhook-signature" in seen.lower() and "webhook-signature" not in shown.lower()
     at = receiver.url.removesuffix("/hook")
     assert f"{at}/…" in shown and "HTTP 301" in shown and '"status_code": 301' in shown
-    assert "redirected (301) to https://other.example:8443: " in seen
-    assert "redirected (301) to https://other.example:8443: " in shown
+    assert "Redirected (301) to https://other.example:8443. " in seen
+    assert "Redirected (301) to https://other.example:8443. " in shown
     assert "386 of 387" in shown and "https://ci.example/7?a=b" in shown
     path = f"acme/app/webhooks/{webhook['id']}/"
     assert host.api("GET", path, user="reader").get_json()["headers"] is None
-    [moved_one] = [each for each in host.history(webhook) if "redirected" in each["reason"]]
+    [moved_one] = [each for each in host.history(webhook) if "Redirected" in each["reason"]]
     [attempt] = host.api("GET", f"{path}history/{moved_one['id']}/", user="reader").get_json()["attempts"]
     assert (attempt["status_code"], attempt["request"], attempt["response"]) == (301, None, None)
 

@@ -35,6 +35,21 @@ def build(name: str = "acme/app", tag: str = "latest", pusher: str = "ann", **de
     )
 
 
+def test_a_key_added_later() -> None:
+    """A push that was recorded before a detail existed gets the detail's default."""
+    kept = {name: value for name, value in Repository().snapshot().items() if name not in ("status", "star_count")}
+    built = payload(
+        external_url=HUB,
+        token=TOKEN,
+        repository="acme/app",
+        tag="latest",
+        pusher="ann",
+        pushed_at=datetime(2014, 12, 3, tzinfo=timezone.utc),
+        details=kept,
+    )
+    assert (built["repository"]["status"], built["repository"]["star_count"]) == ("Active", 0)
+
+
 def shape(value: Any) -> Any:
     """Keys in their order, and the JSON type of each value."""
     return [(key, shape(each)) for key, each in value.items()] if isinstance(value, dict) else type(value)

@@ -42,10 +42,10 @@ def test_moved(status: int) -> None:
     """A redirect that would have the POST repeated elsewhere fails at once, saying where to."""
     judgement = judge(answered(status, ("LOCATION", "https://new.example:8443/hook/s3cr3t?a=b")), 0)
     assert judgement.verdict is Verdict.FAILED
-    assert f"({status}) to https://new.example:8443: redirects are not followed" in judgement.reason
+    assert f"({status}) to https://new.example:8443. Redirects are not followed. " in judgement.reason
     for elsewhere in ("/hook/s3cr3t", "//s3cr3t", "s3cr3t", f"https://{'x' * 9000}/"):
-        assert "to another URL: " in judge(answered(status, ("Location", elsewhere)), 0).reason
-    assert "without saying where" in judge(answered(status), 0).reason
+        assert "to another URL. " in judge(answered(status, ("Location", elsewhere)), 0).reason
+    assert "without a Location header" in judge(answered(status), 0).reason
 
 
 def test_gone() -> None:
@@ -57,8 +57,8 @@ def test_gone() -> None:
 
 def test_forbidden_address() -> None:
     """A forbidden address fails at once, and its cause is named."""
-    judgement = judge(answered(None, error="hook address 10.0.0.1 is not public (private)", blocked=True), 0)
-    assert (judgement.verdict, judgement.reason) == (Verdict.FAILED, "hook address 10.0.0.1 is not public (private)")
+    judgement = judge(answered(None, error="Hook address 10.0.0.1 is not public (private).", blocked=True), 0)
+    assert (judgement.verdict, judgement.reason) == (Verdict.FAILED, "Hook address 10.0.0.1 is not public (private).")
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_everything_else(status: int | None) -> None:
     for step in range(len(SCHEDULE_S)):
         assert judge(answered(status), step).verdict is Verdict.RETRY
     used_up = judge(answered(status), len(SCHEDULE_S))
-    assert (used_up.verdict, used_up.reason) == (Verdict.FAILED, "all 10 attempts failed")
+    assert (used_up.verdict, used_up.reason) == (Verdict.FAILED, "All 10 attempts failed.")
 
 
 @given(STEPS)
