@@ -40,7 +40,7 @@ from .records.models import Delivery, Status
 from .state import current_state
 from .transport import MAX_STORED_BODY, Outcome, Transport
 from .worker.dispatcher import Dispatcher, guarded_transport
-from .worker.rooms import Rooms
+from .worker.limits import Limits
 
 __all__ = ["Answer", "Deliveries", "Receiver", "Request", "hubhooks"]
 
@@ -99,7 +99,7 @@ class Deliveries:
         """
         before = self._sent
         with self._app.app_context():  # one of its own, as a worker has: the test's `db.session` is left alone
-            Dispatcher(self._state, slice_s=inf, transport=self, rooms=_NoBreakers(1, 1)).run()
+            Dispatcher(self._state, slice_s=inf, transport=self, limits=_NoBreakers(1, 1)).run()
         faults, self._faults = self._faults, []
         if faults:
             raise faults[0]
@@ -130,7 +130,7 @@ class Deliveries:
         return done(outcome)
 
 
-class _NoBreakers(Rooms):
+class _NoBreakers(Limits):
     """Holds nothing back, however often a receiver has failed."""
 
     def _learn(self, *_: object) -> None:

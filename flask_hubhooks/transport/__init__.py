@@ -38,7 +38,7 @@ class Transport:
     read again when they change. Raises `OSError` where a file cannot be read.
 
     `connect_timeout_s` bounds connecting, over all addresses of a name together and with TLS, `deadline_s` the whole
-    exchange: look-up, connect, sending, and reading the answer. About `most` connections are kept at most.
+    exchange: look-up, connect, sending, and reading the answer. About `max_connections` connections are kept at most.
 
     `proxy` is the URL of an http(s) proxy, with user and password where it wants them: https goes through CONNECT,
     http with an absolute URI (RFC 9112 section 3.2.2). It looks names up itself, so it is the proxy that must refuse
@@ -56,7 +56,7 @@ class Transport:
         no_proxy: tuple[str | IPv4Network | IPv6Network, ...] = (),
         connect_timeout_s: float = 5.0,
         deadline_s: float = 15.0,
-        most: int = 1000,
+        max_connections: int = 1000,
     ) -> None:
         _refuse_old_libcurl()
         self._rules = Rules(
@@ -71,7 +71,7 @@ class Transport:
             frozenset(each for each in no_proxy if isinstance(each, str)),
             tuple(each for each in no_proxy if not isinstance(each, str)),
         )
-        self._most = most
+        self._max_connections = max_connections
         self._finalizer: weakref.finalize[..., Transport] | None = None
         self.forget()
         _transports.add(self)
@@ -95,7 +95,7 @@ class Transport:
     def _started(self) -> Loop:
         with self._lock:
             if self._loop is None:
-                self._loop = Loop(self._rules, self._most)
+                self._loop = Loop(self._rules, self._max_connections)
                 self._finalizer = weakref.finalize(self, self._loop.stop)
                 self._finalizer.atexit = False
             return self._loop
