@@ -436,7 +436,7 @@ def test_stopped_while_postgresql_hangs(postgres: Postgres, make_host: MakeHost,
         with postgres.hanging():
             process.send(signal.SIGTERM)
             assert process.ends() == 1
-        assert told(process) == ["a server has not answered for 3 s: stopped without it"]
+        assert told(process) == ["a server has not answered for 3 s, exiting without it"]
         host.make_due()
         assert worker("--burst").ends() == 0
     assert states(host, webhook) == {"succeeded": 1}
@@ -461,11 +461,11 @@ def test_stopped_while_redis_hangs(make_host: MakeHost, worker: Start, port: int
 
 PASSWORD = "a password of the test's"
 WRONG = {
-    "no tables": ({}, "the database lacks the table hubhooks_"),
+    "no tables": ({}, "The database lacks the table hubhooks_"),
     "no database": ({"database_uri": ("/t", "/no")}, "does not exist"),
     "no role": ({"database_uri": ("postgres:", "nobody:")}, 'role "nobody" does not exist'),
-    "password": ({"redis_url": ("//", f"//nobody:{quote(PASSWORD)}@")}, "Redis cannot be used: "),
-    "redis database": ({"redis_url": ("/0", "/99")}, "Redis cannot be used: "),
+    "password": ({"redis_url": ("//", f"//nobody:{quote(PASSWORD)}@")}, "Cannot use Redis: "),
+    "redis database": ({"redis_url": ("/0", "/99")}, "Cannot use Redis: "),
     "malformed": ({"redis_url": ("redis:", "http:")}, "HUBHOOKS_REDIS_URL must be a URL"),
 }
 
