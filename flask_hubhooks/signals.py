@@ -34,7 +34,7 @@ push_not_recorded = Signal()
 logger = logging.getLogger(__name__)
 
 
-def tell(signal: Signal, sender: object, **details: Any) -> None:
+def send_signal(signal: Signal, sender: object, **details: Any) -> None:
     """Send a signal to all its receivers. If one raises, that is logged, and the others still get the signal."""
     for receiver in signal.receivers_for(sender):
         try:

@@ -139,32 +139,37 @@ class Failure:
 
 def explain(failure: Failure) -> tuple[str, Concern]:
     """Return why there was no response, and whose fault that is."""
-    if not failure.ready and failure.error_number in _OUT_OF_RESOURCES:
-        return f"{os.strerror(failure.error_number)}. {_CHECK_WORKER}", Concern.NOBODY
-    if failure.code == pycurl.E_OUT_OF_MEMORY:
-        return f"Out of memory. {_CHECK_WORKER}", Concern.NOBODY
-    if failure.code in (pycurl.E_SSL_CERTPROBLEM, pycurl.E_SSL_CACERT_BADFILE):
-        return (
-            "TLS failed: our own certificate files cannot be used. The operator must check HUBHOOKS_CLIENT_CERTIFICATE "
-            "and HUBHOOKS_CA_BUNDLE.",
-            Concern.NOBODY,
-        )
-    if failure.code == pycurl.E_COULDNT_CONNECT and not failure.error_number and not failure.connected:
-        # libcurl did not even try to connect.
-        return "No socket could be opened. Check the worker's limit of open files (ulimit -n).", Concern.NOBODY
-    # A receiver must have had some time before its silence counts against it or its host.
-    least_s = min(failure.connect_timeout_s, failure.deadline_s / 3)
-    if failure.code == pycurl.E_OPERATION_TIMEDOUT and failure.deadline_s - failure.lookup_s < least_s:
-        return (
-            f"It took {failure.lookup_s:.1f} s of {failure.deadline_s:g} s to resolve the host name, which left too "
-            "little time for an answer. Check the worker's DNS.",
-            Concern.NOBODY,
-        )
+    if text := _our_fault(failure):
+        return text, Concern.NOBODY
     if failure.through_proxy and not failure.ready and (failure.tunnel_status or 0) // 100 != 2:
         return _proxy_failure(failure), Concern.NOBODY
     if failure.ready:
         return _failure_after_sending(failure), Concern.HOOK
     return _failure_before_sending(failure), Concern.HOST
+
+
+def _our_fault(failure: Failure) -> str:
+    """Describe a shortage or a wrong setting on the worker's side; "" if it is none."""
+    if not failure.ready and failure.error_number in _OUT_OF_RESOURCES:
+        return f"{os.strerror(failure.error_number)}. {_CHECK_WORKER}"
+    if failure.code == pycurl.E_OUT_OF_MEMORY:
+        return f"Out of memory. {_CHECK_WORKER}"
+    if failure.code in (pycurl.E_SSL_CERTPROBLEM, pycurl.E_SSL_CACERT_BADFILE):
+        return (
+            "TLS failed: our own certificate files cannot be used. The operator must check HUBHOOKS_CLIENT_CERTIFICATE "
+            "and HUBHOOKS_CA_BUNDLE."
+        )
+    if failure.code == pycurl.E_COULDNT_CONNECT and not failure.error_number and not failure.connected:
+        # libcurl did not even try to connect.
+        return "No socket could be opened. Check the worker's limit of open files (ulimit -n)."
+    # A receiver must have had some time before its silence counts against it or its host.
+    least_s = min(failure.connect_timeout_s, failure.deadline_s / 3)
+    if failure.code == pycurl.E_OPERATION_TIMEDOUT and failure.deadline_s - failure.lookup_s < least_s:
+        return (
+            f"It took {failure.lookup_s:.1f} s of {failure.deadline_s:g} s to resolve the host name, which left too "
+            "little time for an answer. Check the worker's DNS."
+        )
+    return ""
 
 
 def _failure_after_sending(failure: Failure) -> str:

@@ -12,8 +12,8 @@ of the request. Then libcurl calls the exchange back, in this order:
 `on_progress` is called in between, and may end the exchange. When libcurl has ended it, `Exchange.outcome` turns
 libcurl's result code, and what the callbacks have noted, into an `Outcome`.
 
-How far an exchange has come is told by its times: `ready_at` is 0 until the request may be sent, and `headers_at` is 0
-until the headers of the final response are complete.
+Two times show how far an exchange has come: `ready_at` is 0 until the request may be sent, and `headers_at` is 0 until
+the headers of the final response are complete.
 """
 
 from __future__ import annotations
@@ -308,7 +308,6 @@ class Exchange:
 
     def outcome(self, code: int, message: str, handle: Any) -> Outcome:
         """Return the outcome of an exchange that libcurl has ended, by libcurl's code and message."""
-        settings, target = self.settings, self.target
         if self.sending_twice:
             code = pycurl.E_GOT_NOTHING
         if self.forbidden:
@@ -319,11 +318,14 @@ class Exchange:
             return self.without_response(self.own_error, Concern.HOOK if self.ready_at else Concern.NOBODY)
         if not self.headers_at:
             return self.without_response(*causes.explain(self._failure(code, message, handle)))
-        if self.status == 407 and self.proxy and target.scheme == "http":  # 407 is always the proxy's own response
+        if self.status == 407 and self.proxy and self.target.scheme == "http":  # 407 is always the proxy's own response
             return self.without_response(causes.proxy_answered(407), Concern.NOBODY)
+        return self._with_response(code)
+
+    def _with_response(self, code: int) -> Outcome:
         error = self.own_error
         if code and not error and not self.truncated:
-            error = causes.incomplete_body(code, settings.deadline_s)
+            error = causes.incomplete_body(code, self.settings.deadline_s)
         return Outcome(
             self.started_at,
             _ms(self.began, monotonic()),
