@@ -1,4 +1,4 @@
-"""What is said of an attempt's failure: of answers that are no success, and of what no receiver here can do."""
+"""The causes of failed attempts: error responses, and failures that no receiver in these tests can produce."""
 
 from __future__ import annotations
 
@@ -48,21 +48,21 @@ BROKE = f"The response body broke off. {LOG}"
     ],
 )
 def test_answers(status: int, words: str) -> None:
-    """An answer that is no success is told with its phrase and what to do, and a body that broke off beside it."""
+    """An error response gets its reason phrase and advice, followed by how its body broke off."""
     assert cause(status, "") == f"The receiver answered {words}"
     assert cause(status, BROKE) == f"The receiver answered {words} {BROKE}"
 
 
 @pytest.mark.parametrize("status", [None, 200, 204, 299, 302, 303])
 def test_no_cause(status: int | None) -> None:
-    """What was received has no cause; what broke off, or was not answered, has the transport's words."""
+    """A received attempt has no cause. A body that broke off or a missing response has the transport's text."""
     assert cause(status, "") == ""
     assert cause(status, BROKE) == BROKE
 
 
 @given(st.none() | st.integers() | st.integers(100, 599), st.text())
 def test_any_answer(status: int | None, error: str) -> None:
-    """Any status and any error make words that hold both, and none only where nothing failed."""
+    """Any status and any error result in a text that contains both, and in none only if nothing failed."""
     words = cause(status, error)
     assert words.endswith(error)
     if status is None or received(status):
@@ -73,7 +73,7 @@ def test_any_answer(status: int | None, error: str) -> None:
 
 
 def failure(code: int, message: str = "", **known: Any) -> Failure:
-    """Return what is known of an exchange whose request was sent to ci.example.com, unless that is known better."""
+    """Return a failure of a request to ci.example.com that was sent, unless `known` says otherwise."""
     return Failure(
         code,
         message,
@@ -100,7 +100,7 @@ def failure(code: int, message: str = "", **known: Any) -> Failure:
     ],
 )
 def test_tls(reason: str, words: str) -> None:
-    """A reason of OpenSSL's is told in its words, with what to do about it, before and after the request was sent."""
+    """OpenSSL's reason is shown with advice, before and after the request was sent."""
     message = f"TLS connect error: error:0A00042E:SSL routines::{reason}"
     failed = failure(pycurl.E_SSL_CONNECT_ERROR, message, ready=False)
     assert explain(failed) == (f"TLS failed: {reason}. {words}", Concern.HOST)
@@ -109,7 +109,7 @@ def test_tls(reason: str, words: str) -> None:
 
 
 def test_want_of_our_own() -> None:
-    """Where we lack files, ports or memory that is nobody's fault."""
+    """A lack of files, ports or memory on our side is nobody's fault."""
     lacking = explain(failure(pycurl.E_COULDNT_CONNECT, ready=False, error_number=errno.EMFILE))
     assert lacking == ("Too many open files. Check the worker and its machine.", Concern.NOBODY)
     assert explain(failure(pycurl.E_COULDNT_CONNECT))[1] is Concern.NOBODY, "libcurl never tried"
@@ -119,7 +119,7 @@ def test_want_of_our_own() -> None:
 
 
 def test_no_time_left() -> None:
-    """Where the look-up used up the time, silence is nobody's fault; an answer that came late still is."""
+    """If resolving used up the time, silence is nobody's fault; a bad answer that comes late still is the hook's."""
     for ready in (False, True):
         late = explain(failure(pycurl.E_OPERATION_TIMEDOUT, ready=ready, lookup_s=8.5))
         assert late[0].startswith("It took 8.5 s of 9 s to resolve the host name, ")
@@ -132,7 +132,7 @@ def test_no_time_left() -> None:
 def test_any_code(
     code: int, message: str, ready: bool, through_proxy: bool, connected: bool, tunnel_status: int | None
 ) -> None:
-    """Any code of libcurl's becomes one short line, without its message, which may hold the URL."""
+    """Any libcurl code results in one short line, without libcurl's message, which may contain the URL."""
     words, _ = explain(
         failure(
             code,

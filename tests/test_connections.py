@@ -40,7 +40,7 @@ def guarded() -> Iterator[Transport]:
     "answer", [hang, trickles(http(200)), trickles(b"x" * 100, at_once=b"HTTP/1.1 200 OK\r\nX-Long: ")]
 )
 def test_deadline_before_the_headers_end(answer: Answer) -> None:
-    """Without all headers by the deadline there is no answer, however the bytes trickle."""
+    """If the headers are not complete by the deadline, there is no response, however they trickle."""
     started = monotonic()
     outcome = post_once(answer, deadline_s=0.5)
     assert (outcome.status_code, outcome.error) == (None, f"No answer within 0.5 s. {AT_ONCE}")
@@ -49,7 +49,7 @@ def test_deadline_before_the_headers_end(answer: Answer) -> None:
 
 @pytest.mark.parametrize("head", [b"Content-Length: 100\r\n\r\n", b"\r\n", b"Transfer-Encoding: chunked\r\n\r\n64\r\n"])
 def test_deadline_within_the_body(head: bytes) -> None:
-    """A body that trickles past the deadline leaves the status, with what had come of it by then."""
+    """A body that trickles past the deadline leaves the status, and the part of the body that has arrived."""
     started = monotonic()
     outcome = post_once(trickles(b"x" * 100, at_once=b"HTTP/1.1 202 OK\r\n" + head), deadline_s=0.5)
     late = "The response body did not end within 0.5 s. End it at once and do the work afterwards."
@@ -60,7 +60,7 @@ def test_deadline_within_the_body(head: bytes) -> None:
 
 
 def test_deadline_while_sending() -> None:
-    """A receiver that does not read a large body holds the POST no longer than the deadline."""
+    """A receiver that does not read a large body cannot hold up the POST past the deadline."""
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}/"
         outcome = send(transport(deadline_s=0.5), url, b"x" * 20_000_000, {})
@@ -69,7 +69,7 @@ def test_deadline_while_sending() -> None:
 
 
 def test_each_post_has_its_own_deadline() -> None:
-    """A connection kept alive serves a POST after the deadline of the POST that opened it."""
+    """A kept connection still serves POSTs after the deadline of the POST that opened it."""
     sender = transport(deadline_s=0.5)
     with Receiver() as receiver:
         opened = monotonic()
@@ -81,7 +81,7 @@ def test_each_post_has_its_own_deadline() -> None:
 
 @contextmanager
 def hanging(host: str = "127.0.0.1", port: int = 0) -> Iterator[int]:
-    """Have connecting to a port hang: its queue is full."""
+    """Make connecting to a port hang, by filling its queue."""
     with socket.create_server((host, port), backlog=0) as listener:
         clients = [socket.socket() for _ in range(4)]
         for client in clients:
@@ -107,7 +107,7 @@ def test_connect_timeout(silent: int) -> None:
 
 
 def test_connection_refused(guarded: Transport) -> None:
-    """A closed port is named."""
+    """The cause names a closed port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     said = f"Connection refused by 127.0.0.1:{port}. Check that the receiver is running and listens on that port."
@@ -159,7 +159,7 @@ BRACKETED = ["[::1]", "[::]", "[::ffff:127.0.0.1]", "[64:ff9b::7f00:1]", "[fe80:
 
 @pytest.mark.parametrize("host", ["localhost", *NUMBERS, *BRACKETED])
 def test_forbidden_addresses(network: Network, host: str) -> None:
-    """An address that is not public is blocked, however it is written: nothing is connected to."""
+    """An address that is not public is blocked, however it is written, and nothing is connected to."""
     with Receiver() as receiver:
         outcome = post(Transport(), f"http://{host}:{receiver.port}/hook")
         assert receiver.connections == 0
@@ -171,7 +171,7 @@ def test_forbidden_addresses(network: Network, host: str) -> None:
 
 @pytest.mark.parametrize("host", ["[fe80::1%25lo]", "[127.0.0.1]", "\uff11\uff12\uff17.0.0.1", "127.0.0.1%00"])
 def test_addresses_that_are_none(network: Network, host: str) -> None:
-    """Hosts that only look like an address are connected to by no reading of them."""
+    """A host that only looks like an address is not connected to, however it is read."""
     outcome = post(transport(), f"http://{host}:80/")
     assert outcome.status_code is None
     assert outcome.error
@@ -190,14 +190,14 @@ def test_forbidden_ports_look_alike(network: Network) -> None:
 
 @pytest.mark.parametrize("forbidden", [("10.0.0.1", 80), ("fe80::1", 80, 0, 0), ("2606:4700::1", 80, 0, 2)])
 def test_one_forbidden_answer_blocks(network: Network, forbidden: Any) -> None:
-    """A name is blocked where any one of its addresses is forbidden, the last one too."""
+    """A name is blocked if any of its addresses is forbidden, even the last one."""
     network.names["ci.example.com"] = [("93.184.216.34", 80), forbidden]
     assert post(Transport(), "http://ci.example.com/").blocked
     assert not network.connected
 
 
 def test_names_that_flip(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that is public and private by turns is connected to at no private address, nor over a kept connection."""
+    """A name that alternates between public and private is never connected to at a private address."""
     monkeypatch.setattr(resolver, "REMEMBERED_S", 0.0)
     with Receiver() as receiver:
         url = f"http://ci.example.com:{receiver.port}/"
@@ -213,7 +213,7 @@ def test_names_that_flip(network: Network, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_names_are_remembered_for_a_while(network: Network) -> None:
-    """A name is not looked up for each POST: what was judged is connected to, whatever it resolves to by then."""
+    """A name is not resolved for each POST: the judged address is used, even if the name has another one by then."""
     with Receiver() as receiver:
         network.names["ci.example.com"] = [("127.0.0.1", 80)]
         sender = transport()
@@ -228,7 +228,7 @@ def test_names_are_remembered_for_a_while(network: Network) -> None:
 
 
 def test_another_reading_of_the_answer(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where libcurl would connect to another address than was judged, it gets no socket for it."""
+    """If libcurl tried another address than the judged one, it would get no socket."""
     network.names["ci.example.com"] = [("93.184.216.34", 80)]
     real = exchange.Exchange.prepare
 
@@ -242,7 +242,7 @@ def test_another_reading_of_the_answer(network: Network, monkeypatch: pytest.Mon
 
 
 def test_the_next_address_is_tried(network: Network) -> None:
-    """Where addresses of a name are silent or unreachable, the next one is used in time."""
+    """If addresses of a name are silent or unreachable, the next one is tried in time."""
     with Receiver() as receiver, hanging("127.0.0.2", receiver.port):
         network.names["ci.example.com"] = [("2606:4700::1", 80, 0, 0), ("127.0.0.2", 80), ("127.0.0.1", 80)]
         outcome = post(transport(connect_timeout_s=2.0), f"http://ci.example.com:{receiver.port}/")
@@ -250,20 +250,20 @@ def test_the_next_address_is_tried(network: Network) -> None:
 
 
 def test_all_addresses_fail(network: Network, silent: int) -> None:
-    """Where no address answers, that is told once, with one piece of advice."""
+    """If no address answers, the cause says so once, with one piece of advice."""
     network.names["ci.example.com"] = [("2606:4700::1", 80, 0, 0), ("127.0.0.1", 80)]
     outcome = post(transport(connect_timeout_s=0.4), f"http://ci.example.com:{silent}/")
     assert outcome.error == f"No connection within 0.4 s. {UP}"
 
 
 def test_no_route(network: Network) -> None:
-    """Where the worker's own network is at fault, the advice is to look there."""
+    """If the worker's own network is at fault, the advice says so."""
     network.names["ci.example.com"] = [("2606:4700::1", 80, 0, 0)]
     assert post(transport(), "http://ci.example.com/").error.endswith("unreachable). Check the worker and its network.")
 
 
 def test_name_not_found(guarded: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A failed look-up names the host and the resolver's reason."""
+    """The cause of a failed lookup names the host and the resolver's reason."""
 
     def look_up(*_: Any, **__: Any) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -277,13 +277,13 @@ def test_name_not_found(guarded: Transport, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 70 + ".example.com"])
 def test_names_that_are_none(guarded: Transport, host: str) -> None:
-    """A name that no resolver takes is a failed outcome."""
+    """A name that no resolver accepts results in a failed outcome."""
     error = post(guarded, f"http://{host}/").error
     assert error.endswith((f"(not a valid name). {DNS}", "URL or a header is not valid."))
 
 
 def test_stuck_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A look-up that hangs ends with the deadline, and its thread would not keep the process."""
+    """A lookup that hangs ends at the deadline, and its thread does not keep the process running."""
     release, threads = threading.Event(), []
 
     def look_up(*_: Any, **__: Any) -> list[Any]:
@@ -318,7 +318,7 @@ def bundle(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> s
 
 
 def test_tls(authority: trustme.CA, bundle: str) -> None:
-    """A receiver with a good certificate is sent to over one kept connection, and is told the URL's name."""
+    """POSTs to a receiver with a valid certificate use one kept connection, which is told the URL's host name."""
     names: list[str | None] = []
     context = tls_context(authority)
     context.sni_callback = lambda _, name, __: names.append(name)
@@ -333,7 +333,7 @@ def test_tls(authority: trustme.CA, bundle: str) -> None:
 
 
 def test_certifi_is_the_default(authority: trustme.CA) -> None:
-    """Without a bundle of the operator's, a private authority is not trusted."""
+    """Without HUBHOOKS_CA_BUNDLE a private authority is not trusted."""
     with Receiver(tls=tls_context(authority)) as receiver:
         assert post(transport(), receiver.url).error.startswith(
             "TLS failed: the certificate of localhost is from an unknown authority ("
@@ -342,7 +342,7 @@ def test_certifi_is_the_default(authority: trustme.CA) -> None:
 
 
 def test_tls_to_a_plain_port(guarded: Transport) -> None:
-    """An https URL of a port that does not speak TLS gets a hint."""
+    """An https URL to a port that does not speak TLS results in a hint."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=_greet, args=(listener, b"HTTP/1.1 400 Bad Request\r\n\r\n"), daemon=True).start()
         outcome = post(guarded, f"https://127.0.0.1:{listener.getsockname()[1]}/")
@@ -351,7 +351,7 @@ def test_tls_to_a_plain_port(guarded: Transport) -> None:
 
 
 def test_tls_handshake_closed(guarded: Transport) -> None:
-    """A connection that closes in answer to the client's hello is told as what it is."""
+    """A connection that is closed during the handshake has its own cause."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=_greet, args=(listener, b""), daemon=True).start()
         outcome = post(guarded, f"https://127.0.0.1:{listener.getsockname()[1]}/")
@@ -360,7 +360,7 @@ def test_tls_handshake_closed(guarded: Transport) -> None:
 
 
 def _greet(listener: socket.socket, greeting: bytes) -> None:
-    """Answer one client's hello with that, and close."""
+    """Answer one TLS hello with a greeting, and close."""
     connection, _ = listener.accept()
     with connection:
         connection.recv(10_000)
@@ -368,7 +368,7 @@ def _greet(listener: socket.socket, greeting: bytes) -> None:
 
 
 def test_tls_handshake_hangs() -> None:
-    """A handshake that hangs ends with the deadline."""
+    """A handshake that hangs ends at the deadline."""
     with socket.create_server(("127.0.0.1", 0)) as mute:
         outcome = post(transport(deadline_s=0.4), f"https://127.0.0.1:{mute.getsockname()[1]}/")
     advice = "Check that the port speaks TLS, and that the receiver is not overloaded."
@@ -378,7 +378,7 @@ def test_tls_handshake_hangs() -> None:
 
 @pytest.mark.parametrize("answer", [hang, trickles(b"x" * 100, at_once=b"HTTP/1.1 202 OK\r\n\r\n")])
 def test_deadline_over_tls(authority: trustme.CA, bundle: str, answer: Answer) -> None:
-    """The deadline holds over TLS as it does without, before the headers and within the body."""
+    """The deadline also holds over TLS, before the headers and within the body."""
     sender = transport(ca_bundle=bundle, deadline_s=0.6)
     with Receiver(200, answer, tls=tls_context(authority)) as receiver:
         assert post(sender, receiver.url).status_code == 200
@@ -389,6 +389,6 @@ def test_deadline_over_tls(authority: trustme.CA, bundle: str, answer: Answer) -
 
 
 def test_bundle_that_cannot_be_read(tmp_path: Path) -> None:
-    """A wrong path of the bundle is told at once, not at the first POST."""
+    """A wrong path of the bundle raises at once, not at the first POST."""
     with pytest.raises(OSError, match="No such file"):
         Transport(ca_bundle=str(tmp_path / "none.pem"))

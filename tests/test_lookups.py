@@ -1,4 +1,4 @@
-"""Name lookups that hang, many at once: shared, bounded, and no hindrance for others."""
+"""The resolver: lookups that hang, many at once, are shared and bounded, and do not hold up others."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ADDRESS = Resolution(("127.0.0.1",))
 
 
 class NameServer:
-    """Answers each host with `FOUND` or what `answers` has for it, those of `hanging` only once `release` is set."""
+    """Answers with `FOUND` or with `answers`, and for hosts that begin with `hanging` only after `release`."""
 
     def __init__(self) -> None:
         self.release = threading.Event()
@@ -62,7 +62,7 @@ def threads() -> list[threading.Thread]:
 
 
 class Wanted:
-    """A lookup that somebody wants."""
+    """A caller that waits for a lookup."""
 
     def __init__(self, tested: Resolver, host: str, repository: str = "") -> None:
         self.answers: SimpleQueue[Resolution] = SimpleQueue()
@@ -80,7 +80,7 @@ class Wanted:
 
 
 def test_found(dns: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lookup finds what the resolver says, and remembers it for a while, a failure too."""
+    """A lookup returns the name server's answer, which is remembered for a while, including failures."""
     tested = Resolver()
     assert Wanted(tested, "ci.example.com").answer() == ADDRESS
     dns.answers["ci.example.com"] = []
@@ -94,7 +94,7 @@ def test_found(dns: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_remembered_is_bounded(dns: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of many names the last ones are remembered."""
+    """Only the newest names are remembered."""
     monkeypatch.setattr(resolver, "MAX_REMEMBERED", 2)
     tested = Resolver()
     for host in ("a", "b", "c", "b", "c", "a"):
@@ -111,13 +111,13 @@ def test_what_is_remembered_is_bounded(dns: NameServer, monkeypatch: pytest.Monk
     ],
 )
 def test_not_found(dns: NameServer, fault: Exception, words: str) -> None:
-    """A lookup that fails says why."""
+    """A failed lookup has a reason."""
     dns.answers["ci.example.com"] = fault
     assert Wanted(Resolver(), "ci.example.com").answer() == Resolution((), words)
 
 
 def test_one_for_all_who_wait(dns: NameServer) -> None:
-    """Who wants the same name at the same time shares one lookup."""
+    """Callers that need the same name at the same time share one lookup."""
     tested = Resolver()
     wanted = [Wanted(tested, "hanging", f"acme/app{number}") for number in range(20)]
     poll(lambda: dns.running)
@@ -127,7 +127,7 @@ def test_one_for_all_who_wait(dns: NameServer) -> None:
 
 
 def test_quarter_rule(dns: NameServer) -> None:
-    """No repository has more than a quarter of the threads, and those of others find theirs at once."""
+    """No repository has more than a quarter of the threads, and other repositories get one at once."""
     tested = Resolver()
     quarter = resolver.MAX_THREADS // 4
     hanging = [Wanted(tested, f"hanging{number}", "acme/bad") for number in range(2 * quarter)]
@@ -139,7 +139,7 @@ def test_quarter_rule(dns: NameServer) -> None:
 
 
 def test_a_name_that_another_repository_waits_for(dns: NameServer) -> None:
-    """A name that waits behind those of one repository is looked up at once for another one that wants it."""
+    """A queued name of one repository is looked up at once if another repository needs it."""
     tested = Resolver()
     for number in range(resolver.MAX_THREADS):
         Wanted(tested, f"hanging{number}", "acme/bad")
@@ -152,7 +152,7 @@ def test_a_name_that_another_repository_waits_for(dns: NameServer) -> None:
 
 @pytest.mark.parametrize("repositories", [4, 40, resolver.MAX_THREADS - 1])
 def test_many_repositories_whose_names_hang(dns: NameServer, repositories: int) -> None:
-    """Whatever number of repositories have names that hang, one that has none finds its names at once."""
+    """However many repositories have names that hang, one without any lookup gets a thread at once."""
     tested = Resolver()
     for number in range(600):
         Wanted(tested, f"hanging{number}", f"bad/{number % repositories}")
@@ -164,7 +164,7 @@ def test_many_repositories_whose_names_hang(dns: NameServer, repositories: int) 
 
 @pytest.mark.parametrize("repositories", [4, 17, 40])
 def test_first_threads(dns: NameServer, repositories: int) -> None:
-    """However many repositories have names that hang, dozens that come later each find a thread at once."""
+    """However many repositories have names that hang, dozens that come later get a thread each, at once."""
     tested = Resolver()
     for number in range(1000):
         Wanted(tested, f"hanging{number}", f"bad/{number % repositories}")
@@ -174,7 +174,7 @@ def test_first_threads(dns: NameServer, repositories: int) -> None:
 
 
 def test_turns(dns: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lookups that wait take turns by repository: one that wants many does not stand before the others."""
+    """Queued lookups take turns by repository, so that many of one do not hold up the others."""
     monkeypatch.setattr(resolver, "MAX_THREADS", 1)
     tested = Resolver()
     wanted = [Wanted(tested, "hanging", "acme/bad")]
@@ -185,7 +185,7 @@ def test_turns(dns: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_bound(dns: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No more lookups run at once than the bound, whosever they are; the others wait in line."""
+    """No more lookups run at once than the limit, for all repositories together; the others are queued."""
     monkeypatch.setattr(resolver, "MAX_THREADS", 20)
     tested = Resolver()
     hanging = [Wanted(tested, f"hanging{number}", f"acme/{number}") for number in range(20)]
@@ -202,7 +202,7 @@ def test_bound(dns: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_threads_do_not_pile_up(dns: NameServer) -> None:
-    """A name that hangs through any number of attempts holds one thread, and other names find theirs at once."""
+    """A name that hangs through any number of attempts uses one thread, and does not hold up other names."""
     tested = Resolver()
     for _ in range(10):
         wanted = Wanted(tested, "hanging")
@@ -216,7 +216,7 @@ def test_threads_do_not_pile_up(dns: NameServer) -> None:
 
 
 def test_no_thread(dns: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine without room for another thread makes the lookup wait, until there is room again."""
+    """If the machine has no thread left, a lookup waits until it has one."""
     tested = Resolver()
 
     def start(_: threading.Thread) -> None:
@@ -250,12 +250,12 @@ os._exit(os.waitpid(child, 0)[1] != 0)
 
 
 def test_after_a_fork() -> None:
-    """A child process has room for all its lookups, though those of its parent hang."""
+    """A child of a fork can run all its lookups, though those of its parent hang."""
     assert subprocess.run([sys.executable, "-c", FORK], timeout=30).returncode == 0
 
 
 def test_posts_while_the_resolver_hangs(dns: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With every lookup hanging, POSTs to addresses go out at once, and those to names end with their deadline."""
+    """While all lookups hang, POSTs to addresses are sent at once, and those to names end at their deadline."""
     monkeypatch.setattr(loop, "shared_resolver", Resolver())
     monkeypatch.setattr(resolver, "MAX_THREADS", 8)
     sender = transport(deadline_s=0.5)

@@ -1,4 +1,4 @@
-"""Requests through HUBHOOKS_PROXY: a real proxy on loopback, good, hostile, away and hanging."""
+"""Requests through HUBHOOKS_PROXY, with real proxies on loopback: good, hostile, down and hanging."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ ADVICE = "The operator must check HUBHOOKS_PROXY, and that the proxy is running.
 
 
 class Proxy(Receiver):
-    """A proxy that resolves all names to 127.0.0.1, and asks for `CREDENTIALS` where it is `guarded`."""
+    """A proxy that resolves all names to 127.0.0.1, and asks for `CREDENTIALS` if it is `guarded`."""
 
     def __init__(self, *, guarded: bool = False, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(self._pass_on, tls=tls)
         self.guarded = guarded
 
     def through(self, user: str = "") -> str:
-        """What HUBHOOKS_PROXY is set to."""
+        """Return a value for HUBHOOKS_PROXY."""
         scheme, host = ("https", "localhost") if self.tls else ("http", "127.0.0.1")
         return f"{scheme}://{user}{host}:{self.port}"
 
@@ -91,7 +91,7 @@ def bundle(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> s
 
 @pytest.fixture
 def looked_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The hosts that anyone in this process looked up."""
+    """The hosts that were looked up in this process."""
     hosts: list[str] = []
     real = socket.getaddrinfo
 
@@ -109,7 +109,7 @@ def sender(proxy: str, egress: Egress | None = None, **options: Any) -> Transpor
 
 
 def test_http(looked_up: list[str]) -> None:
-    """An http URL goes to the proxy as an absolute URI, over one kept connection, and the proxy resolves its name."""
+    """An http URL is requested with an absolute URI over one kept connection, and the proxy resolves its name."""
     with Receiver(200, answer_of(201, b"thanks")) as receiver, Proxy() as proxy:
         through = sender(proxy.through())
         url = f"http://ci.example.com:{receiver.port}/hook?a=b"
@@ -126,7 +126,7 @@ def test_http(looked_up: list[str]) -> None:
 
 @pytest.mark.parametrize("over_tls", [False, True])
 def test_https(authority: trustme.CA, bundle: str, looked_up: list[str], over_tls: bool) -> None:
-    """An https URL goes through CONNECT, and TLS is with the receiver under the URL's name, to an https proxy too."""
+    """An https URL goes through CONNECT, with TLS to the receiver under the URL's name, also via an https proxy."""
     names: list[str | None] = []
     context = tls_context(authority, "ci.example.com")
     context.sni_callback = lambda _, name, __: names.append(name)
@@ -142,7 +142,7 @@ def test_https(authority: trustme.CA, bundle: str, looked_up: list[str], over_tl
 
 
 def test_http_over_an_https_proxy(authority: trustme.CA, bundle: str) -> None:
-    """An http URL goes to an https proxy over TLS with that."""
+    """An http URL goes to an https proxy over TLS."""
     with Receiver() as receiver, Proxy(tls=tls_context(authority)) as proxy:
         through = sender(proxy.through(), ca_bundle=bundle)
         assert post(through, f"http://ci.example.com:{receiver.port}/").status_code == 200
@@ -150,7 +150,7 @@ def test_http_over_an_https_proxy(authority: trustme.CA, bundle: str) -> None:
 
 
 def test_ipv6_literal(authority: trustme.CA, bundle: str) -> None:
-    """An IPv6 address is asked of the proxy in brackets."""
+    """The proxy is asked for an IPv6 address in brackets."""
     with Receiver(tls=tls_context(authority, "2606:4700::1111")) as receiver, Proxy() as proxy:
         outcome = post(sender(proxy.through(), ca_bundle=bundle), f"https://[2606:4700::1111]:{receiver.port}/")
     assert outcome.status_code == 200
@@ -159,7 +159,7 @@ def test_ipv6_literal(authority: trustme.CA, bundle: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_password(authority: trustme.CA, bundle: str, scheme: str) -> None:
-    """User and password go to the proxy alone: neither to the receiver nor into the outcome."""
+    """User name and password go to the proxy only, neither to the receiver nor into the outcome."""
     tls = tls_context(authority, "ci.example.com") if scheme == "https" else None
     with Receiver(tls=tls) as receiver, Proxy(guarded=True) as proxy:
         through = sender(proxy.through("ann:pa%3Ass%40w%C3%B6rd%E2%82%AC@"), ca_bundle=bundle)
@@ -173,7 +173,7 @@ def test_password(authority: trustme.CA, bundle: str, scheme: str) -> None:
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("user", ["", "ann:wrong@", "ann@"])
 def test_407(scheme: str, user: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A proxy that wants another password is told as such, without the password, and nothing of its answer is kept."""
+    """A proxy that refuses the password has its own cause, without the password and without the proxy's response."""
     caplog.set_level("DEBUG")
     with Receiver() as receiver, Proxy(guarded=True) as proxy:
         outcome = post(sender(proxy.through(user)), f"{scheme}://ci.example.com:{receiver.port}/{SECRET}")
@@ -186,7 +186,7 @@ def test_407(scheme: str, user: str, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_407_of_a_receiver(authority: trustme.CA, bundle: str) -> None:
-    """A receiver that itself answers 407, within the tunnel or without a proxy, is a receiver's answer."""
+    """If the receiver itself answers 407, in the tunnel or without a proxy, that is the receiver's response."""
     with Receiver(407, tls=tls_context(authority, "ci.example.com")) as receiver, Proxy() as proxy:
         through = sender(proxy.through(), ca_bundle=bundle)
         assert post(through, f"https://ci.example.com:{receiver.port}/").status_code == 407
@@ -196,7 +196,7 @@ def test_407_of_a_receiver(authority: trustme.CA, bundle: str) -> None:
 
 @pytest.mark.parametrize("host", ["ci.internal", "a.corp.example.com", "127.0.0.1"])
 def test_no_proxy_for_some(network: Network, host: str) -> None:
-    """Names, names below a wildcard and addresses of a network go directly, all else through the proxy."""
+    """Names, names below a wildcard and addresses in a network are reached directly, all others through the proxy."""
     direct = ("ci.internal", "*.corp.example.com", ip_network("127.0.0.0/8"))
     network.names.update({each: [("127.0.0.1", 80)] for each in ("ci.internal", "a.corp.example.com")})
     with Receiver() as receiver, Proxy() as proxy:
@@ -210,7 +210,7 @@ def test_no_proxy_for_some(network: Network, host: str) -> None:
 
 
 def test_what_goes_directly_is_judged(network: Network) -> None:
-    """A name that goes directly is judged by its addresses, as without a proxy."""
+    """A name that is reached directly is judged by its addresses, as without a proxy."""
     network.names["ci.internal"] = [("127.0.0.1", 80)]
     with Receiver() as receiver, Proxy() as proxy:
         through = sender(proxy.through(), no_proxy=("ci.internal",))
@@ -220,7 +220,7 @@ def test_what_goes_directly_is_judged(network: Network) -> None:
 
 @pytest.mark.parametrize("name", ["no_proxy", "NO_PROXY"])
 def test_no_proxy_of_the_environment(network: Network, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """What the environment says of proxies changes nothing: no address is connected to but the proxy's."""
+    """Proxies of the environment are ignored: nothing is connected to but the configured proxy."""
     monkeypatch.setenv(name, "*")
     network.names["ci.example.com"] = [("127.0.0.1", 80)]
     with Receiver() as receiver, Proxy() as proxy:
@@ -243,7 +243,7 @@ def closed_port() -> int:
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "nowhere.invalid"])
 def test_no_proxy(scheme: str, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy that is away fails the attempt, to be tried again, and it is not told where it would be."""
+    """If the proxy is down, the attempt fails and is retried, and the cause does not show the proxy's address."""
     if host != "127.0.0.1":
         monkeypatch.setattr(socket, "getaddrinfo", _no_name)
         monkeypatch.setattr(loop, "shared_resolver", Resolver())
@@ -258,7 +258,7 @@ def _no_name(*_: Any, **__: Any) -> None:
 
 
 def test_the_receiver_is_away() -> None:
-    """What the proxy cannot connect to is told as the proxy's answer."""
+    """If the proxy cannot connect to the receiver, the proxy's response is the cause."""
     with Proxy() as proxy:
         outcome = post(sender(proxy.through()), f"https://ci.example.com:{closed_port()}/")
     assert outcome.error == "The proxy answered 502 Bad Gateway. Check the host of the hook URL, and the proxy's log."
@@ -278,7 +278,7 @@ def test_the_receiver_is_away() -> None:
     ],
 )
 def test_bad_proxies(answer: Answer, words: str) -> None:
-    """A proxy that hangs, trickles, closes or speaks something else ends with words, within the deadline."""
+    """A proxy that hangs, trickles, closes or does not speak HTTP has its cause, by the deadline."""
     with Receiver(answer) as proxy:
         outcome = post(sender(proxy.url.removesuffix("/hook"), deadline_s=0.5), f"https://ci.example.com/{SECRET}")
     assert (outcome.status_code, outcome.error) == (None, words)
@@ -288,7 +288,7 @@ def test_bad_proxies(answer: Answer, words: str) -> None:
 
 @pytest.mark.parametrize("answer", [hang, trickles(answer_of(200, b"x" * 100))])
 def test_deadline_of_http(answer: Answer) -> None:
-    """The deadline holds for a proxy that does not answer an http URL, and one that trickles."""
+    """The deadline holds for a proxy that does not answer an http URL, or trickles."""
     with Receiver(answer) as proxy:
         outcome = post(sender(proxy.url.removesuffix("/hook"), deadline_s=0.5), "http://ci.example.com/")
     assert outcome.error.startswith("No answer within 0.5 s. ")
@@ -298,7 +298,7 @@ def test_deadline_of_http(answer: Answer) -> None:
 @pytest.mark.parametrize("over_tls", [False, True])
 @pytest.mark.parametrize("answer", [hang, trickles(b"x" * 100, at_once=b"HTTP/1.1 202 OK\r\n\r\n")])
 def test_deadline_through_a_tunnel(authority: trustme.CA, bundle: str, answer: Answer, over_tls: bool) -> None:
-    """The deadline holds for a receiver within a tunnel, and within TLS within TLS, before and within its answer."""
+    """The deadline holds for a receiver in a tunnel, also for TLS in TLS, before and within its response."""
     tls = tls_context(authority, "ci.example.com")
     with Receiver(200, answer, tls=tls) as receiver, Proxy(tls=tls_context(authority) if over_tls else None) as proxy:
         through = sender(proxy.through(), ca_bundle=bundle, deadline_s=0.8)
@@ -321,7 +321,7 @@ def test_certificate_of_the_receiver(authority: trustme.CA, bundle: str) -> None
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_certificate_of_the_proxy(authority: trustme.CA, scheme: str) -> None:
-    """An https proxy whose certificate is not trusted is sent nothing."""
+    """Nothing is sent to an https proxy whose certificate is not trusted."""
     with Proxy(tls=tls_context(authority)) as proxy:
         outcome = post(sender(proxy.through(f"ann:{SECRET}@")), f"{scheme}://ci.example.com/")
     advice = "The operator must check HUBHOOKS_PROXY and HUBHOOKS_CA_BUNDLE."
@@ -335,7 +335,7 @@ HOSTS = ["10.0.0.1", "127.1", "0x7f.1", "2130706433", "169.254.169.254", "[::1]"
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_what_is_judged_before(host: str) -> None:
-    """Addresses in any spelling, names of this machine, schemes and ports are judged before the proxy hears of them."""
+    """Addresses in any notation, names of this machine, schemes and ports are judged before the proxy is asked."""
     with Proxy() as proxy:
         for scheme in ("http", "https"):
             assert post(sender(proxy.through()), f"{scheme}://{host}/").blocked
@@ -348,7 +348,7 @@ def test_what_is_judged_before(host: str) -> None:
 
 @pytest.mark.parametrize("spelling", ["0x08080808", "134744072", "010.8.8.8", "8.8.2056", "8.8.8.8."])
 def test_the_proxy_reads_the_same_address(spelling: str) -> None:
-    """A proxy is given an address in the usual spelling, in which it cannot take it for another one."""
+    """A proxy is given an address in its usual notation, so that it cannot read another one."""
     with Receiver() as receiver, Proxy() as proxy:
         through = sender(proxy.through())
         assert post(through, f"http://{spelling}:{receiver.port}/").status_code == 200
@@ -359,7 +359,7 @@ def test_the_proxy_reads_the_same_address(spelling: str) -> None:
 
 
 def test_from_the_app(sqlite_uri: str, caplog: pytest.LogCaptureFixture) -> None:
-    """An app's deliveries go through HUBHOOKS_PROXY, and its password is in no history, log or text of the config."""
+    """An app's deliveries go through HUBHOOKS_PROXY, and its password is in no history, log or repr of the config."""
     caplog.set_level("DEBUG")
     with Receiver() as receiver, Proxy(guarded=True) as proxy:
         settings = {
@@ -385,7 +385,7 @@ def test_from_the_app(sqlite_uri: str, caplog: pytest.LogCaptureFixture) -> None
 
 @pytest.fixture
 def asking(authority: trustme.CA) -> Callable[..., ssl.SSLContext]:
-    """Make what a receiver serves TLS with that asks for a client certificate."""
+    """Return a function that makes TLS contexts which ask for a client certificate."""
 
     def make(name: str = "localhost", *, most: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLContext:
         context = tls_context(authority, name)
@@ -408,7 +408,7 @@ def own(authority: trustme.CA, tmp_path: Path) -> tuple[str, str]:
 
 @pytest.mark.parametrize("most", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_client_certificate(asking: Any, own: tuple[str, str], bundle: str, most: ssl.TLSVersion) -> None:
-    """A receiver that asks for a client certificate gets it, where there is one, and is told of otherwise."""
+    """A receiver that asks for a client certificate gets it; if there is none, the cause says so."""
     with Receiver(tls=asking(most=most)) as receiver:
         shown = Transport(LOOPBACK, ca_bundle=bundle, client_certificate=own)
         assert post(shown, receiver.url).status_code == 200
@@ -419,7 +419,7 @@ def test_client_certificate(asking: Any, own: tuple[str, str], bundle: str, most
 
 
 def test_proxies_see_no_client_certificate(asking: Any, own: tuple[str, str], bundle: str) -> None:
-    """A receiver within a tunnel is shown the client certificate, a proxy that asks for one is not."""
+    """A receiver in a tunnel is shown the client certificate, but a proxy that asks for one is not."""
     with Receiver(tls=asking("ci.example.com")) as receiver, Proxy() as proxy:
         through = sender(proxy.through(), ca_bundle=bundle, client_certificate=own)
         assert post(through, f"https://ci.example.com:{receiver.port}/").status_code == 200
@@ -431,7 +431,7 @@ def test_proxies_see_no_client_certificate(asking: Any, own: tuple[str, str], bu
 
 
 def test_client_certificate_that_cannot_be_read(own: tuple[str, str], tmp_path: Path) -> None:
-    """A wrong path, or a key that is not the certificate's, is told at once, not at the first POST."""
+    """A wrong path, or a key of another certificate, raises at once, not at the first POST."""
     other = trustme.CA().issue_cert("other@example.com").private_key_pem
     other.write_to_path(str(tmp_path / "other.key"))
     for pair in ((own[0], str(tmp_path / "none.key")), (own[0], str(tmp_path / "other.key"))):
@@ -442,7 +442,7 @@ def test_client_certificate_that_cannot_be_read(own: tuple[str, str], tmp_path: 
 def test_renewed_client_certificate(
     asking: Any, own: tuple[str, str], authority: trustme.CA, bundle: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A certificate that is renewed is shown without a restart, on a new connection."""
+    """A renewed client certificate is used without a restart, on a new connection."""
     monkeypatch.setattr(certificate_files, "CHECK_S", 0.0)
     shown: list[int] = []
 
@@ -463,7 +463,7 @@ def test_renewed_client_certificate(
 
 
 def test_renewed_authorities(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Authorities that are replaced are trusted without a restart, and those before them no more."""
+    """Replaced authorities are trusted without a restart, and the old ones no longer."""
     monkeypatch.setattr(certificate_files, "CHECK_S", 0.0)
     bundle = tmp_path / "ca.pem"
     trustme.CA().cert_pem.write_to_path(str(bundle))
@@ -484,7 +484,7 @@ def test_renewed_authorities(authority: trustme.CA, tmp_path: Path, monkeypatch:
 def test_files_that_become_unreadable(
     authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any, content: bytes | None
 ) -> None:
-    """A file that cannot be read any more leaves its old content in use, and that is logged once."""
+    """A file that can no longer be read leaves its old content in use, and is logged once."""
     monkeypatch.setattr(certificate_files, "CHECK_S", 0.0)
     bundle = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(str(bundle))
