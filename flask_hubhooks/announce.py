@@ -11,7 +11,7 @@ from sqlalchemy.orm import joinedload
 
 from .records.chains import Changes
 from .records.models import Delivery, Status, Webhook, same_run
-from .signals import chain_finished, delivery_finished, tell, webhook_disabled
+from .signals import chain_finished, delivery_finished, send_signal, webhook_disabled
 from .state import State
 
 logger = logging.getLogger(__name__)
@@ -56,4 +56,4 @@ def _with_parents(condition: ColumnElement[bool]) -> Any:
 def _send(signal: Any, **details: Any) -> None:
     app = current_app._get_current_object()  # type: ignore[attr-defined]
     with app.app_context():
-        tell(signal, app, **details)
+        send_signal(signal, app, **details)

@@ -33,7 +33,7 @@ from .records.models import (
 )
 from .records.tag_filter import stored_filter
 from .registry import ImagePush, Repository, as_utc, storable
-from .signals import push_not_recorded, tell
+from .signals import push_not_recorded, send_signal
 from .state import State, autocommits
 from .wakeups import wake
 
@@ -94,7 +94,7 @@ def _errors_reported(state: State, push: ImagePush) -> Iterator[None]:
         logger.info("push of %s:%s was recorded before: event %s", push.repository, push.tag, push.event_id)
     except Exception as error:
         logger.exception("push of %s:%s not recorded: %s", push.repository, push.tag, explained(error))
-        tell(push_not_recorded, state.app, push=push, error=error)
+        send_signal(push_not_recorded, state.app, push=push, error=error)
 
 
 class RecordedBefore(Exception):

@@ -16,7 +16,7 @@ from sqlalchemy import select, text, update
 from flask_hubhooks.dialects import utcnow
 from flask_hubhooks.records import transitions
 from flask_hubhooks.records.models import Delivery, Status
-from flask_hubhooks.worker import breaker, claims, dispatcher, rooms
+from flask_hubhooks.worker import breaker, claims, dispatcher, limits
 from flask_hubhooks.worker.jobs import dispatchers
 
 from .host import Host
@@ -94,7 +94,7 @@ def test_one_that_hangs(host: Host) -> None:
 
 def test_many_that_hang(make_host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch) -> None:
     """Though more hooks hang than HUBHOOKS_CONCURRENCY allows requests, the others are delivered."""
-    monkeypatch.setattr("flask_hubhooks.worker.rooms.SLOW_S", 0.05)
+    monkeypatch.setattr("flask_hubhooks.worker.limits.SLOW_S", 0.05)
     host = make_host(config={"HUBHOOKS_CONCURRENCY": 2})
     gates = [Gate() for _ in range(4)]
     receivers = [Receiver(gate) for gate in gates]
@@ -200,7 +200,7 @@ def test_not_sent_too_late(host: Host, urgent: bool) -> None:
     push_to(host, "http://late.example.com/", 2)
     with host.writing() as session:
         first, second = claims.claim(session, 10)[0]
-    waiting = rooms.Rooms(10, 10)
+    waiting = limits.Limits(10, 10)
     waiting.add(first._replace(urgent=urgent), monotonic() - 1)
     assert waiting.take() == []
     assert [claim.id for claim, _ in waiting.withdraw()] == [first.id]

@@ -25,7 +25,7 @@ def rotate_secret(secrets: SecretBox, webhook: Webhook, secret: str | None, form
     secret = secret or new_secret()
     webhook.encrypted_former_secret = webhook.former_secret_until = None
     with suppress(SecretUnreadable):
-        webhook.encrypted_former_secret = secrets.encrypted_anew(webhook.encrypted_secret)
+        webhook.encrypted_former_secret = secrets.reencrypt(webhook.encrypted_secret)
         webhook.former_secret_until = utcnow() + former_ttl
     webhook.encrypted_secret = secrets.encrypt(secret)
     return secret
@@ -70,7 +70,7 @@ def _encrypt_anew(secrets: SecretBox, webhook: Webhook) -> bool:
     for column in ("encrypted_secret", "encrypted_former_secret", "encrypted_headers"):
         if (encrypted := getattr(webhook, column)) is not None:
             try:
-                setattr(webhook, column, secrets.encrypted_anew(encrypted))
+                setattr(webhook, column, secrets.reencrypt(encrypted))
             except SecretUnreadable:
                 readable = False
     return readable

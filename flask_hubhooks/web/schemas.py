@@ -20,8 +20,7 @@ from ..records.tag_filter import PATTERNS_LIMIT, BadPattern, check_pattern
 from ..records.webhooks import HookWanted
 from ..registry import as_utc, storable
 from ..state import current_state
-from ..transport.addresses import Forbidden
-from ..transport.egress import egress_of
+from ..transport.egress import Forbidden, egress_of
 from ..transport.hook_url import BadURL
 from ..worker.masking import without_tokens
 

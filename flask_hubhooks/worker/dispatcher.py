@@ -31,10 +31,10 @@ from ..transport.egress import egress_of
 from ..wakeups import Listener
 from . import claims, open_files, recording
 from .claims import Claim, Released
+from .limits import SLOW_FACTOR, Limits
 from .masking import MASKED, masked
 from .recording import Result
 from .retry import Verdict, judge, judge_test
-from .rooms import SLOW_TIMES, Rooms
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def guarded_transport(config: Config, most: int) -> Transport:
         no_proxy=config.no_proxy,
         connect_timeout_s=CONNECT_TIMEOUT_S,
         deadline_s=DEADLINE_S,
-        most=most,
+        max_connections=most,
     )
 
 
@@ -112,21 +112,21 @@ class Dispatcher:
         slice_s: float = 60.0,
         linger_s: float = 0.0,
         transport: Sender | None = None,
-        rooms: Rooms | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self._state = state
         self._slice_s = slice_s
         self._linger_s = linger_s
         self._listener = Listener(state)
         room = concurrency or state.config.concurrency
-        most = room * SLOW_TIMES if transport else open_files.most(room * SLOW_TIMES)
+        most = room * SLOW_FACTOR if transport else open_files.max_requests(room * SLOW_FACTOR)
         self._transport = transport or guarded_transport(state.config, most)
-        self._rooms = rooms or Rooms(room, most)
+        self._limits = limits or Limits(room, most)
         self._turns = claims.Turns()
         self._done: SimpleQueue[Result | Released | None] = SimpleQueue()
         self._sending = threading.local()
         self._unfinished = 0
-        """Claims that were added to the rooms, and neither collected nor withdrawn yet."""
+        """Claims that were added to the limits, and neither collected nor withdrawn yet."""
         self._capacity = MAX_CLAIM
         self._measured_at, self._measured_cpu_s = monotonic(), process_time()
         self._completed = 0
@@ -204,19 +204,19 @@ class Dispatcher:
     def _claim(self) -> None:
         limit = max(MIN_CLAIM, min(MAX_CLAIM, 2 * self._completed))
         running_low = (
-            self._turns.more_due and self._rooms.stock <= limit
+            self._turns.more_due and self._limits.soon_done <= limit
         )  # claim more while the last results are recorded
         too_early = self._unfinished and not running_low and monotonic() < self._claim_not_before
         if too_early or self._unfinished >= MAX_CLAIMED:
             return
         began = monotonic()
         with self._writing() as session:
-            taken, changes = claims.claim(session, limit, self._rooms.left_out(self._measure_capacity()), self._turns)
+            taken, changes = claims.claim(session, limit, self._limits.excluded(self._measure_capacity()), self._turns)
         self._completed = 0
         self._claim_not_before = monotonic() + max(POLL_S, monotonic() - began)
         self._unfinished += len(taken)
         for claim in taken:
-            self._rooms.add(claim, began + MAX_WAIT_S)
+            self._limits.add(claim, began + MAX_WAIT_S)
         self._send_more()
         announce(self._state, changes)
 
@@ -247,7 +247,7 @@ class Dispatcher:
             return
         self._sending.active = True
         try:
-            while taken := self._rooms.take():
+            while taken := self._limits.take():
                 for claim in taken:
                     self._send(claim)
         finally:
@@ -269,7 +269,7 @@ class Dispatcher:
             self._postpone(claim, "held: it could not be built; the worker's log says why")
 
     def _postpone(self, claim: Claim, reason: str) -> None:
-        self._rooms.ended(claim)
+        self._limits.ended(claim)
         self._done.put(Released(claim, POSTPONED_S, reason))
 
     def _request(self, claim: Claim) -> tuple[Request, Callable[[Outcome], None]]:
@@ -302,7 +302,7 @@ class Dispatcher:
             except Exception:
                 logger.exception("delivery %s is held: its outcome could not be judged", claim.id)
                 return self._postpone(claim, "held: its outcome could not be judged; the worker's log says why")
-            self._rooms.ended(claim, outcome, received=judgement.verdict is Verdict.RECEIVED)
+            self._limits.ended(claim, outcome, received=judgement.verdict is Verdict.RECEIVED)
             self._done.put(Result(claim, headers | dict.fromkeys(own, MASKED), outcome, judgement))
             self._send_more()
 
@@ -316,7 +316,11 @@ class Dispatcher:
         except Empty:
             return []
         deadline, before = monotonic() + BATCH_WAIT_S, -1
-        while before < (ready := self._done.qsize()) < BATCH - 1 and self._rooms.moving and monotonic() < deadline:
+        while (
+            before < (ready := self._done.qsize()) < BATCH - 1
+            and self._limits.answers_expected
+            and monotonic() < deadline
+        ):
             before = ready
             time.sleep(NAP_S)
         done += [self._done.get_nowait() for _ in range(min(BATCH - 1, self._done.qsize()))]
@@ -329,7 +333,7 @@ class Dispatcher:
         """Release claims that wait for a breaker or have waited too long, or all that are not in flight."""
         if everything or monotonic() >= self._withdraw_not_before:
             self._withdraw_not_before = monotonic() + POLL_S
-            withdrawn = self._rooms.withdraw(everything=everything)
+            withdrawn = self._limits.withdraw(everything=everything)
             self._unfinished -= len(withdrawn)
             self._record([Released(claim, open_s) for claim, open_s in withdrawn])
 

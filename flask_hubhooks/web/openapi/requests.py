@@ -13,7 +13,7 @@ from apispec.ext.marshmallow.openapi import OpenAPIConverter
 from marshmallow import Schema, fields
 
 from ...config import Config
-from ...crypto.signing import LEAST_BYTES, MOST_BYTES, SECRET_PREFIX
+from ...crypto.signing import MAX_SECRET_BYTES, MIN_SECRET_BYTES, SECRET_PREFIX
 from ...records import request_headers
 from ...records.tag_filter import PATTERN, PATTERN_LIMIT
 from .. import schemas
@@ -28,8 +28,8 @@ _BY_VALIDATOR: dict[Any, Callable[[Config], JSONSchema]] = {
     schemas.pattern: lambda _: {"pattern": f"^{PATTERN.pattern}$", "maxLength": PATTERN_LIMIT},
     schemas.secret: lambda _: {
         "pattern": f"^{SECRET_PREFIX}[A-Za-z0-9+/]+=*$",
-        "minLength": len(SECRET_PREFIX) + 4 * math.ceil(LEAST_BYTES / 3),
-        "maxLength": len(SECRET_PREFIX) + 4 * math.ceil(MOST_BYTES / 3),
+        "minLength": len(SECRET_PREFIX) + 4 * math.ceil(MIN_SECRET_BYTES / 3),
+        "maxLength": len(SECRET_PREFIX) + 4 * math.ceil(MAX_SECRET_BYTES / 3),
     },
     schemas.http_url: lambda _: {"pattern": "^(https?://.+)?$"},
     schemas.page_size: lambda config: {
