@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Callable
 from contextlib import suppress
-from time import monotonic
 from weakref import WeakSet
 
 from redis.client import PubSub
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 DELIVER_DUE = "flask_hubhooks.worker.jobs.deliver_due"
 WAKE_TTL_S = 60
 """A wake-up whose job was lost is forgotten after this; the worker's beat repairs it within about a second."""
+LISTEN_S = 60.0
+"""How long the listening thread waits at a stretch."""
 CONFIRMED_S = 1.0
 """How long Redis may take to confirm that a subscription has begun or ended."""
 
@@ -95,16 +98,19 @@ def enqueue_delivery(state: State) -> None:
 
 
 class Listener:
-    """A subscription to the channel of `wake`, which queues no job while a worker listens.
+    """Listens on the channel of `wake`, on a thread of its own: `wake` queues no job while a worker listens.
 
-    It ends if Redis goes away. That is no error: workers look for due deliveries every second anyway.
+    `on_wake` is called on that thread. Listening ends if Redis goes away, which is no error: workers look for due
+    deliveries every second anyway.
     """
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, on_wake: Callable[[], object]) -> None:
         self._state = state
+        self._on_wake = on_wake
         self._channel = wake_channel(state)
         self._redis = connect(state.config, connect_timeout_s=REDIS_TIMEOUT_S, timeout_s=CONFIRMED_S)
         self._pubsub: PubSub | None = None
+        self._thread = threading.Thread()
 
     @property
     def listening(self) -> bool:
@@ -117,31 +123,26 @@ class Listener:
             self._pubsub.subscribe(self._channel)
             self._pubsub.get_message(timeout=CONFIRMED_S)
         except (RedisError, OSError) as error:
-            self._lost(error)
+            return self._lost(error)
+        self._thread = threading.Thread(target=self._listen, args=(self._pubsub,), daemon=True, name="hubhooks-wakes")
+        self._thread.start()
 
-    def wait(self, seconds: float) -> bool:
-        """Wait at most `seconds` for a wake-up; returns whether one has come since the last time."""
-        heard = False
-        if self._pubsub:
-            try:
-                while self._pubsub.get_message(timeout=seconds):
-                    seconds, heard = 0.0, True  # several wake-ups count as one
-            except (RedisError, OSError) as error:
+    def _listen(self, pubsub: PubSub) -> None:
+        try:
+            while pubsub.subscribed:
+                if pubsub.get_message(timeout=LISTEN_S):
+                    self._on_wake()
+        except Exception as error:
+            if self._pubsub is pubsub:  # else it was closed by `stop`
                 self._lost(error)
-        return heard
+                self._on_wake()  # so that nobody waits for wake-ups any more
 
     def stop(self) -> None:
         """Unsubscribe: from now on `wake` queues jobs. Look for due deliveries once more after this."""
-        if not self._pubsub:
-            return
-        try:
-            self._pubsub.unsubscribe()
-            deadline = monotonic() + CONFIRMED_S
-            while self._pubsub.subscribed and monotonic() < deadline:
-                self._pubsub.get_message(timeout=CONFIRMED_S)
-        except (RedisError, OSError) as error:
-            self._lost(error)
-        else:
+        if pubsub := self._pubsub:
+            with suppress(RedisError, OSError):
+                pubsub.unsubscribe()
+                self._thread.join(CONFIRMED_S)
             self._close()
 
     def _lost(self, error: Exception) -> None:
@@ -152,7 +153,7 @@ class Listener:
         self._close()
 
     def _close(self) -> None:
-        if self._pubsub:
+        pubsub, self._pubsub = self._pubsub, None
+        if pubsub:
             with suppress(RedisError, OSError):
-                self._pubsub.close()
-        self._pubsub = None
+                pubsub.close()

@@ -303,7 +303,7 @@ def test_moved(host: Host, status: int) -> None:
         host.deliver()
     delivery = only(host, webhook)
     assert (delivery["status"], delivery["state"], codes(delivery)) == ("error", "failed", [status])
-    assert f"to http://127.0.0.1:{target.port}:" in delivery["reason"]
+    assert f"to http://127.0.0.1:{target.port}. " in delivery["reason"]
     assert not target.requests
 
 

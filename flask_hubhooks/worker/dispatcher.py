@@ -59,10 +59,8 @@ BATCH_WAIT_S = 0.05
 POLL_S = 0.05
 """How often due deliveries are looked for while requests are in flight and no wake-up comes. If a look takes longer, as
 with thousands of repositories, looking takes half of the time at most."""
-HEAR_S = 0.005
-"""How often a wake-up is looked for while requests are in flight."""
 LISTEN_S = 0.5
-"""How long one wait for a wake-up lasts: a signal to stop is noticed after this at the latest."""
+"""How long one wait for a wake-up lasts: the end of a run is noticed after this at the latest."""
 SWEEP_S = 1.0
 """How often overdue deliveries, such as those whose callbacks never came, are looked for."""
 POSTPONED_S = 60.0
@@ -117,7 +115,8 @@ class Dispatcher:
         self._state = state
         self._slice_s = slice_s
         self._linger_s = linger_s
-        self._listener = Listener(state)
+        self._listener = Listener(state, self._wake)
+        self._woken = False
         room = concurrency or state.config.concurrency
         most = room * SLOW_FACTOR if transport else open_files.max_requests(room * SLOW_FACTOR)
         self._transport = transport or guarded_transport(state.config, most)
@@ -141,6 +140,10 @@ class Dispatcher:
         self.stopping.set()
         self._done.put(None)
 
+    def _wake(self) -> None:
+        self._woken = True
+        self._done.put(None)
+
     def run(self) -> bool:
         """Deliver until nothing is due, nothing is in flight, and no wake-up has come for `linger_s`.
 
@@ -158,32 +161,36 @@ class Dispatcher:
         self._sweep_not_before = 0.0
         self._turns.freed()
         locked_until = inf
+        wait_s = 0.0
         while True:
-            if self._unfinished:  # an earlier run may have left some behind
-                self._record(self._collect(HEAR_S if self._listener.listening else POLL_S))
-                quiet_since = monotonic()
-            self._record_locked()
+            done = self._collect(wait_s)  # an earlier run may have left some behind
             cut_short = self.stopping.is_set() or monotonic() >= ends
+            if self._woken:
+                self._woken, self._claim_not_before = False, -inf
+                if not cut_short:
+                    self._look_for_work()  # a new push does not wait until the results of others are recorded
+            self._record(done)
+            self._record_locked()
             self._release(everything=cut_short)
             if not cut_short:
                 self._look_for_work()
-            if self._unfinished:
-                continue
+            if done or self._unfinished:
+                quiet_since = monotonic()
             if cut_short:
                 locked_until = min(locked_until, monotonic() + STOP_LOCKED_S)
-            if self._locked and monotonic() < locked_until:
-                (self._listener.wait if self._listener.listening else time.sleep)(LOCKED_S)
-                continue
-            if not self._listener.listening:
+            if self._unfinished:
+                wait_s = POLL_S
+            elif self._locked and monotonic() < locked_until:
+                wait_s = LOCKED_S
+            elif not self._listener.listening:
                 return cut_short
-            if cut_short or monotonic() >= quiet_since + self._linger_s:
+            elif cut_short or monotonic() >= quiet_since + self._linger_s:
                 self._listener.stop()
+                wait_s = 0.0
             else:
-                self._listener.wait(LISTEN_S)
+                wait_s = LISTEN_S
 
     def _look_for_work(self) -> None:
-        if self._unfinished and self._listener.wait(0.0):
-            self._claim_not_before = -inf
         try:
             self._claim()
             self._expire_overdue()
@@ -319,6 +326,7 @@ class Dispatcher:
         while (
             before < (ready := self._done.qsize()) < BATCH - 1
             and self._limits.answers_expected
+            and not self._woken
             and monotonic() < deadline
         ):
             before = ready
