@@ -208,9 +208,8 @@ class Dispatcher:
 
     def _claim(self) -> None:
         limit = max(CLAIM_LEAST, min(CLAIM_MOST, 2 * self._completed))
-        running_low = (
-            self._turns.more_due and self._limits.soon_done <= limit
-        )  # the next is sent while these are recorded
+        # Claim before all is done, so that the next ones are sent while these are recorded.
+        running_low = self._turns.more_due and self._limits.soon_done <= limit
         if self._unfinished >= HELD_MOST or (
             self._unfinished and not running_low and monotonic() < self._claim_not_before
         ):
@@ -322,11 +321,7 @@ class Dispatcher:
         except Empty:
             return []
         deadline, before = monotonic() + BATCH_WAIT_S, -1
-        while (
-            before < (ready := self._done.qsize()) < BATCH - 1
-            and self._limits.answers_expected
-            and monotonic() < deadline
-        ):
+        while before < (ready := self._done.qsize()) < BATCH - 1 and self._limits.any_fresh and monotonic() < deadline:
             before = ready
             time.sleep(NAP_S)
         done += [self._done.get_nowait() for _ in range(min(BATCH - 1, self._done.qsize()))]
