@@ -28,13 +28,13 @@ class Outage:
         self._lock = threading.Lock()
 
     @property
-    def lasts(self) -> bool:
+    def ongoing(self) -> bool:
         return self._began is not None
 
     def noticed(self, fault: BaseException) -> None:
         """Log that the server is down, unless that is known."""
         with self._lock:
-            known, self._began = self.lasts, self._began or monotonic()
+            known, self._began = self.ongoing, self._began or monotonic()
         if not known:
             logger.warning("%s cannot be used (%s), waiting until it can", self.server, in_one_line(fault))
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from typing import Any
 
-TEXT_LIMITS = {"description": 1_000, "full_description": 25_000, "dockerfile": 25_000}
-TEXT_LIMIT = 2_048
+MAX_TEXT_LENGTHS = {"description": 1_000, "full_description": 25_000, "dockerfile": 25_000}
+MAX_TEXT_LENGTH = 2_048
 """Characters of a repository's texts that are kept with each push and sent to each receiver; the rest is cut off.
 
 25,000 is Docker Hub's own limit for a full description. nginx accepts bodies of 1 MiB unless it is configured
@@ -69,7 +69,7 @@ def _json_value(name: str, value: Any, default: Any) -> Any:
     if value is None:
         return default
     if isinstance(default, str):
-        return storable(str(value)[: TEXT_LIMITS.get(name, TEXT_LIMIT)])
+        return storable(str(value)[: MAX_TEXT_LENGTHS.get(name, MAX_TEXT_LENGTH)])
     return type(default)(value)
 
 

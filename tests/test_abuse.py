@@ -64,7 +64,7 @@ def test_an_open_port_looks_like_a_closed_one(make_host: MakeHost, kind: str, ad
             host.api("PATCH", f"acme/app/webhooks/{webhook['id']}/", json={"active": False})
         assert receiver.connections == 0
     assert said[0] == said[1]
-    assert ("is not public (loopback)" in said[0]) != ("is this machine itself" in said[0])
+    assert ("is not public (loopback)" in said[0]) != ("is the worker's own machine" in said[0])
     assert '"connect_ms": null' in said[0]
 
 

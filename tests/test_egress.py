@@ -104,7 +104,7 @@ def test_metadata() -> None:
 def test_localhost(host: str) -> None:
     """A name of this machine is refused unless it is listed, or loopback is allowed."""
     said = refusal(Egress(), f"http://{host}/")
-    assert said.startswith(f"Hook host {host.lower()} is the machine of the worker itself. ")
+    assert said.startswith(f"Hook host {host.lower()} is the worker's own machine. ")
     assert refusal(Egress(policy("10.0.0.0/8"), ("localhosts",)), f"http://{host}/") == said
     for allowing in (policy("127.0.0.0/8"), policy("::1/128")):
         Egress(allowing).target(f"http://{host}/")

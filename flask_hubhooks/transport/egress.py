@@ -257,7 +257,7 @@ class Egress:
             self.addresses.check(found.address)
         elif _is_localhost(found.host) and not self._allows_localhost(found.host):
             raise ForbiddenAddress(
-                f"Hook host {found.host} is the machine of the worker itself. The operator can allow it with "
+                f"Hook host {found.host} is the worker's own machine. The operator can allow it with "
                 "HUBHOOKS_ALLOWED_HOSTS, or with 127.0.0.0/8 in HUBHOOKS_ALLOWED_NETWORKS."
             )
         return found

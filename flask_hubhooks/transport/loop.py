@@ -94,13 +94,14 @@ class Loop:
         self._max_connections = max_connections
         self._meter = Meter()
         self._kept_sockets: KeptSockets = {}
-        # Requests by state; an exchange is in one of the two dictionaries, or in neither for a moment.
+        # Requests by state
         self._inbox: deque[tuple[Request, Done, float, datetime]] = deque()
         self._resolving: dict[Exchange, tuple[Lookup, OnResolved]] = {}  # the earliest deadline first
         self._running: dict[Any, Exchange] = {}  # by handle
-        self._resolutions: deque[tuple[Exchange, int, Resolution]] = deque()
-        self._handles: dict[Exchange, Any] = {}  # of all requests that have begun
-        self._idle: list[tuple[Any, Exchange]] = []  # handles for other requests
+        # What they need
+        self._resolutions: deque[tuple[Exchange, int, Resolution]] = deque()  # the second inbox
+        self._handles: dict[Exchange, Any] = {}  # of those that are resolving or running
+        self._idle: list[tuple[Any, Exchange]] = []  # for other requests
         # What the thread waits for
         self._wakeup_reader, self._wakeup_writer = socket.socketpair()
         self._wakeup_reader.setblocking(False)

@@ -325,7 +325,7 @@ class Dispatcher:
         deadline, before = monotonic() + BATCH_WAIT_S, -1
         while (
             before < (ready := self._done.qsize()) < BATCH - 1
-            and self._limits.answers_expected
+            and self._limits.any_fresh
             and not self._woken
             and monotonic() < deadline
         ):

@@ -226,8 +226,8 @@ class Limits:
             return len(self._flights) - self._slow + waiting
 
     @property
-    def answers_expected(self) -> bool:
-        """Whether requests are in flight that may be answered soon."""
+    def any_fresh(self) -> bool:
+        """Whether a request is in flight that is not slow, so that it may be answered soon."""
         return len(self._flights) > self._slow
 
     # How turns, limits and breakers work; the lock is held

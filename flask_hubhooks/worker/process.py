@@ -99,7 +99,7 @@ def _deliver_once(state: State, dispatcher: Dispatcher) -> None:
         enqueue_delivery(state)
         _DeliveryWorker(state, dispatcher).work(burst=True, logging_level="WARNING")
     for outage in (state.database_outage, state.redis_outage):
-        if outage.lasts:
+        if outage.ongoing:
             raise CannotWork(f"Not everything was delivered, because {outage.server} went down.")
 
 
@@ -215,7 +215,7 @@ class _Beat:
 
     def _beat(self, beats: int) -> None:
         state, worker, due = self._state, self.worker, False
-        if state.database_outage.lasts:
+        if state.database_outage.ongoing:
             state.engine.dispose()  # each old connection would look like another outage
         with state.database_outage.watched(), state.reading() as session:
             due = anything_due(session)
