@@ -189,12 +189,11 @@ def test_rotating(make_host: MakeHost) -> None:
 
 
 @on_sqlite
-def test_how_long_the_former_is_used(make_host: MakeHost) -> None:
-    """HUBHOOKS_FORMER_SECRET_TTL is how long requests are signed with the former secret, too."""
-    host = make_host(config={"HUBHOOKS_FORMER_SECRET_TTL": timedelta(minutes=5)})
+def test_how_long_the_former_is_used(host: Host) -> None:
+    """Requests are signed with the former secret, too, for 24 hours."""
     until = rotate(host, host.create("http://127.0.0.1:9/hook"))["former_secret_until"]
     left = datetime.fromisoformat(until.replace("Z", "+00:00")) - datetime.now(timezone.utc)
-    assert timedelta(minutes=4, seconds=50) < left <= timedelta(minutes=5)
+    assert timedelta(hours=23, minutes=59) < left <= timedelta(hours=24)
 
 
 @on_sqlite

@@ -6,12 +6,14 @@ from typing import Any
 
 from flask import Blueprint, current_app
 
-from . import api, callbacks, openapi, pages
+from . import callbacks, openapi, pages  # noqa: F401 - these declare endpoints
+from .api import deliveries, webhooks  # noqa: F401
+from .endpoints import add_endpoints
 
 
 def add_routes(blueprint: Blueprint) -> None:
     """Put every route on the blueprint."""
-    openapi.add_route(blueprint, [*api.add_routes(blueprint), *callbacks.add_routes(blueprint)])
+    add_endpoints(blueprint)
     pages.add_routes(blueprint)
 
     @blueprint.url_value_preprocessor

@@ -1,183 +1,108 @@
-"""The JSON that our API answers with."""
+"""The JSON documents that the API answers with. Each schema serializes its document and describes it in OpenAPI.
+
+To add a read-only field, add it to its schema: it reads the attribute of the same name of the value that an endpoint
+returns, unless `read` says otherwise.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from enum import Enum
+from operator import attrgetter
+from typing import Any, ClassVar, cast
+
+from marshmallow import Schema, fields
 
 from ..config import Config
 from ..formats import dockerhub
 from ..records.credentials import headers_of
 from ..records.history import Around, Latest
-from ..records.models import Attempt, Delivery, Hook, Push, Webhook
+from ..records.models import DOCKER_WORDS, Delivery, Kind, Status, Webhook
 from ..state import State
 from ..transport.causes import cause
 from ..transport.hook_url import hosts, origin
 from ..worker.masking import MASKED
+from .schemas import CALLBACK_STATES, HTTP_URL
 
-
-def time(value: datetime | None) -> str | None:
-    """RFC 3339 in UTC."""
-    return value.isoformat().replace("+00:00", "Z") if value else None
+JSONSchema = dict[str, Any]
+Read = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
 class Viewer:
-    """Who looks: readers see outcomes, writers see exchanges."""
+    """The user a document is made for: readers see outcomes, writers see exchanges."""
 
     state: State
     may_write: bool
 
-    def url(self, url: str) -> str:
-        """A hook URL; readers see its origin, since receivers put credentials into paths and queries."""
-        return url if self.may_write else f"{origin(url)}/…"
+    def document(self, schema: Document, value: Any) -> Any:
+        """Serialize a value, leaving out what this user may not see."""
+        former = _viewer.set(self)
+        try:
+            return schema.dump(value)
+        finally:
+            _viewer.reset(former)
 
 
-def webhook(row: Webhook, viewer: Viewer) -> dict[str, Any]:
-    """A webhook without its secret; writers see the names of its request headers."""
-    headers = headers_of(viewer.state.secrets, row) if viewer.may_write else None
-    return {
-        "id": row.id,
-        "slug": row.slug,
-        "name": row.name,
-        "active": row.active,
-        "disabled_reason": row.disabled_reason,
-        "expect_final_callback": row.expects_final_callback,
-        "tag_filter": row.tag_filter.split(),
-        "headers": None if headers is None else dict.fromkeys(headers),
-        "creator": row.creator,
-        "last_updater": row.last_updater,
-        "created": time(row.created),
-        "last_updated": time(row.last_updated),
-        "former_secret_until": time(row.former_secret_until),
-        "hooks": [hook(each, row.active, viewer) for each in row.hooks],
-    }
+_viewer: ContextVar[Viewer] = ContextVar("hubhooks_viewer")
 
 
-def hook(row: Hook, active: bool, viewer: Viewer) -> dict[str, Any]:
-    """A hook; its host stands in ASCII, as it is looked up, and as it reads, lest one be taken for another."""
-    host, host_unicode = hosts(row.hook_url)
-    return {
-        "id": row.id,
-        "hook_url": viewer.url(row.hook_url),
-        "host": host,
-        "host_unicode": host_unicode,
-        "active": active,
-        "failing_since": time(row.failing_since),
-        "creator": row.creator,
-        "last_updater": row.last_updater,
-        "date_added": time(row.date_added),
-        "last_updated": time(row.last_updated),
-    }
+@dataclass(frozen=True)
+class _View:
+    """A row and what else its document shows; all other attributes are the row's."""
+
+    row: Any
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.row, name)
 
 
-def delivery(row: Delivery, around: Around, viewer: Viewer) -> dict[str, Any]:
-    """One line of the history. `status` is Docker Hub's word, `state` where it exactly stands.
+@dataclass(frozen=True)
+class CreatedWebhook(_View):
+    """A new webhook and its secret."""
 
-    There is no next attempt while one is under way.
+    secret: str
+
+
+@dataclass(frozen=True)
+class AttemptView(_View):
+    """An attempt and the body that it sent."""
+
+    body: str
+
+
+@dataclass(frozen=True)
+class DeliveryView:
+    """A delivery, its latest attempt, and the deliveries of its run in order.
+
+    `attempts` is empty where the document does not list them.
     """
-    latest = around.latest.get(row.id, Latest())
-    return {
-        "id": str(row.id),
-        "status": row.docker_status,
-        "state": row.status.value,
-        "reason": row.reason,
-        "cause": latest.cause,
-        "hook": {"id": row.hook_id, "hook_url": viewer.url(row.hook.hook_url)},
-        "position": row.position,
-        "chain_length": row.chain_length,
-        "round": row.round,
-        "chain": [_step(each, viewer) for each in around.chains[row.push_id]],
-        "attempt_count": row.attempt_count,
-        "duration_ms": latest.duration_ms,
-        "push": _push(row.push),
-        "callback_expected": row.callback_expected,
-        "callback": _callback(row),
-        "created_at": time(row.created_at),
-        "next_attempt_at": _next_attempt_at(row),
-        "received_at": time(row.received_at),
-        "finished_at": time(row.finished_at),
-    }
+
+    row: Delivery
+    latest: Latest
+    chain: Sequence[Delivery]
+    attempts: Sequence[AttemptView] = ()
 
 
-def _next_attempt_at(row: Delivery) -> str | None:
-    """Null while it is under way. What a person waits for is due since before it was made."""
-    if row.lease_token or row.next_attempt_at is None:
-        return None
-    return time(max(row.next_attempt_at, row.created_at))
+@dataclass(frozen=True)
+class Page:
+    """Some entries of a list, and the URLs of the pages before and after them; only pages of webhooks are counted."""
+
+    results: Sequence[Any]
+    next: str | None
+    previous: str | None
+    count: int = 0
 
 
-def _step(row: Delivery, viewer: Viewer) -> dict[str, Any]:
-    """How far a hook of the chain has come."""
-    return {
-        "id": str(row.id),
-        "position": row.position,
-        "hook_url": viewer.url(row.hook.hook_url),
-        "state": row.status.value,
-        "callback": row.callback_state or None,
-    }
-
-
-def delivery_with_attempts(row: Delivery, around: Around, viewer: Viewer) -> dict[str, Any]:
-    """One delivery with its attempts."""
-    sent = sent_body(row, viewer.state.config)
-    return delivery(row, around, viewer) | {"attempts": [attempt(each, sent, viewer) for each in row.attempts]}
-
-
-def _push(row: Push) -> dict[str, Any]:
-    return {
-        "kind": row.kind.value,
-        "repository": row.repository,
-        "tag": row.tag,
-        "digest": row.digest,
-        "media_type": row.media_type,
-        "pusher": row.pusher,
-        "pushed_at": time(row.pushed_at),
-    }
-
-
-def _callback(row: Delivery) -> dict[str, Any] | None:
-    if not row.callback_state:
-        return None
-    return {
-        "state": row.callback_state,
-        "description": row.callback_description,
-        "context": row.callback_context,
-        "target_url": row.callback_target_url,
-        "received_at": time(row.callback_at),
-    }
-
-
-def attempt(row: Attempt, sent_body: str, viewer: Viewer) -> dict[str, Any]:
-    """One POST and what came of it. Readers do not see the request and the response themselves."""
-    request = {"url": row.hook_url, "headers": row.request_headers, "body": sent_body}
-    answered = row.status_code is not None
-    return {
-        "number": row.number,
-        "round": row.round,
-        "trigger": row.trigger,
-        "started_at": time(row.started_at),
-        "duration_ms": row.duration_ms,
-        "connect_ms": row.connect_ms,
-        "wait_ms": row.wait_ms,
-        "status_code": row.status_code,
-        "cause": cause(row.status_code, row.error),
-        "request": request if viewer.may_write else None,
-        "response": _response(row) if viewer.may_write and answered else None,
-    }
-
-
-def _response(row: Attempt) -> dict[str, Any]:
-    return {
-        "headers": row.response_headers,
-        "body": row.response_body.decode("utf-8", "replace"),
-        "truncated": row.response_truncated,
-    }
+def delivery_views(rows: Sequence[Delivery], around: Around) -> list[DeliveryView]:
+    return [DeliveryView(row, around.latest.get(row.id, Latest()), around.chains[row.push_id]) for row in rows]
 
 
 def sent_body(row: Delivery, config: Config) -> str:
-    """What every attempt of the delivery sent, but for the callback token: whoever has it can call back."""
+    """Return the body that every attempt of the delivery sent, without the callback token."""
     push = row.push
     content = dockerhub.payload(
         external_url=config.external_url,
@@ -189,3 +114,397 @@ def sent_body(row: Delivery, config: Config) -> str:
         details=push.snapshot,
     )
     return dockerhub.body(content).decode()
+
+
+# Fields
+
+
+class _Field(fields.Field[Any]):
+    """A field of a document: always present, and null only where `null` says so."""
+
+    json_schema: ClassVar[JSONSchema] = {}
+
+    def __init__(self, description: str = "", *, read: str | Read = "", null: bool = False, **more: Any) -> None:
+        described = {"description": description} if description else {}
+        super().__init__(allow_none=null, metadata=self.json_schema | described | more)
+        self.source = read
+
+    def reader(self) -> Read:
+        """Return the function that takes what the document shows and returns this field in JSON."""
+        return _reader(self, self.source)
+
+
+def _reader(field: fields.Field[Any], source: str | Read) -> Read:
+    if callable(source):
+        return source
+    return attrgetter(source or f"{cast(Document, field.parent).prefix}{field.name}")
+
+
+class Text(_Field):
+    json_schema: ClassVar = {"type": "string"}
+
+
+class Flag(_Field):
+    json_schema: ClassVar = {"type": "boolean"}
+
+
+class Count(_Field):
+    json_schema: ClassVar = {"type": "integer", "minimum": 0}
+
+
+class Number(_Field):
+    """A number from 1, such as an id."""
+
+    json_schema: ClassVar = {"type": "integer", "minimum": 1}
+
+
+class Link(_Field):
+    json_schema: ClassVar = {"type": "string", "format": "uri"}
+
+
+class List(_Field):
+    """A list of JSON values; `items` is their schema."""
+
+    json_schema: ClassVar = {"type": "array"}
+
+
+class Choice(_Field):
+    """One of several words. A member of an enumeration is shown as its value."""
+
+    json_schema: ClassVar = {"type": "string"}
+
+    def __init__(self, words: Sequence[str], description: str = "", *, null: bool = False, **more: Any) -> None:
+        super().__init__(description, null=null, enum=[*words, None] if null else [*words], **more)
+
+    def reader(self) -> Read:
+        read = super().reader()
+        return lambda value: word.value if isinstance(word := read(value), Enum) else word
+
+
+class Time(_Field):
+    """A time in RFC 3339, in UTC."""
+
+    json_schema: ClassVar = {"type": "string", "format": "date-time"}
+
+    def reader(self) -> Read:
+        read = super().reader()
+        return lambda value: time(read(value))
+
+
+def time(value: datetime | None) -> str | None:
+    """Format a time as RFC 3339 in UTC."""
+    return value.isoformat().replace("+00:00", "Z") if value else None
+
+
+class UUID(_Field):
+    json_schema: ClassVar = {"type": "string", "format": "uuid"}
+
+    def reader(self) -> Read:
+        read = super().reader()
+        return lambda value: str(read(value))
+
+
+class HookURL(_Field):
+    """A hook URL. Readers see its origin only, since receivers put credentials into paths and queries."""
+
+    json_schema: ClassVar = {
+        "type": "string",
+        "pattern": HTTP_URL,
+        "description": "Users without write access see `https://host[:port]/…`.",
+    }
+
+    def reader(self) -> Read:
+        read = super().reader()
+        return lambda value: read(value) if _viewer.get().may_write else f"{origin(read(value))}/…"
+
+
+class HeaderNames(_Field):
+    """The names of a webhook's request headers, each with null for its value."""
+
+    json_schema: ClassVar = {
+        "type": "object",
+        "additionalProperties": {"type": "null"},
+        "description": "The names of the headers that go with its requests; null without write access, and where they "
+        "cannot be decrypted.",
+    }
+
+    def reader(self) -> Read:
+        def read(webhook: Webhook) -> dict[str, None] | None:
+            viewer = _viewer.get()
+            headers = headers_of(viewer.state.secrets, webhook) if viewer.may_write else None
+            return None if headers is None else dict.fromkeys(headers)
+
+        return read
+
+
+class Nested(fields.Nested):
+    """Another document, or a list of documents."""
+
+    def __init__(
+        self,
+        schema: type[Document],
+        description: str = "",
+        *,
+        read: str | Read = "",
+        many: bool = False,
+        null: bool = False,
+        writers_only: bool = False,
+    ) -> None:
+        metadata = {"description": description} if description else {}
+        super().__init__(schema, many=many, allow_none=null, metadata=metadata)
+        self.source = read
+        self.writers_only = writers_only
+
+    def reader(self) -> Read:
+        read, dump = _reader(self, self.source), self.schema.dump
+
+        def read_nested(value: Any) -> Any:
+            nested = None if self.writers_only and not _viewer.get().may_write else read(value)
+            return None if nested is None else dump(nested)
+
+        return read_nested
+
+
+# Documents. The first line of a docstring is the description in OpenAPI.
+
+
+class Document(Schema):
+    """A JSON object with all of its fields, and no others."""
+
+    prefix: ClassVar[str] = ""
+    """Comes before the names of the attributes that fields without `read` show."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._readers = [(name, field.reader()) for name, field in self.fields.items()]  # type: ignore[attr-defined]
+
+    def dump(self, obj: Any, *, many: bool | None = None) -> Any:
+        """Serialize a value. marshmallow's own `dump` would make a page of 100 deliveries a third slower."""
+        if self.many if many is None else many:
+            return [self.dump(each, many=False) for each in obj]
+        return {name: read(obj) for name, read in self._readers}
+
+
+class HookDocument(Document):
+    """A destination URL of a webhook."""
+
+    id = Number()
+    hook_url = HookURL()
+    host = Text("The URL's host in ASCII, as it is looked up.", read=lambda hook: hosts(hook.hook_url)[0])
+    host_unicode = Text(
+        "The URL's host as it reads in its own script.", read=lambda hook: hosts(hook.hook_url)[1]
+    )  # both are shown, so that no host is taken for another
+    active = Flag(read="webhook.active")
+    failing_since = Time(null=True)
+    creator = Text()
+    last_updater = Text()
+    date_added = Time()
+    last_updated = Time()
+
+
+class HookListDocument(Document):
+    """The hooks of a webhook in order."""
+
+    results = Nested(HookDocument, many=True)
+
+
+class WebhookDocument(Document):
+    """A name and the hooks that are called, one after the other, when a tag is pushed."""
+
+    id = Number()
+    slug = Text("The name, to be used in a URL.")
+    name = Text()
+    active = Flag()
+    disabled_reason = Text('Why the registry disabled it; "" where it did not.')
+    expect_final_callback = Flag(read="expects_final_callback")
+    tag_filter = List(items={"type": "string"}, read=lambda webhook: webhook.tag_filter.split())
+    headers = HeaderNames(null=True)
+    creator = Text()
+    last_updater = Text()
+    created = Time()
+    last_updated = Time()
+    former_secret_until = Time("Until then requests are also signed with the secret before.", null=True)
+    hooks = Nested(HookDocument, many=True)
+
+
+class CreatedWebhookDocument(WebhookDocument):
+    """A new webhook with its secret."""
+
+    secret = Text("It is shown this once.", pattern="^whsec_")
+
+
+class WebhookPageDocument(Document):
+    """A page of webhooks."""
+
+    count = Count()
+    next = Link(null=True)
+    previous = Link(null=True)
+    results = Nested(WebhookDocument, many=True)
+
+
+class MatchingTagsDocument(Document):
+    """The repository's recent tags."""
+
+    matching = List(items={"type": "string"})
+    other = List(items={"type": "string"})
+
+
+class NewSecretDocument(Document):
+    """The secret from now on."""
+
+    secret = Text("It is shown this once.", pattern="^whsec_")
+    former_secret_until = Time(null=True)
+
+
+class PushDocument(Document):
+    """A tag that was pushed, or a test."""
+
+    kind = Choice([each.value for each in Kind])
+    repository = Text()
+    tag = Text()
+    digest = Text()
+    media_type = Text()
+    pusher = Text()
+    pushed_at = Time()
+
+
+class CallbackDocument(Document):
+    """What the receiver posted to the callback URL."""
+
+    state = Choice(CALLBACK_STATES, read="callback_state")
+    description = Text(read="callback_description")
+    context = Text(read="callback_context")
+    target_url = Text(read="callback_target_url")
+    received_at = Time(read="callback_at")
+
+
+class StepDocument(Document):
+    """How far a hook of the chain has come."""
+
+    id = UUID()
+    position = Count()
+    hook_url = HookURL(read="hook.hook_url")
+    state = Choice([each.value for each in Status], read="status")
+    callback = Choice(CALLBACK_STATES, read=lambda delivery: delivery.callback_state or None, null=True)
+
+
+class DeliveryHookDocument(Document):
+    """The hook that is called."""
+
+    id = Number()
+    hook_url = HookURL()
+
+
+def _next_attempt_at(view: DeliveryView) -> datetime | None:
+    """None while an attempt is under way. An urgent delivery is due since before it was made."""
+    delivery = view.row
+    if delivery.lease_token or delivery.next_attempt_at is None:
+        return None
+    return max(delivery.next_attempt_at, delivery.created_at)
+
+
+class DeliveryDocument(Document):
+    """One hook of a webhook for one push."""
+
+    prefix: ClassVar = "row."
+    id = UUID("Receivers see it as `webhook-id`.")
+    status = Choice(DOCKER_WORDS, "Docker Hub's word: `success` where it was received.", read="row.docker_status")
+    state = Choice([each.value for each in Status], "Where it exactly stands.", read="row.status")
+    reason = Text("Why it ended or is held, where no attempt tells.")
+    cause = Text('What is wrong by the latest attempt, and what to do; "" where nothing is.', read="latest.cause")
+    hook = Nested(DeliveryHookDocument)
+    position = Count("Of the hook in its chain, from 0.")
+    chain_length = Number()
+    round = Number("It is one more each time that the delivery is sent again.")
+    chain = Nested(StepDocument, "All hooks of the chain.", read="chain", many=True)
+    attempt_count = Count()
+    duration_ms = Count("Of the latest attempt.", read="latest.duration_ms", null=True)
+    push = Nested(PushDocument)
+    callback_expected = Flag()
+    callback = Nested(CallbackDocument, read=lambda view: view.row if view.row.callback_state else None, null=True)
+    created_at = Time()
+    next_attempt_at = Time(read=_next_attempt_at, null=True)
+    received_at = Time(null=True)
+    finished_at = Time(null=True)
+
+
+class DeliveryPageDocument(Document):
+    """A page of deliveries."""
+
+    next = Link(null=True)
+    previous = Link(null=True)
+    results = Nested(DeliveryDocument, many=True)
+
+
+_HEADER_PAIRS: JSONSchema = {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2}
+
+
+class RequestDocument(Document):
+    """What was sent, without secrets and the callback's token. Null without write access."""
+
+    url = HookURL(read="hook_url")
+    headers = List(items=_HEADER_PAIRS, read="request_headers")
+    body = Text()
+
+
+class ResponseDocument(Document):
+    """What the receiver answered. Null without write access, and where there was no answer."""
+
+    headers = List(items=_HEADER_PAIRS, read="response_headers")
+    body = Text(read=lambda attempt: attempt.response_body.decode("utf-8", "replace"))
+    truncated = Flag(read="response_truncated")
+
+
+class AttemptDocument(Document):
+    """One request of a delivery, and what came of it."""
+
+    number = Number()
+    round = Number()
+    trigger = Choice(["push", "test", "chain", "retry", "redelivery"])
+    started_at = Time()
+    duration_ms = Count()
+    connect_ms = Count(null=True)
+    wait_ms = Count(null=True)
+    status_code = _Field("Null where there was no answer.", null=True, type="integer")
+    cause = Text(
+        'Why it failed, and what to do; "" where it did not.',
+        read=lambda attempt: cause(attempt.status_code, attempt.error),
+    )
+    request = Nested(RequestDocument, read=lambda attempt: attempt, null=True, writers_only=True)
+    response = Nested(
+        ResponseDocument,
+        read=lambda attempt: None if attempt.status_code is None else attempt,
+        null=True,
+        writers_only=True,
+    )
+
+
+class DeliveryWithAttemptsDocument(DeliveryDocument):
+    """A delivery with all its attempts."""
+
+    attempts = Nested(AttemptDocument, read="attempts", many=True)
+
+
+class RecoveredDocument(Document):
+    """How much was sent again, and how much is left."""
+
+    recovered = Count()
+    remaining = Count()
+
+
+class CallbackTakenDocument(Document):
+    """The callback was taken."""
+
+    delivery = UUID()
+    state = Choice(CALLBACK_STATES)
+
+
+class OpenAPIDocument(Document):
+    """An OpenAPI 3.1 document."""
+
+    openapi = Text()
+    info = _Field(type="object")
+    servers = List()
+    tags = List()
+    paths = _Field(type="object")
+    components = _Field(type="object")

@@ -50,3 +50,7 @@ def not_found() -> Problem:
 
 def invalid(errors: Errors) -> Problem:
     return Problem(400, "The request is not valid; see errors.", errors=errors)
+
+
+def not_json() -> Problem:
+    return Problem(415, "Send JSON, with Content-Type: application/json, even if the body is empty.")

@@ -9,7 +9,8 @@ from flask import Blueprint, Response
 from marshmallow import Schema
 
 from ...state import current_state
-from ..pipeline import Handler, authorized, carried_out, query_arguments, read_query, refuse_foreign_origin, route
+from ..authorization import authorized, refuse_foreign_origin
+from ..endpoints import View, add_route, query_arguments, read_query, run_with_retries
 from ..problems import Problem
 from ..schemas import ChainHistorySchema, DeliveryPageSchema, WebhooksPageSchema
 from . import deliveries, webhooks
@@ -24,8 +25,8 @@ def add_routes(blueprint: Blueprint) -> None:
     one = every + "<int:webhook_id>/"
     delivery = one + "history/<uuid:delivery_id>/"
 
-    def add(rule: str, name: str, **handlers: Handler) -> None:
-        route(blueprint, rule, f"pages_{name}", problem_page, **handlers)
+    def add(rule: str, name: str, **views: View) -> None:
+        add_route(blueprint, rule, f"pages_{name}", views, problem_page)
 
     add(
         every,
@@ -59,21 +60,23 @@ def add_routes(blueprint: Blueprint) -> None:
     add(delivery + "redeliver/", "redeliver", POST=submits(deliveries.redeliver))
 
 
-def shows(function: Callable[..., Response], query: Schema | None = None, action: str = "read") -> Handler:
-    """The handler of a page: `function` is called with a `Call`, and the query where it takes one."""
+def shows(function: Callable[..., Response], query: Schema | None = None, action: str = "read") -> View:
+    """The view of a page: `function` is called with a `Call`, the query if it takes one, and the ids in the URL."""
 
     def answer(repository: str, **ids: Any) -> Response:
         query_arguments()
         call = authorized(action, repository)
-        return carried_out(function, call, *([read_query(query)] if query else []), **ids)
+        given = [read_query(query)] if query else []
+        return run_with_retries(lambda: function(call, *given, **ids))
 
-    return Handler(answer, query=query, access=action)
+    return answer
 
 
-def submits(function: Callable[..., Response], *, expired: Callable[..., Response] | None = None) -> Handler:
-    """The handler of a form: `function` is called with a `Call` and what was sent.
+def submits(function: Callable[..., Response], *, expired: Callable[..., Response] | None = None) -> View:
+    """The view of a form: `function` is called with a `Call`, what was sent, and the ids in the URL.
 
-    For a form without the token of the visitor's session `expired` is, which shows what was typed again.
+    If the form lacks the token of the visitor's session `expired` is called instead, which shows the form again with
+    what was typed.
     """
 
     def answer(repository: str, **ids: Any) -> Response:
@@ -81,16 +84,9 @@ def submits(function: Callable[..., Response], *, expired: Callable[..., Respons
         query_arguments()
         call = authorized("write", repository)
         form = read_form()
-        return carried_out(_unless_expired(form, function, expired), call, form, **ids)
+        chosen: Callable[..., Response] | None = expired if is_expired(form) else function
+        if chosen is None:
+            raise Problem(400, EXPIRED)
+        return run_with_retries(lambda: chosen(call, form, **ids))
 
-    return Handler(answer, access="write")
-
-
-def _unless_expired(
-    form: Any, function: Callable[..., Response], expired: Callable[..., Response] | None
-) -> Callable[..., Response]:
-    if not is_expired(form):
-        return function
-    if expired is None:
-        raise Problem(400, EXPIRED)
-    return expired
+    return answer

@@ -12,7 +12,7 @@ from flask_wtf.csrf import validate_csrf
 from werkzeug.datastructures import MultiDict
 from wtforms import ValidationError
 
-from ..pipeline import read_body
+from ..endpoints import read_body
 from .translation import gettext as _
 from .translation import marked
 

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from ...dialects import utcnow
 from ...state import current_state
-from ..pipeline import Call
+from ..authorization import Call
 from ..problems import Problem
 from . import words
 from .translation import direction, language, ngettext

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import timedelta
 from typing import Any
 
 from flask import Response, request
-from sqlalchemy import func, select
-from sqlalchemy.orm import selectinload
 
 from ...dialects import utcnow
 from ...formats import dockerhub
 from ...outbox import recent_tags
-from ...records import runs as chain_history
-from ...records import webhooks
+from ...records import runs, webhooks
+from ...records.credentials import FORMER_SECRET_TTL
 from ...records.models import Webhook
 from ...records.tag_filter import BadPattern, TagFilter, check_pattern
 from ...records.webhooks import Refused, live
 from ...worker.masking import MASKED
-from .. import documents
 from ..api import webhooks as api
-from ..etag import version
-from ..pipeline import Call, loaded
+from ..api.webhooks import WEBHOOK_DOCUMENT, editing, page_of_webhooks, read_webhook
+from ..authorization import Call
+from ..documents import time
+from ..endpoints import loaded, version
 from ..problems import Problem
 from ..schemas import WebhookSchema
 from .forms import EXPIRED, Form, WebhookForm
@@ -42,23 +42,18 @@ def show_all(call: Call, query: dict[str, Any]) -> Response:
 
 
 def _list(call: Call, form: WebhookForm, number: int = 1, status: int = 200) -> Response:
-    size = WEBHOOKS
-    wanted = select(Webhook).where(live(call.repository)).order_by(Webhook.id.desc())
     with call.state.reading() as session:
-        count = session.scalar(select(func.count()).select_from(Webhook).where(live(call.repository))) or 0
-        rows = session.scalars(
-            wanted.options(selectinload(Webhook.hooks)).limit(size).offset((number - 1) * size)
-        ).all()
-        recent = chain_history.recent(session, rows)
+        rows, count = page_of_webhooks(session, [live(call.repository)], Webhook.id.desc(), number, WEBHOOKS)
+        recent = runs.recent(session, rows)
     return page(
         call,
         "webhooks.html",
         status,
         form=form,
-        webhooks=[documents.webhook(row, call.viewer) for row in rows],
+        webhooks=[call.viewer.document(WEBHOOK_DOCUMENT, row) for row in rows],
         recent=recent,
         count=count,
-        older=number + 1 if number * size < count else None,
+        older=number + 1 if number * WEBHOOKS < count else None,
         newer=number - 1 if number > 1 else None,
         here=number if number > 1 else None,
         payload=_example(call),
@@ -86,17 +81,15 @@ def create(call: Call, sent: Form) -> Response:
         form.rearrange(action)
         return _list(call, form)
     if form.check():
+        typed = form.content()
+        content = {"name": typed["name"], "hooks": [{"hook_url": each["hook_url"]} for each in typed["hooks"]]}
         try:
-            made = api.create(call, loaded(WebhookSchema(), _of_creation(form))).get_json()
-            return page(call, "secret.html", 201, webhook=made, secret=made["secret"], created=True)
+            made = api.create_webhook(call, loaded(WebhookSchema(), content))
+            webhook = call.viewer.document(WEBHOOK_DOCUMENT, made.row)
+            return page(call, "secret.html", 201, webhook=webhook, secret=made.secret, created=True)
         except (Refused, Problem) as refused:
             _refuse(form, refused)
     return _list(call, form, status=400)
-
-
-def _of_creation(form: WebhookForm) -> dict[str, Any]:
-    content = form.content()
-    return {"name": content["name"], "hooks": [{"hook_url": each["hook_url"]} for each in content["hooks"]]}
 
 
 def _refuse(form: WebhookForm, refused: Refused | Problem) -> None:
@@ -112,9 +105,8 @@ def create_expired(call: Call, sent: Form) -> Response:
 
 
 def show_form(call: Call, webhook_id: int) -> Response:
-    with call.state.reading() as session:
-        row = api.find(session, call, webhook_id)
-        document = documents.webhook(row, call.viewer)
+    row = read_webhook(call, webhook_id)
+    document = call.viewer.document(WEBHOOK_DOCUMENT, row)
     form = WebhookForm.of(document, row.expect_final_callback, version(document))
     return _edit(call, document, form)
 
@@ -160,8 +152,8 @@ def edit(call: Call, sent: Form, webhook_id: int) -> Response:
 
 def _save(call: Call, form: WebhookForm, webhook_id: int) -> None:
     wanted = loaded(WebhookSchema(), form.content())
-    with api.editing(call, webhook_id) as (session, row):
-        if form.version != version(documents.webhook(row, call.viewer)):
+    with editing(call, webhook_id) as (session, row):
+        if form.version != version(call.viewer.document(WEBHOOK_DOCUMENT, row)):
             raise Refused({"": [_(CHANGED)]})
         webhooks.edit(session, call.owner, row, wanted)
 
@@ -173,17 +165,16 @@ def edit_expired(call: Call, sent: Form, webhook_id: int) -> Response:
 
 
 def _document(call: Call, webhook_id: int) -> dict[str, Any]:
-    with call.state.reading() as session:
-        return documents.webhook(api.find(session, call, webhook_id), call.viewer)
+    return dict(call.viewer.document(WEBHOOK_DOCUMENT, read_webhook(call, webhook_id)))
 
 
 def pause(call: Call, sent: Form, webhook_id: int) -> Response:
-    api.edit(call, {"active": False}, webhook_id)
+    api.edit_webhook(call, {"active": False}, webhook_id)
     return _back(call, webhook_id, "paused")
 
 
 def resume(call: Call, sent: Form, webhook_id: int) -> Response:
-    api.edit(call, {"active": True}, webhook_id)
+    api.edit_webhook(call, {"active": True}, webhook_id)
     return _back(call, webhook_id, "resumed")
 
 
@@ -201,17 +192,24 @@ def confirm_delete(call: Call, webhook_id: int) -> Response:
 
 
 def delete(call: Call, sent: Form, webhook_id: int) -> Response:
-    api.delete(call, webhook_id)
+    api.delete_webhook(call, webhook_id)
     return see(".pages_webhooks", repository=call.repository, notice="deleted")
 
 
 def confirm_rotation(call: Call, webhook_id: int) -> Response:
-    hours = call.state.config.former_secret_ttl.total_seconds() / 3600
     webhook = _document(call, webhook_id)
-    return page(call, "rotate_secret.html", webhook=webhook, version=version(webhook), hours=f"{hours:g}")
+    hours = FORMER_SECRET_TTL // timedelta(hours=1)
+    return page(call, "rotate_secret.html", webhook=webhook, version=version(webhook), hours=hours)
 
 
 def rotate_secret(call: Call, sent: Form, webhook_id: int) -> Response:
     """Replace the secret; the answer itself shows the new one, this once, and loading it again replaces nothing."""
-    rotated = api.rotate_secret(call, {"secret": None}, webhook_id, sent.get("version", "")).get_json()
-    return page(call, "secret.html", webhook=_document(call, webhook_id), **rotated, created=False)
+    new = api.rotate_secret(call, {"secret": None}, webhook_id, sent.get("version", ""))
+    return page(
+        call,
+        "secret.html",
+        webhook=_document(call, webhook_id),
+        secret=new.secret,
+        former_secret_until=time(new.former_secret_until),
+        created=False,
+    )
