@@ -208,7 +208,7 @@ class Config:
     """What an app sets, one field for each key (`external_url` is `HUBHOOKS_EXTERNAL_URL`)."""
 
     external_url: str = _key(MISSING, _url, "an absolute http(s) URL without user name, query or fragment", secret=True)
-    """Where the blueprint is reached from outside, without a final slash."""
+    """The URL at which the blueprint is reached from outside, without a final slash."""
     redis_url: str = _key(
         "redis://localhost:6379/0",
         _redis_url,
@@ -229,7 +229,7 @@ class Config:
     allowed_networks: tuple[IPv4Network | IPv6Network, ...] = _key(
         (), _networks, "a list of networks without host bits, such as ['10.0.0.0/8', 'fd00::/8']"
     )
-    """Networks that hooks may reach although they are not public; a cloud's metadata address only as its own /32."""
+    """Networks that are not public and that hooks may reach all the same; a cloud's metadata address only as a /32."""
     allowed_hosts: tuple[str, ...] = _key(
         (),
         _hosts,
@@ -260,7 +260,7 @@ class Config:
     """The URL of an http(s) proxy that requests go through.
 
     The proxy then resolves the names in hook URLs, not we: it must refuse private addresses and those of metadata
-    services itself. Addresses, localhost names, schemes and ports in hook URLs are still judged by us.
+    services itself. We still check schemes, ports, addresses and localhost names in hook URLs.
     """
     no_proxy: tuple[str | IPv4Network | IPv6Network, ...] = _key(
         (),
@@ -269,7 +269,7 @@ class Config:
     )
     """Hosts that are reached directly, not through `proxy`: names, `*.` and a name, and networks of addresses in URLs.
 
-    What goes directly is judged like all that goes directly where there is no proxy.
+    Direct requests are checked as they are without a proxy.
     """
     callback_ttl: timedelta = _key(  # noqa: RUF009 - it makes a field
         timedelta(days=7), _positive_duration, "a timedelta or a number of seconds, more than 0 and at most 10 years"
@@ -296,29 +296,29 @@ class Config:
         """
         secret_key = settings.get("SECRET_KEY")
         if not secret_key:
-            raise ConfigError("SECRET_KEY is not set: callback URLs are signed and secrets encrypted with it")
+            raise ConfigError("SECRET_KEY is not set. Callback URLs are signed and secrets are encrypted with it.")
         if not isinstance(secret_key, str | bytes):
-            raise ConfigError(f"SECRET_KEY must be text or bytes, not {type(secret_key).__name__}")
+            raise ConfigError(f"SECRET_KEY must be text or bytes, not {type(secret_key).__name__}.")
         if len(secret_key.encode() if isinstance(secret_key, str) else secret_key) < MIN_SECRET_KEY_BYTES:
             logger.warning(
-                "SECRET_KEY has less than %d bytes: whoever guesses it can forge callbacks and decrypt secrets. "
+                "SECRET_KEY has less than %d bytes: anybody who guesses it can forge callbacks and decrypt secrets. "
                 "Make one with: python -c 'import secrets; print(secrets.token_hex())'",
                 MIN_SECRET_KEY_BYTES,
             )
         fallbacks = settings.get("SECRET_KEY_FALLBACKS") or ()
         if not isinstance(fallbacks, list | tuple) or not all(isinstance(key, str | bytes) for key in fallbacks):
-            raise ConfigError("SECRET_KEY_FALLBACKS must be a list of earlier keys, each text or bytes")
+            raise ConfigError("SECRET_KEY_FALLBACKS must be a list of earlier keys, each text or bytes.")
         given = {key: value for key, value in settings.items() if key.startswith(PREFIX)}
         if f"{PREFIX}EXTERNAL_URL" not in given:
             raise ConfigError(
-                f"{PREFIX}EXTERNAL_URL is not set: receivers post their callbacks there, "
-                "for example 'https://registry.example.com'"
+                f"{PREFIX}EXTERNAL_URL is not set. Receivers post their callbacks there. "
+                "Set it to a URL such as 'https://registry.example.com'."
             )
         config = cls(**{key.removeprefix(PREFIX).lower(): cls._parsed(key, value) for key, value in given.items()})
         if config.redis_sentinels and not urlsplit(config.redis_url).hostname:
             raise ConfigError(
                 f"{PREFIX}REDIS_URL must have the name of the Sentinels' service as its host, "
-                "for example 'redis://mymaster/0'"
+                "for example 'redis://mymaster/0'."
             )
         return config
 
@@ -326,9 +326,9 @@ class Config:
     def _parsed(cls, key: str, value: Any) -> Any:
         known = {f"{PREFIX}{each.name.upper()}": each.metadata for each in fields(cls)}
         if key not in known:
-            raise ConfigError(f"{key} is not a known key; the keys are {', '.join(known)}")
+            raise ConfigError(f"{key} is not a known key. The known keys are {', '.join(known)}.")
         try:
             return known[key]["parse"](value)
         except (TypeError, ValueError, OverflowError, OSError):
             given = "" if known[key]["secret"] else f", not {value!r}"
-            raise ConfigError(f"{key} must be {known[key]['accepted']}{given}") from None
+            raise ConfigError(f"{key} must be {known[key]['accepted']}{given}.") from None

@@ -234,3 +234,44 @@ def test_trace(filled: Filled) -> None:
     for path in ("", f"{filled.ids['webhook']}/"):
         assert "GET" in filled.owned("TRACE", path).headers["Allow"]
         problem(filled.owned("TRACE", path), 405)
+
+
+CONFUSING_NAMES = [
+    "acme",
+    "webhooks",
+    "webhooks/webhooks",
+    "acme/webhooks",
+    "acme/webhooks/webhooks",
+    "acme/webhooks/5",
+    "acme/webhooks/5/history",
+    "acme/webhooks/5/hooks",
+    "acme/webhooks/5/hooks/6",
+    "acme/webhooks/5/test",
+    "acme/webhooks/5/delete",
+    "acme/webhooks/matching-tags",
+    f"acme/webhooks/5/history/{uuid.UUID(int=1)}",
+    f"acme/webhooks/5/history/{uuid.UUID(int=1)}/redeliver",
+    "acme/hook",
+    "acme/hook/token",
+    "hook",
+    "u/acme/hook",
+    "r/acme/webhooks",
+    "v2/repositories/acme/webhooks",
+]
+
+
+def test_a_url_names_one_repository(standing: Host) -> None:
+    """The URL of each route, for each of many confusable names, leads to that route and name, and to no other."""
+    adapter = standing.app.url_map.bind("registry.example.com")
+    ids = {"webhook_id": 5, "hook_id": 6, "delivery_id": uuid.UUID(int=1), "token": "token"}
+    rules = [each for each in standing.app.url_map.iter_rules() if "repository" in each.arguments]
+    assert len(rules) > 20
+    urls = set()
+    for rule in rules:
+        for name in CONFUSING_NAMES:
+            arguments = {key: ids.get(key, name) for key in rule.arguments}
+            url = adapter.build(rule.endpoint, arguments, method="GET")
+            for each in (url, url.rstrip("/")):
+                assert adapter.match(each, method="GET") == (rule.endpoint, arguments), each
+                assert each not in urls
+                urls.add(each)

@@ -47,7 +47,7 @@ def authorized(action: str, repository: str) -> Call:
     state = current_state()
     authorize = state.handlers.authorizer
     if authorize is None:
-        raise Problem(403, "The registry has set no authorizer, so nobody may use its webhooks.")
+        raise Problem(403, "The registry has no authorizer, so nobody may use its webhooks.")
     if len(repository) > 255 or "\0" in repository:
         raise not_found()
     with state.visiting_host_session():
@@ -55,10 +55,10 @@ def authorized(action: str, repository: str) -> Call:
             user = user_of(authorize(action, repository))
         except WrongAnswer as wrong:
             wrong.log(authorize, action, repository)
-            raise Problem(500, "The registry cannot tell who you are: its log says why.") from None
+            raise Problem(500, "The registry could not identify you. Its log says why.") from None
         if user is None:
             if action == "write" and _may("read", repository, authorize):
-                raise Problem(403, "You may read the webhooks of this repository, not change them.")
+                raise Problem(403, "You may read this repository's webhooks, but not change them.")
             raise not_found()
         details = state.handlers.details_of(repository)
         if details is None:

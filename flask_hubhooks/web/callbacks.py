@@ -59,4 +59,4 @@ def post_callback(repository: str, token: str) -> CallbackTaken:
 
 
 def _unknown() -> Problem:
-    return Problem(404, "There is no such callback URL: post to the callback_url of the payload as it is.")
+    return Problem(404, "Unknown callback URL. Post to the payload's callback_url unchanged.")

@@ -161,7 +161,7 @@ def _view(views: Mapping[str, View]) -> View:
     headers = {"Allow": ", ".join(allowed)}
     if method == "OPTIONS":
         return lambda **_: Response(status=204, headers=headers)
-    raise Problem(405, f"{request.method} is not possible here; {headers['Allow']} are.", headers=headers)
+    raise Problem(405, f"{request.method} is not allowed here. Allowed: {headers['Allow']}.", headers=headers)
 
 
 def run_with_retries(answer: Callable[[], Response]) -> Response:
@@ -177,7 +177,7 @@ def run_with_retries(answer: Callable[[], Response]) -> Response:
         except Locked:
             if monotonic() >= locked_until:
                 raise Problem(
-                    503, "This repository is being changed: try again.", headers={"Retry-After": "5"}
+                    503, "This repository is being changed. Try again.", headers={"Retry-After": "5"}
                 ) from None
             sleep(LOCKED_RETRY_S)
         except Refused as refused:
@@ -189,7 +189,7 @@ def run_with_retries(answer: Callable[[], Response]) -> Response:
             if tries == CONFLICT_TRIES or not is_conflict(fault):
                 logger.exception("%s %s is answered with 503: %s", request.method, request.endpoint, explained(fault))
                 raise Problem(
-                    503, "The registry's database cannot be used now: try again.", headers={"Retry-After": "5"}
+                    503, "The registry's database is unavailable. Try again later.", headers={"Retry-After": "5"}
                 ) from None
 
 
@@ -205,7 +205,7 @@ def read_body() -> bytes:
         body = request.get_data()
         if len(body) <= limit:
             return body
-    raise Problem(413, f"The body is over {limit} bytes.")
+    raise Problem(413, f"The body is larger than {limit} bytes.")
 
 
 def read_json(schema: Schema, *, optional: bool = False) -> Any:
@@ -246,7 +246,7 @@ def parse_json(body: bytes, schema: Schema) -> Any:
     except ValueError:
         raise Problem(400, "The body is not valid JSON.") from None
     if deep:
-        raise Problem(400, f"The body is JSON with more than {MAX_JSON_DEPTH} objects or lists within each other.")
+        raise Problem(400, f"The JSON is nested more than {MAX_JSON_DEPTH} levels deep.")
     if not isinstance(content, dict):
         raise Problem(400, "The body must be a JSON object.")
     return loaded(schema, content)
@@ -287,7 +287,7 @@ def api_url(call: Call, path: str = "", query: Mapping[str, object] | None = Non
 def require_match(content: Mapping[str, Any]) -> None:
     """Raise 412 if the request's `If-Match` names another version of the document (RFC 9110)."""
     if "If-Match" in request.headers and not request.if_match.contains(version(content)):
-        raise Problem(412, "It was changed since you read it: read it again, and then change it.")
+        raise Problem(412, "It has changed since you read it. Read it again, then repeat your change.")
 
 
 def version(content: Any) -> str:

@@ -45,12 +45,12 @@ class Problem(Exception):
 
 def not_found() -> Problem:
     """The same for what does not exist and for what may not be read."""
-    return Problem(404, "There is no such thing here, or you may not read it.")
+    return Problem(404, "Not found, or you do not have access to it.")
 
 
 def invalid(errors: Errors) -> Problem:
-    return Problem(400, "The request is not valid; see errors.", errors=errors)
+    return Problem(400, "The request is not valid. See the errors.", errors=errors)
 
 
 def not_json() -> Problem:
-    return Problem(415, "Send JSON, with Content-Type: application/json, even if the body is empty.")
+    return Problem(415, "Send JSON with Content-Type: application/json, even if the body is empty.")

@@ -43,7 +43,7 @@ _UNSTORABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 def printable(text: str) -> None:
     """Refuse control characters, and lone surrogates, which UTF-8 cannot hold."""
     if _UNSTORABLE.search(text):
-        raise ValidationError("Must hold no control characters.")
+        raise ValidationError("Must not contain control characters.")
 
 
 def hook_url(url: str) -> None:
@@ -195,7 +195,7 @@ def _fault_of_header(name: str, value: Any, headers: Mapping[str, Any]) -> str:
     except BadHeader as bad:
         return str(bad)
     again = [each for each in headers if each.lower() == name.lower()]
-    return "Is given more than once." if len(again) > 1 else ""
+    return "Appears more than once." if len(again) > 1 else ""
 
 
 def secret(text: str) -> None:
@@ -236,7 +236,7 @@ class WebhookSchema(Strict):
     @validates_schema
     def _has_hooks_once(self, data: Mapping[str, Any], **_: Any) -> None:
         if "hook_url" in data and "hooks" in data:
-            raise ValidationError({"hook_url": ["Give either hook_url, or hooks for a chain."]})
+            raise ValidationError({"hook_url": ["Give either hook_url or hooks."]})
 
     @post_load
     def _as_chain(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def test_the_rest(site: Host, visit: Visit) -> None:
         visit.sees("HTTP 500")
         expect(visit.button("Copy")).to_have_count(0)
         visit.button("Redeliver").click()
-        visit.sees("It is being sent again.")
+        visit.sees("The delivery is being sent again.")
         site.deliver()
         visit.page.reload()
         visit.sees("HTTP 200")

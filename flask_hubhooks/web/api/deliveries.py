@@ -197,7 +197,7 @@ def count_send(call: Call) -> None:
         count = int(commands.execute()[0])
     except (RedisError, OSError):
         retry = {"Retry-After": "5"}
-        raise Problem(503, "The registry's Redis cannot be reached now: try again.", headers=retry) from None
+        raise Problem(503, "The registry's Redis server is unavailable. Try again later.", headers=retry) from None
     if count > limit:
         detail = f"This repository has asked for more than {limit} tests, redeliveries and recoveries within a minute."
         raise Problem(429, detail, headers={"Retry-After": str(WINDOW_S - passed_s)})

@@ -235,7 +235,7 @@ def rotate_secret(call: Call, wanted: dict[str, Any], webhook_id: int, known_ver
     """Replace the secret. Raises 409 if the webhook is no longer of the version that is known."""
     with editing(call, webhook_id) as (_, row):
         if known_version not in (None, version(call.viewer.document(WEBHOOK_DOCUMENT, row))):
-            raise Problem(409, "Nothing was done: the webhook was changed since you opened the page.")
+            raise Problem(409, "Nothing was changed: the webhook has been edited since you opened the page.")
         secret = credentials.rotate_secret(call.state.secrets, row, wanted["secret"])
         row.last_updater, row.last_updated = call.user, utcnow()
         return NewSecret(secret, row.former_secret_until)

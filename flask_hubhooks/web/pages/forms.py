@@ -39,7 +39,7 @@ def is_expired(form: Form) -> bool:
     return False
 
 
-EXPIRED = marked("The form had expired, or your browser keeps no cookies. Send it again.")
+EXPIRED = marked("The form has expired, or your browser does not keep cookies. Send it again.")
 
 
 @dataclass
@@ -123,13 +123,13 @@ class WebhookForm:
             elif name == "tag_filter":
                 patterns = self.patterns()
                 self._add(
-                    name, [_of(patterns[key], text) if key is not None else text for key, text in _told(messages)]
+                    name, [_of(patterns[key], text) if key is not None else text for key, text in _flattened(messages)]
                 )
             else:
-                self._add(name if name == "name" else "", [text for __, text in _told(messages)])
+                self._add(name if name == "name" else "", [text for __, text in _flattened(messages)])
 
     def _put(self, whole: str, one: str, messages: Any, places: Sequence[int] | Mapping[str, int]) -> None:
-        for key, text in _told(messages):
+        for key, text in _flattened(messages):
             self._add(whole if key is None else f"{one}-{places[key]}", [text])
 
     def _add(self, name: str, texts: list[str]) -> None:
@@ -138,14 +138,14 @@ class WebhookForm:
     def check(self) -> bool:
         """Refuse what the API would allow and a form should not; False where there is an error."""
         if not any(each.url for each in self.urls):
-            self._add("url-0", [_("Give the URL that pushes are to be sent to.")])
+            self._add("url-0", [_("Enter the URL to send pushes to.")])
         for index, line in enumerate(self.urls):
             if line.id and not line.url and any(each.url for each in self.urls):
-                self._add(f"url-{index}", [_("Give a URL, or remove the line.")])
+                self._add(f"url-{index}", [_("Enter a URL or remove the line.")])
         names = [each.name for each in self.headers if each.name]
         for index, each in enumerate(self.headers):
             if names.count(each.name) > 1:
-                self._add(f"header-{index}", [_("Is given more than once.")])
+                self._add(f"header-{index}", [_("Appears more than once.")])
         return not self.errors
 
     def rearrange(self, action: str) -> None:
@@ -182,8 +182,8 @@ def _of(pattern: str, text: str) -> str:
     return _("%(pattern)s: %(text)s", pattern=pattern, text=_(text))
 
 
-def _told(messages: Any) -> list[tuple[Any, str]]:
+def _flattened(messages: Any) -> list[tuple[Any, str]]:
     """Each message, and what it is about within its field: an index or a name; None for the field as a whole."""
     if not isinstance(messages, Mapping):
         return [(None, text) for text in messages]
-    return [(key, text) for key, within in messages.items() for __, text in _told(within)]
+    return [(key, text) for key, within in messages.items() for __, text in _flattened(within)]

@@ -127,8 +127,8 @@ def when(text: str) -> Markup:
 def next_try(delivery: Mapping[str, Any]) -> Markup:
     """When a delivery is tried next; its time may have come already."""
     if _parsed(delivery["next_attempt_at"]) <= utcnow():
-        return _("next try now")
-    return _("next try %(when)s", when=when(delivery["next_attempt_at"]))
+        return _("Next attempt now")
+    return _("Next attempt %(when)s", when=when(delivery["next_attempt_at"]))
 
 
 def _parsed(text: str) -> datetime:

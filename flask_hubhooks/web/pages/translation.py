@@ -36,6 +36,11 @@ def marked(text: str) -> str:
     return text
 
 
+def marked_plural(one: str, many: str) -> tuple[str, str]:
+    """A constant for one thing and for many that is translated where it is shown."""
+    return one, many
+
+
 def language() -> str:
     """The language of our texts, as HTML names it: the catalogue's, or English."""
     return str(_catalogue().info().get("language", "en")).replace("_", "-")

@@ -33,7 +33,7 @@ from .translation import marked
 WEBHOOKS = 10
 """Webhooks of a page."""
 CHANGED = marked(
-    "Somebody else has changed this webhook since you opened the page. Open it again to see what it is now."
+    "Somebody else has changed this webhook since you opened the page. Open the page again to see the changes."
 )
 
 
