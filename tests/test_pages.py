@@ -192,7 +192,7 @@ def test_creating(filled: Filled) -> None:
     [
         ("deploy", [URL], "already has a webhook with this name"),
         ("", [URL], "Must not be blank"),
-        ("bad\x07", [URL], "no control characters"),
+        ("bad\x07", [URL], "not contain control characters"),
         ("x" * 256, [URL], "Longer than maximum length"),
         ("new", [], "Enter the URL"),
         ("new", [""], "Enter the URL"),
@@ -718,7 +718,7 @@ def test_the_history_by_outcome_and_tag(host: Host) -> None:
         "Awaiting callback",
         "Under way",
         "Cancelled",
-        "skipped",
+        "Skipped",
     ):
         assert word in words
 
@@ -737,7 +737,7 @@ def test_the_list_tells_how_it_stands(host: Host) -> None:
     assert f"{URL} {URL}/2" in words
     assert re.search(r"Latest 1: 1 Under way", Visitor(host).get().text)
     empty = text_of(Visitor(host, repository="acme/other").get())
-    assert "gets a POST whenever a tag" in empty and '"repo_name": "acme/other"' in empty
+    assert "sends a POST request to your URL" in empty and '"repo_name": "acme/other"' in empty
 
 
 def test_an_attempt(host: Host) -> None:

@@ -1,4 +1,4 @@
-"""What answers over HTTP: the API, the callbacks and the pages."""
+"""Everything that is served over HTTP: the API, the callback URL and the pages."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def add_routes(blueprint: Blueprint) -> None:
 
     @blueprint.url_value_preprocessor
     def exempt_from_csrf(*_: Any) -> None:
-        """Keep the host's `CSRFProtect` from our routes: the API needs no token, and the pages check it themselves.
+        """Exempt our routes from the host's `CSRFProtect`, before it checks the request.
 
-        This runs before its check.
+        The API needs no token, and the pages check it themselves.
         """
         if (csrf := current_app.extensions.get("csrf")) is not None:
             csrf.exempt(blueprint)

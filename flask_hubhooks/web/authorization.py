@@ -1,4 +1,4 @@
-"""Who may do what: the host's authorizer, and the defence against requests that another site has a browser send."""
+"""Asks the host's authorizer, and refuses requests that another site makes a browser send."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Call:
 
 
 def authorized(action: str, repository: str) -> Call:
-    """The request of somebody who may "read" or "write"; raises 403 or 404, and whatever the host's authorizer does."""
+    """Ask the host whether the visitor may "read" or "write". Raises 403 or 404, and whatever the authorizer raises."""
     state = current_state()
     authorize = state.handlers.authorizer
     if authorize is None:
@@ -80,7 +80,7 @@ class WrongAnswer(TypeError):
 
     def __init__(self, answer: object) -> None:
         kind = f"{type(answer).__module__}.{type(answer).__qualname__}".removeprefix("builtins.")
-        shown = f" {answer!r}" if type(answer) in (bool, int, float) else ""  # what others show may be secret
+        shown = f" {answer!r}" if type(answer) in (bool, int, float) else ""  # other values may be secret
         shown = " with a NUL character" if isinstance(answer, str) else shown
         super().__init__(f"{kind}{shown}")
 
@@ -98,36 +98,36 @@ class WrongAnswer(TypeError):
 
 
 def user_of(answer: object) -> str | None:
-    """Read the authorizer's answer: the user's name, or None where it denies.
+    """Return the user's name from the authorizer's answer, or None if it denies.
 
     Raises `Answered` for a response and `WrongAnswer` for anything else.
     """
     if answer is None or answer is False:
         return None
     if isinstance(answer, str) and "\0" not in answer:
-        seen = any(each.isprintable() and not each.isspace() for each in answer)  # "\u200b" is no name, as "" is none
-        return storable(answer.strip()) if seen else None
+        visible = any(each.isprintable() and not each.isspace() for each in answer)  # neither "" nor "\u200b" is a name
+        return storable(answer.strip()) if visible else None
     if isinstance(answer, AnyResponse):
         raise Answered(answer)
     raise WrongAnswer(answer)
 
 
 def _may(action: str, repository: str, authorize: Authorizer) -> bool:
-    """Ask the authorizer about another action than the request's own: whatever names no user means no."""
+    """Ask the authorizer about an action that is not the request's own. Only a user's name means yes."""
     try:
         return user_of(authorize(action, repository)) is not None
     except WrongAnswer as wrong:
         wrong.log(authorize, action, repository)
         return False
-    except Exception:  # it may abort, redirect or fail for users who may only read
+    except Exception:  # the authorizer may abort, redirect or fail for users with read access only
         return False
 
 
 def refuse_foreign_origin(state: State) -> None:
-    """Refuse what another site had a browser send: the host may authorize by cookie.
+    """Raise 403 for a request that another site made a browser send, since the host may authorize by cookie.
 
-    Where the request names the registry's own host its scheme counts as well: behind a proxy that ends TLS every
-    request looks like plain HTTP.
+    If the request is for the registry's own host, the scheme counts too: behind a proxy that ends TLS every request
+    looks like plain HTTP.
     """
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
     external, here = _origin(state.config.external_url), _origin(request.host_url)
@@ -138,10 +138,10 @@ def refuse_foreign_origin(state: State) -> None:
 
 
 def refuse_forms() -> None:
-    """Refuse a POST that a form of another site could send, with the visitor's cookies; raises 415.
+    """Raise 415 for a POST that a form of another site could send with the visitor's cookies.
 
-    Not every browser or proxy passes on what `refuse_foreign_origin` looks at. Browsers ask us before they send JSON,
-    a header such as X-CSRFToken, a PATCH or a DELETE from another site, and we let no other site send them.
+    Some browsers and proxies drop the headers that `refuse_foreign_origin` checks. JSON, a header such as X-CSRFToken,
+    PATCH and DELETE are safe: browsers ask us before they send those from another site, and we never agree.
     """
     scheme = request.headers.get("Authorization", "").strip().partition(" ")[0].lower()
     if request.method != "POST" or request.is_json or (scheme and scheme not in BROWSER_SCHEMES):
@@ -153,6 +153,6 @@ def refuse_forms() -> None:
 
 
 def _origin(url: str) -> str:
-    """The origin of a URL as browsers write it: in lower case, without the scheme's own port."""
+    """Return the origin of a URL as browsers write it: in lower case, without the scheme's default port."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}".lower().removesuffix(":443" if parts.scheme == "https" else ":80")

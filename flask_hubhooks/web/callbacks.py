@@ -27,16 +27,16 @@ class CallbackTaken:
 @Endpoint(
     "POST",
     "/u/<path:repository>/hook/<token>/",
-    summary="Say what became of a delivery; any Content-Type will do",
+    summary="Report the outcome of a delivery; any Content-Type is accepted",
     tag="callbacks",
     body=_CALLBACK,
     returns=CallbackTakenDocument(),
     problems=(404, 409, 410, 503),
 )
 def post_callback(repository: str, token: str) -> CallbackTaken:
-    """Take a callback, whatever its Content-Type. The token in the URL is all the authority it needs.
+    """Accept a callback, whatever its Content-Type. The token in the URL authorizes it.
 
-    The repository in the URL does not count: it may have another name by now.
+    The repository in the URL is ignored, since it may have been renamed.
     """
     state = current_state()
     try:

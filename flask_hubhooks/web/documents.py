@@ -224,8 +224,7 @@ class HeaderNames(_Field):
     json_schema: ClassVar = {
         "type": "object",
         "additionalProperties": {"type": "null"},
-        "description": "The names of the headers that go with its requests; null without write access, and where they "
-        "cannot be decrypted.",
+        "description": "The names of the request headers; null without write access, and if they cannot be decrypted.",
     }
 
     def reader(self) -> Read:
@@ -290,9 +289,9 @@ class HookDocument(Document):
 
     id = Number()
     hook_url = HookURL()
-    host = Text("The URL's host in ASCII, as it is looked up.", read=lambda hook: hosts(hook.hook_url)[0])
+    host = Text("The host of the URL in ASCII, as it is looked up.", read=lambda hook: hosts(hook.hook_url)[0])
     host_unicode = Text(
-        "The URL's host as it reads in its own script.", read=lambda hook: hosts(hook.hook_url)[1]
+        "The host of the URL in its own script.", read=lambda hook: hosts(hook.hook_url)[1]
     )  # both are shown, so that no host is taken for another
     active = Flag(read="webhook.active")
     failing_since = Time(null=True)
@@ -309,13 +308,13 @@ class HookListDocument(Document):
 
 
 class WebhookDocument(Document):
-    """A name and the hooks that are called, one after the other, when a tag is pushed."""
+    """A webhook, whose hooks are called one after the other when a tag is pushed."""
 
     id = Number()
-    slug = Text("The name, to be used in a URL.")
+    slug = Text("The name in a form for URLs.")
     name = Text()
     active = Flag()
-    disabled_reason = Text('Why the registry disabled it; "" where it did not.')
+    disabled_reason = Text('Why the registry disabled the webhook; "" if it did not.')
     expect_final_callback = Flag(read="expects_final_callback")
     tag_filter = List(items={"type": "string"}, read=lambda webhook: webhook.tag_filter.split())
     headers = HeaderNames(null=True)
@@ -323,14 +322,14 @@ class WebhookDocument(Document):
     last_updater = Text()
     created = Time()
     last_updated = Time()
-    former_secret_until = Time("Until then requests are also signed with the secret before.", null=True)
+    former_secret_until = Time("Until then requests are also signed with the former secret.", null=True)
     hooks = Nested(HookDocument, many=True)
 
 
 class CreatedWebhookDocument(WebhookDocument):
     """A new webhook with its secret."""
 
-    secret = Text("It is shown this once.", pattern="^whsec_")
+    secret = Text("Shown only once.", pattern="^whsec_")
 
 
 class WebhookPageDocument(Document):
@@ -343,21 +342,21 @@ class WebhookPageDocument(Document):
 
 
 class MatchingTagsDocument(Document):
-    """The repository's recent tags."""
+    """The recent tags of the repository, by whether they match."""
 
     matching = List(items={"type": "string"})
     other = List(items={"type": "string"})
 
 
 class NewSecretDocument(Document):
-    """The secret from now on."""
+    """A new secret."""
 
-    secret = Text("It is shown this once.", pattern="^whsec_")
+    secret = Text("Shown only once.", pattern="^whsec_")
     former_secret_until = Time(null=True)
 
 
 class PushDocument(Document):
-    """A tag that was pushed, or a test."""
+    """A push of a tag, or a test."""
 
     kind = Choice([each.value for each in Kind])
     repository = Text()
@@ -369,7 +368,7 @@ class PushDocument(Document):
 
 
 class CallbackDocument(Document):
-    """What the receiver posted to the callback URL."""
+    """The callback that the receiver posted."""
 
     state = Choice(CALLBACK_STATES, read="callback_state")
     description = Text(read="callback_description")
@@ -379,7 +378,7 @@ class CallbackDocument(Document):
 
 
 class StepDocument(Document):
-    """How far a hook of the chain has come."""
+    """A delivery of the same run, in short."""
 
     id = UUID()
     position = Count()
@@ -389,7 +388,7 @@ class StepDocument(Document):
 
 
 class DeliveryHookDocument(Document):
-    """The hook that is called."""
+    """The hook of a delivery."""
 
     id = Number()
     hook_url = HookURL()
@@ -404,21 +403,25 @@ def _next_attempt_at(view: DeliveryView) -> datetime | None:
 
 
 class DeliveryDocument(Document):
-    """One hook of a webhook for one push."""
+    """A delivery: one hook of a webhook for one push."""
 
     prefix: ClassVar = "row."
-    id = UUID("Receivers see it as `webhook-id`.")
-    status = Choice(DOCKER_WORDS, "Docker Hub's word: `success` where it was received.", read="row.docker_status")
-    state = Choice([each.value for each in Status], "Where it exactly stands.", read="row.status")
-    reason = Text("Why it ended or is held, where no attempt tells.")
-    cause = Text('What is wrong by the latest attempt, and what to do; "" where nothing is.', read="latest.cause")
+    id = UUID("Receivers get it in the header `webhook-id`.")
+    status = Choice(
+        DOCKER_WORDS,
+        "Docker Hub's word for the state; `success` once the receiver has accepted it.",
+        read="row.docker_status",
+    )
+    state = Choice([each.value for each in Status], "The exact state.", read="row.status")
+    reason = Text("Why it ended or is held, if no attempt says so.")
+    cause = Text('Why the latest attempt failed, and what to do; "" if it did not fail.', read="latest.cause")
     hook = Nested(DeliveryHookDocument)
-    position = Count("Of the hook in its chain, from 0.")
+    position = Count("The position of the hook in its chain, from 0.")
     chain_length = Number()
-    round = Number("It is one more each time that the delivery is sent again.")
-    chain = Nested(StepDocument, "All hooks of the chain.", read="chain", many=True)
+    round = Number("Starts at 1 and grows with each redelivery.")
+    chain = Nested(StepDocument, "All deliveries of the run in order.", read="chain", many=True)
     attempt_count = Count()
-    duration_ms = Count("Of the latest attempt.", read="latest.duration_ms", null=True)
+    duration_ms = Count("The duration of the latest attempt.", read="latest.duration_ms", null=True)
     push = Nested(PushDocument)
     callback_expected = Flag()
     callback = Nested(CallbackDocument, read=lambda view: view.row if view.row.callback_state else None, null=True)
@@ -440,7 +443,7 @@ _HEADER_PAIRS: JSONSchema = {"type": "array", "items": {"type": "string"}, "minI
 
 
 class RequestDocument(Document):
-    """What was sent, without secrets and the callback's token. Null without write access."""
+    """The request, without secrets and the callback token. Null without write access."""
 
     url = HookURL(read="hook_url")
     headers = List(items=_HEADER_PAIRS, read="request_headers")
@@ -448,7 +451,7 @@ class RequestDocument(Document):
 
 
 class ResponseDocument(Document):
-    """What the receiver answered. Null without write access, and where there was no answer."""
+    """The response of the receiver. Null without write access, and if there was none."""
 
     headers = List(items=_HEADER_PAIRS, read="response_headers")
     body = Text(read=lambda attempt: attempt.response_body.decode("utf-8", "replace"))
@@ -456,7 +459,7 @@ class ResponseDocument(Document):
 
 
 class AttemptDocument(Document):
-    """One request of a delivery, and what came of it."""
+    """One request of a delivery and its response."""
 
     number = Number()
     round = Number()
@@ -465,9 +468,9 @@ class AttemptDocument(Document):
     duration_ms = Count()
     connect_ms = Count(null=True)
     wait_ms = Count(null=True)
-    status_code = _Field("Null where there was no answer.", null=True, type="integer")
+    status_code = _Field("Null if there was no response.", null=True, type="integer")
     cause = Text(
-        'Why it failed, and what to do; "" where it did not.',
+        'Why the attempt failed, and what to do; "" if it did not fail.',
         read=lambda attempt: cause(attempt.status_code, attempt.error),
     )
     request = Nested(RequestDocument, read=lambda attempt: attempt, null=True, writers_only=True)
@@ -486,14 +489,14 @@ class DeliveryWithAttemptsDocument(DeliveryDocument):
 
 
 class RecoveredDocument(Document):
-    """How much was sent again, and how much is left."""
+    """How many runs were started again, and how many are left."""
 
     recovered = Count()
     remaining = Count()
 
 
 class CallbackTakenDocument(Document):
-    """The callback was taken."""
+    """An accepted callback."""
 
     delivery = UUID()
     state = Choice(CALLBACK_STATES)

@@ -1,4 +1,4 @@
-"""How the API's endpoints are declared and served, and how all routes read requests and answer."""
+"""Declares and serves the API's endpoints. Reads the requests and makes the responses of all routes."""
 
 from __future__ import annotations
 
@@ -64,15 +64,15 @@ class Endpoint:
     body_optional: bool = False
     """An empty body counts as an empty object."""
     returns: Document | None = None
-    """None: the answer has no body."""
+    """None: the response has no body."""
     status: int = 200
     etag: bool = False
     if_match: bool = False
     """The function calls `require_match`."""
     location: str = ""
-    """The path of what was made or sent, below the repository's webhooks; `{id}` is the answer's id."""
+    """The path of the new resource, below the repository's webhooks; `{id}` is the id in the response."""
     problems: tuple[int, ...] = ()
-    """Statuses of problems that do not follow from the rest."""
+    """Statuses of problems that do not follow from the other arguments."""
     function: Callable[..., Any] = field(init=False)
 
     def __call__(self, function: FunctionT) -> FunctionT:
@@ -165,10 +165,10 @@ def _view(views: Mapping[str, View]) -> View:
 
 
 def run_with_retries(answer: Callable[[], Response]) -> Response:
-    """Answer, again if PostgreSQL undid the transaction in favour of another one or the repository is locked.
+    """Answer, and repeat that if the transaction conflicts with another one or the repository is locked.
 
-    While it waits for the lock it holds no connection, since there are few. Raises 503 if the repository stays locked
-    or the database cannot be used, and 400 for what the records refuse.
+    Between the tries it holds no connection, since there are few. Raises 503 if the repository stays locked or the
+    database is unavailable, and 400 for input that the records refuse.
     """
     tries, locked_until = 0, monotonic() + MAX_LOCKED_S
     while True:
@@ -197,10 +197,10 @@ def run_with_retries(answer: Callable[[], Response]) -> Response:
 
 
 def read_body() -> bytes:
-    """The request's body; raises 413 where it is too large."""
+    """Return the request's body; raises 413 if it is too large."""
     host_limit, limit = request.max_content_length, current_state().config.max_body_bytes
     limit = limit if host_limit is None else min(host_limit, limit)
-    request.max_content_length = limit + 1  # Werkzeug cuts a chunked body off there, and says nothing
+    request.max_content_length = limit + 1  # Werkzeug silently cuts off a chunked body there
     with suppress(RequestEntityTooLarge):
         body = request.get_data()
         if len(body) <= limit:
@@ -209,9 +209,9 @@ def read_body() -> bytes:
 
 
 def read_json(schema: Schema, *, optional: bool = False) -> Any:
-    """The request's JSON body, checked by `schema`; raises 413, 415, or 400 with the errors by field.
+    """Load the request's JSON body; raises 413, 415, or 400 with the errors by field.
 
-    Where it is `optional`, an empty body is an empty object.
+    If the body is `optional`, an empty one counts as an empty object.
     """
     body = read_body()
     if optional and not body:
@@ -222,14 +222,14 @@ def read_json(schema: Schema, *, optional: bool = False) -> Any:
 
 
 def read_query(schema: Schema) -> Any:
-    """The request's query, checked by `schema`; raises 400 with the errors by parameter."""
+    """Load the request's query; raises 400 with the errors by parameter."""
     lists = {name for name, field in schema.fields.items() if isinstance(field, fields.List)}
     given = query_arguments()
     return loaded(schema, given.to_dict() | {name: given.getlist(name) for name in lists})
 
 
 def query_arguments() -> MultiDict[str, str]:
-    """The request's query as it was sent; raises 400 where it is not UTF-8."""
+    """Return the request's query as it was sent; raises 400 if it is not UTF-8."""
     try:
         return request.args
     except UnicodeDecodeError:
@@ -237,7 +237,7 @@ def query_arguments() -> MultiDict[str, str]:
 
 
 def parse_json(body: bytes, schema: Schema) -> Any:
-    """Parse and check JSON that a client sent; raises 400 with the errors by field."""
+    """Load JSON; raises 400 with the errors by field."""
     try:
         content = json.loads(body, parse_constant=_no_constant)
         deep = _depth(content) > MAX_JSON_DEPTH
@@ -260,7 +260,7 @@ def _depth(content: Any) -> int:
 
 
 def loaded(schema: Schema, content: Any) -> Any:
-    """What a schema makes of content; raises 400 with the errors by field."""
+    """Load content with a schema; raises 400 with the errors by field."""
     try:
         return schema.load(content)
     except ValidationError as error:
@@ -279,7 +279,7 @@ def json_response(content: Any, status: int = 200) -> Response:
 
 
 def api_url(call: Call, path: str = "", query: Mapping[str, object] | None = None) -> str:
-    """Return the absolute URL of a path below the repository's webhooks; never built from the Host header."""
+    """Return the absolute URL of a path below the repository's webhooks. It never depends on the Host header."""
     url = f"{call.state.config.external_url}/v2/repositories/{quote(call.repository)}/webhooks/{path}"
     return f"{url}?{urlencode(query, safe=':')}" if query else url
 
@@ -296,7 +296,7 @@ def version(content: Any) -> str:
 
 
 def _edited(content: Any) -> Any:
-    """The document without what changes by itself or is shown only once."""
+    """Return the document without the fields that change by themselves or are shown only once."""
     if isinstance(content, Mapping):
         return {key: _edited(value) for key, value in content.items() if key not in ("failing_since", "secret")}
     return [_edited(each) for each in content] if isinstance(content, list) else content

@@ -24,23 +24,25 @@ from .endpoints import ENDPOINTS, MAX_JSON_DEPTH, Endpoint, json_response
 
 TITLE = "Webhooks of the registry's repositories"
 ABOUT = """\
-How a client signs in is the registry's choice: where it is not by an `Authorization` header, the registry tells. It may
-answer 401, or redirect to a page to sign in, before anything that stands here. Who may not read a repository's webhooks
-gets the same 404 as for what does not exist.
+The registry decides how clients sign in, for example with an `Authorization` header. Before anything described here it
+may answer 401 or redirect to a sign-in page. Clients without read access to a repository get the same 404 as for a
+repository that does not exist.
 
-Every URL is served with and without its final slash. `HEAD` is answered wherever `GET` is, `OPTIONS` everywhere, with
-the methods that are possible in `Allow`; all other methods are answered with 405. Nothing may be cached. A URL that
-matches none of these gets the registry's own 404.
+A repository's name is everything in the path up to the last segment `webhooks`, slashes included.
+
+Every URL is served with and without its final slash. `HEAD` is answered wherever `GET` is. `OPTIONS` lists the allowed
+methods in `Allow`; all other methods are answered with 405. Responses must not be cached. A URL that matches none of
+these paths gets the registry's own 404.
 """
 TAGS = {
-    "webhooks": "What is called when a tag is pushed, and its hooks.",
-    "deliveries": "The history, and what sends again.",
-    "callbacks": "For receivers: what became of a delivery.",
+    "webhooks": "Webhooks and their hooks, which are called when a tag is pushed.",
+    "deliveries": "The history, tests, redeliveries and recovery.",
+    "callbacks": "For receivers: report the outcome of a delivery.",
     "documentation": "This document.",
 }
 PARAMETERS: dict[str, JSONSchema] = {
     "repository": {
-        "description": "The repository's whole name, slashes and all: `acme/app`, as it is or with `%2F`.",
+        "description": "The repository's full name, such as `acme/app`; its slashes may be written as `%2F`.",
         "schema": {"type": "string", "minLength": 1, "maxLength": 255},
     },
     "webhook_id": {
@@ -56,39 +58,45 @@ PARAMETERS: dict[str, JSONSchema] = {
         "schema": {"type": "string", "format": "uuid"},
     },
     "token": {
-        "description": "The token that ends the payload's `callback_url`: it is all the authority that is needed.",
+        "description": "The token at the end of the payload's `callback_url`. No other authorization is needed.",
         "schema": {"type": "string", "minLength": 1},
     },
 }
 PROBLEMS = {
-    400: "The request is not valid: `errors` says it by field.",
-    403: "The client may read, not change; or another site had its browser send this; or nobody may use webhooks here.",
-    404: "There is no such thing here, or the client may not read it.",
-    405: "Another method than those of this URL.",
-    409: "Not now: `detail` says why.",
+    400: "The request is not valid. `errors` has the messages by field.",
+    403: "The client has read access only, the request came from another site, or the registry has no authorizer.",
+    404: "Not found, or the client has no read access.",
+    405: "The method is not allowed for this URL.",
+    409: "Not possible at the moment. `detail` says why.",
     410: "The delivery has ended without a callback.",
-    412: "It was changed since it was read: see `If-Match`.",
+    412: "The resource has changed since it was read. See `If-Match`.",
     413: "The body is too large.",
-    415: "The body is not sent as JSON.",
+    415: "The body was not sent as JSON.",
     429: "Too many tests, redeliveries and recoveries of this repository within a minute.",
-    503: "The registry's database or its Redis cannot be used now, or the repository is being changed.",
+    503: "The registry's database or Redis server is unavailable, or the repository is being changed.",
 }
 PROBLEM_HEADERS = {405: "Allow", 429: "Retry-After", 503: "Retry-After"}
 HEADERS: dict[str, JSONSchema] = {
-    "ETag": {"description": "The version that was read or made, for `If-Match`.", "schema": {"type": "string"}},
-    "Location": {"description": "The absolute URL of what was made or sent.", "schema": {"type": "string"}},
-    "Allow": {"description": "The methods that are possible here.", "schema": {"type": "string"}},
-    "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 0}},
+    "ETag": {"description": "The version of the resource, for `If-Match`.", "schema": {"type": "string"}},
+    "Location": {
+        "description": "The absolute URL of the new resource or of the delivery.",
+        "schema": {"type": "string"},
+    },
+    "Allow": {"description": "The allowed methods.", "schema": {"type": "string"}},
+    "Retry-After": {"description": "The number of seconds to wait.", "schema": {"type": "integer", "minimum": 0}},
 }
 PROBLEM: JSONSchema = {
     "type": "object",
-    "description": "What is wrong and what to do (RFC 9457).",
+    "description": "A problem: what is wrong and what to do (RFC 9457).",
     "properties": {
         "type": {"const": "about:blank"},
         "title": {"type": "string"},
         "status": {"type": "integer", "minimum": 400, "maximum": 599},
         "detail": {"type": "string"},
-        "errors": {"type": "object", "description": "Messages by field: a list, or within a field the same again."},
+        "errors": {
+            "type": "object",
+            "description": "Messages by field: a list, or for nested input an object of the same form.",
+        },
     },
     "required": ["type", "title", "status", "detail"],
     "additionalProperties": False,
@@ -108,7 +116,7 @@ def read_openapi() -> Response:
 
 @lru_cache(maxsize=8)
 def document(config: Config) -> dict[str, Any]:
-    """Return the document of all endpoints, within the limits of a config."""
+    """Build the document of all endpoints, with the limits of a config."""
     plugin = _Plugin(schema_name_resolver=_schema_name)
     spec = APISpec(
         title=TITLE,
@@ -130,7 +138,7 @@ def document(config: Config) -> dict[str, Any]:
         headers = {"headers": _headers([PROBLEM_HEADERS[status]])} if status in PROBLEM_HEADERS else {}
         spec.components.response(f"Problem{status}", problem | headers)
     spec.components.response(
-        "SignIn", {"description": "The registry asks the client to sign in: what it says is its own."}
+        "SignIn", {"description": "The registry asks the client to sign in. It chooses the content."}
     )
     spec.components.security_scheme(
         "registry",
@@ -138,7 +146,7 @@ def document(config: Config) -> dict[str, Any]:
             "type": "apiKey",
             "in": "header",
             "name": "Authorization",
-            "description": "How a client signs in is the registry's choice; often it takes this header.",
+            "description": "The registry decides how clients sign in, often with this header.",
         },
     )
     for rule, endpoints in groupby(ENDPOINTS, lambda each: each.rule):
@@ -183,13 +191,13 @@ def _operation(endpoint: Endpoint, converter: OpenAPIConverter, config: Config) 
             {
                 "name": "If-Match",
                 "in": "header",
-                "description": "An `ETag` that was read: the request is refused with 412 where it was changed since.",
+                "description": "An `ETag`. If the resource has changed since, the request is refused with 412.",
                 "schema": {"type": "string"},
             }
         )
     if endpoint.body:
         operation["requestBody"] = {
-            "description": f"At most {config.max_body_bytes} bytes, nested {MAX_JSON_DEPTH} deep.",
+            "description": f"At most {config.max_body_bytes} bytes, nested at most {MAX_JSON_DEPTH} levels deep.",
             "required": not endpoint.body_optional,
             "content": {"application/json": {"schema": converter.resolve_nested_schema(endpoint.body)}},
         }
@@ -234,7 +242,7 @@ def _responses(endpoint: Endpoint, converter: OpenAPIConverter) -> JSONSchema:
 
 
 class _Converter(OpenAPIConverter):
-    """Describes schemas by their docstrings, documents as complete, and what schemas check as a whole."""
+    """Adds docstrings as descriptions, requires all fields of documents, and adds the `json_schema` of schemas."""
 
     def field2property(self, field: fields.Field[Any]) -> JSONSchema:
         content: JSONSchema = super().field2property(field)
@@ -260,7 +268,7 @@ def _about(schema: Schema) -> str:
 
 
 def _schema_name(schema: Any) -> str:
-    """Return a schema's name among the components: `Webhook` answers, `WebhookWanted` and `WebhookChange` ask."""
+    """Name a component: `Webhook` for a response, `WebhookWanted` and `WebhookChange` for requests."""
     instance = resolve_schema_instance(schema)
     name = type(instance).__name__
     if isinstance(instance, Document):

@@ -1,4 +1,4 @@
-"""What clients may send, checked with marshmallow."""
+"""The requests of clients: bodies, queries and forms, checked with marshmallow."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def printable(text: str) -> None:
 
 
 def hook_url(url: str) -> None:
-    """Refuse a URL that we could not or may not send to; the addresses of a name are judged when it is sent to."""
+    """Refuse a URL that we cannot or must not send to. The addresses of a name are checked for each request."""
     if len(url) > MAX_URL_LENGTH:
         raise ValidationError(f"Longer than maximum length {MAX_URL_LENGTH}.")
     printable(url)
@@ -86,7 +86,7 @@ def http_url(url: str) -> None:
 
 
 class StrictBoolean(fields.Boolean):
-    """True or False, and not what looks like them."""
+    """True or false, and no other value that reads like one of them."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> bool:
         if not isinstance(value, bool):
@@ -102,7 +102,7 @@ class Stripped(fields.String):
 
 
 class WholeNumber(fields.Integer):
-    """Digits, and not all that Python takes for a number."""
+    """ASCII digits only, unlike `int`."""
 
     def _deserialize(self, value: Any, *arguments: Any, **kwargs: Any) -> int:
         if not (isinstance(value, str) and value.isascii() and value.isdigit()):
@@ -134,17 +134,17 @@ class HookURL(fields.String):
 
 
 class Strict(Schema):
-    """A JSON object or a query without keys we do not know."""
+    """A JSON object or a query without unknown keys."""
 
     json_schema: ClassVar[dict[str, Any]] = {}
-    """What the schema checks as a whole."""
+    """JSON Schema for what is checked across fields."""
 
     class Meta:
         unknown = RAISE
 
 
 class HookSchema(Strict):
-    """A hook of a webhook, or a new one.
+    """A hook of the webhook, or a new one.
 
     It loads to a `HookWanted`.
     """
@@ -164,13 +164,13 @@ class HookSchema(Strict):
 
 
 class HeadersField(fields.Field[dict[str, str | None]]):
-    """Request headers by name; a value of null stays as it is."""
+    """Request headers by name. A value of null keeps the stored one."""
 
     def __init__(self) -> None:
         super().__init__(
             metadata={
                 "type": "object",
-                "description": "Request headers by name; null leaves a value as it is.",
+                "description": "Request headers by name; null keeps the stored value.",
                 "propertyNames": {"minLength": 1, "maxLength": NAME_LIMIT},
                 "additionalProperties": {"type": ["string", "null"], "minLength": 1, "maxLength": VALUE_LIMIT},
                 "maxProperties": HEADERS_LIMIT,
@@ -199,7 +199,7 @@ def _fault_of_header(name: str, value: Any, headers: Mapping[str, Any]) -> str:
 
 
 def secret(text: str) -> None:
-    """Refuse what is no secret of Standard Webhooks."""
+    """Refuse what is not a secret of Standard Webhooks."""
     try:
         check_secret(text)
     except BadSecret as bad:
@@ -218,9 +218,9 @@ PATTERNS = fields.List(
 
 
 class WebhookSchema(Strict):
-    """A webhook, or of one what is to change.
+    """A webhook, or the fields of one to change.
 
-    `hook_url` is short for `hooks` with one of that URL.
+    `hook_url` is short for `hooks` with one hook.
     """
 
     json_schema: ClassVar = {"not": {"required": ["hook_url", "hooks"]}}
@@ -246,7 +246,7 @@ class WebhookSchema(Strict):
 
 
 class SecretSchema(Strict):
-    """A secret of the owner's own; without one it is generated."""
+    """The owner's own secret. Without it a secret is generated."""
 
     secret = fields.String(validate=secret, load_default=None, metadata=SECRET)
 
@@ -258,7 +258,7 @@ class SendTestSchema(Strict):
 
 
 class RecoverSchema(Strict):
-    """What could not be delivered from `since` on is sent again, until now or `until`."""
+    """The time from which to redeliver what could not be delivered, until now or `until`."""
 
     since = Time(required=True)
     until = Time(load_default=None)
@@ -275,7 +275,7 @@ class PageSchema(Strict):
 
 
 class WebhookListSchema(PageSchema):
-    """A page of the webhooks whose names hold `name`."""
+    """A page of the webhooks whose names contain `name`."""
 
     page = WholeNumber(load_default=1, validate=Range(1, 10**6))
     active = fields.Boolean(load_default=None, truthy={"true"}, falsy={"false"})
@@ -283,7 +283,7 @@ class WebhookListSchema(PageSchema):
 
 
 class HistorySchema(PageSchema):
-    """A page of deliveries; `status` is Docker Hub's word or our exact state."""
+    """A page of deliveries. `status` is Docker Hub's word or the exact state."""
 
     cursor = fields.String(load_default=None)
     status = fields.String(load_default=None, validate=OneOf([*DOCKER_WORDS, *(each.value for each in Status)]))
@@ -294,7 +294,7 @@ class HistorySchema(PageSchema):
 
 
 class WebhooksPageSchema(Schema):
-    """Which page of webhooks is looked at."""
+    """The query of the page of webhooks."""
 
     class Meta:
         unknown = EXCLUDE
@@ -302,8 +302,8 @@ class WebhooksPageSchema(Schema):
     page = WholeNumber(load_default=1, validate=Range(1, 10**6))
 
 
-class ChainHistorySchema(Schema):
-    """Which chain requests are looked at; "" is no filter, as a form sends it."""
+class HistoryPageSchema(Schema):
+    """The query of the history page. Forms send "" for no filter."""
 
     class Meta:
         unknown = EXCLUDE
@@ -314,7 +314,7 @@ class ChainHistorySchema(Schema):
 
 
 class DeliveryPageSchema(Schema):
-    """What of a delivery is shown: the attempt of a number, else the latest; its payload to read or as it was sent."""
+    """The query of a delivery's page: the number of an attempt, by default the latest, and how to show the payload."""
 
     class Meta:
         unknown = EXCLUDE
@@ -324,7 +324,7 @@ class DeliveryPageSchema(Schema):
 
 
 class CallbackSchema(Schema):
-    """A callback as Docker Hub documented it; keys we do not know are ignored.
+    """A callback as Docker Hub documented it. Unknown keys are ignored.
 
     It loads to a `Callback`.
     """

@@ -25,7 +25,7 @@ def fill_in(visit: Visit, *urls: str, name: str = "Pipeline") -> None:
     visit.field("Webhook name").fill(name)
     visit.field("Destination URL").fill(urls[0])
     for number, url in enumerate(urls[1:], 2):
-        visit.button("+ add another URL").click()
+        visit.button("+ Add another URL").click()
         visit.field(f"Destination URL {number}").fill(url)
 
 
@@ -72,13 +72,13 @@ def test_a_chain_advances_before_the_eyes(site: Host, visit: Visit) -> None:
         said = {"description": "387 tests PASSED", "context": "Acme CI", "target_url": "https://ci.acme.com/1"}
         assert site.call_back(ci.requests[0].body, **said).status_code == 200
         visit.wait_a_minute()
-        expect(row).to_contain_text("callback: success · Acme CI · 387 tests PASSED")
+        expect(row).to_contain_text("Callback: success · Acme CI · 387 tests PASSED")
         told = row.get_by_role("link", name="https://ci.acme.com/1")
         expect(told).to_have_attribute("rel", "noopener noreferrer nofollow")
         expect(link).to_be_focused()
         site.deliver()
         visit.wait_a_minute()
-        expect(row.get_by_text("awaiting callback", exact=True)).to_be_visible()
+        expect(row.get_by_text("Awaiting callback", exact=True)).to_be_visible()
         site.call_back(deploy.requests[0].body)
         visit.wait_a_minute()
         expect(row).to_contain_text("Succeeded")
@@ -165,7 +165,7 @@ def test_edit(site: Host, visit: Visit) -> None:
     visit.field("Tag filter").press_sequentially("v* !*-rc*")
     visit.sees("Matches 1 of the recent tags: ✓ v1")
     expect(visit.field("Tag filter")).to_be_focused()
-    visit.button("+ add a header").click()
+    visit.button("+ Add a header").click()
     visit.field("Name of header 1").fill("Authorization")
     visit.field("Value of header 1").fill("Bearer 81d0")
     visit.field("Callback from the last URL").select_option("Not expected")

@@ -28,7 +28,7 @@ def test_create_and_edit(site: Host, visit: Visit) -> None:
     visit.choose("Pipeline", "Edit")
     visit.field("Webhook name").fill("Release")
     visit.button("Move URL 1 down").click()
-    visit.button("+ add another URL").click()
+    visit.button("+ Add another URL").click()
     visit.field("Destination URL 3").fill("https://third.example.com/")
     visit.button("Remove URL 1").click()
     visit.field("Tag filter").fill("v*")

@@ -1,4 +1,4 @@
-"""The API's endpoints for a webhook's history, and those that send. Pages call the same functions."""
+"""The API's endpoints for a webhook's history, tests, redelivery and recovery. Pages call the same functions."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ WINDOW_S = 60
 @Endpoint(
     "POST",
     WEBHOOK + "test/",
-    summary="Send a test push, to this webhook alone",
+    summary="Send a test push to this webhook only",
     tag="deliveries",
     access="write",
     body=SendTestSchema(),
@@ -56,7 +56,7 @@ WINDOW_S = 60
     problems=(409, 429),
 )
 def send_test(call: Call, wanted: dict[str, Any], webhook_id: int) -> DeliveryView:
-    """Push to this webhook alone. Raises 409 if it has no hook."""
+    """Push to this webhook only. Raises 409 if it has no hooks."""
     count_send(call)
     with call.state.writing() as session:
         row = find_webhook(session, call, webhook_id)
@@ -76,7 +76,7 @@ class Recovered:
 @Endpoint(
     "POST",
     WEBHOOK + "recover/",
-    summary="Send again all that could not be delivered, 500 pushes at a time",
+    summary="Redeliver everything that could not be delivered, 500 runs at a time",
     tag="deliveries",
     access="write",
     body=RecoverSchema(),
@@ -84,7 +84,7 @@ class Recovered:
     problems=(409, 429),
 )
 def recover(call: Call, wanted: dict[str, Any], webhook_id: int) -> Recovered:
-    """Send one batch again. A client repeats this while some remain."""
+    """Redeliver one batch. Clients repeat this while some remain."""
     count_send(call)
     with call.state.writing() as session:
         lock_repository(session, call.repository)
@@ -122,7 +122,7 @@ def list_deliveries(call: Call, query: dict[str, Any], webhook_id: int) -> Page:
 @Endpoint(
     "GET",
     DELIVERY,
-    summary="Read a delivery, with each attempt's request, answer, times and cause",
+    summary="Read a delivery with all its attempts",
     tag="deliveries",
     access="read",
     returns=DeliveryWithAttemptsDocument(),
@@ -134,7 +134,7 @@ def read_delivery(call: Call, webhook_id: int, delivery_id: uuid.UUID) -> Delive
 @Endpoint(
     "POST",
     DELIVERY + "redeliver/",
-    summary="Send a delivery again, and after it the rest of its chain",
+    summary="Redeliver a delivery, and then the rest of its run",
     tag="deliveries",
     access="write",
     returns=DELIVERY_DOCUMENT,
@@ -143,7 +143,7 @@ def read_delivery(call: Call, webhook_id: int, delivery_id: uuid.UUID) -> Delive
     problems=(409, 415, 429),
 )
 def redeliver(call: Call, webhook_id: int, delivery_id: uuid.UUID) -> DeliveryView:
-    """Begin a new round. Raises 409 if that is not possible now."""
+    """Begin a new round. Raises 409 if that is not possible at the moment."""
     count_send(call)
     with call.state.writing() as session:
         lock_repository(session, call.repository)

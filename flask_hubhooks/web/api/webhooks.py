@@ -79,7 +79,7 @@ def page_of_webhooks(
 @Endpoint(
     "POST",
     WEBHOOKS,
-    summary="Create a webhook: with one hook_url, with hooks for a chain, or with neither",
+    summary="Create a webhook with one hook_url, with hooks for a chain, or with neither",
     access="write",
     body=WebhookSchema(),
     returns=CreatedWebhookDocument(),
@@ -101,7 +101,7 @@ class MatchingTags:
 @Endpoint(
     "GET",
     WEBHOOKS + "matching-tags/",
-    summary="Which recent tags a filter would let through",
+    summary="Try a tag filter on the recent tags",
     access="read",
     query=TagFilterSchema(),
     returns=MatchingTagsDocument(),
@@ -125,7 +125,7 @@ def read_webhook(call: Call, webhook_id: int) -> Webhook:
 @Endpoint(
     "PATCH",
     WEBHOOK,
-    summary="Change what is named of a webhook",
+    summary="Change the given fields of a webhook",
     access="write",
     body=WebhookSchema(partial=True, exclude=["hook_url", "secret"]),
     returns=WEBHOOK_DOCUMENT,
@@ -149,7 +149,7 @@ def delete_webhook(call: Call, webhook_id: int) -> None:
 @Endpoint(
     "GET",
     WEBHOOK + "hooks/",
-    summary="List the hooks of a webhook's chain",
+    summary="List the hooks of a webhook",
     access="read",
     returns=HookListDocument(),
 )
@@ -160,7 +160,7 @@ def list_hooks(call: Call, webhook_id: int) -> Page:
 @Endpoint(
     "POST",
     WEBHOOK + "hooks/",
-    summary="Add a hook behind the others",
+    summary="Add a hook after the others",
     access="write",
     body=HookSchema(exclude=["id"]),
     returns=HOOK_DOCUMENT,
@@ -183,7 +183,7 @@ def read_hook(call: Call, webhook_id: int, hook_id: int) -> Hook:
 @Endpoint(
     "PATCH",
     HOOK,
-    summary="Give a hook another URL: what it has still to send goes there",
+    summary="Change the URL of a hook; its unsent deliveries go to the new one",
     access="write",
     body=HookSchema(exclude=["id"]),
     returns=HOOK_DOCUMENT,
@@ -202,7 +202,7 @@ def edit_hook(call: Call, wanted: HookWanted, webhook_id: int, hook_id: int) -> 
 @Endpoint(
     "DELETE",
     HOOK,
-    summary="Remove a hook: what it has not sent is cancelled, with what waits behind it",
+    summary="Remove a hook; its unsent deliveries are cancelled, with those that wait for them",
     access="write",
     status=204,
     if_match=True,
@@ -225,14 +225,14 @@ class NewSecret:
 @Endpoint(
     "POST",
     WEBHOOK + "rotate-secret/",
-    summary="Replace the secret; for a while requests are signed with both",
+    summary="Replace the secret; for 24 hours requests are signed with both",
     access="write",
     body=SecretSchema(),
     body_optional=True,
     returns=NewSecretDocument(),
 )
 def rotate_secret(call: Call, wanted: dict[str, Any], webhook_id: int, known_version: str | None = None) -> NewSecret:
-    """Replace the secret. Raises 409 if the webhook is no longer of the version that is known."""
+    """Replace the secret. Raises 409 if the webhook is no longer of the known version."""
     with editing(call, webhook_id) as (_, row):
         if known_version not in (None, version(call.viewer.document(WEBHOOK_DOCUMENT, row))):
             raise Problem(409, "Nothing was changed: the webhook has been edited since you opened the page.")
@@ -242,7 +242,7 @@ def rotate_secret(call: Call, wanted: dict[str, Any], webhook_id: int, known_ver
 
 
 _WITH_HOOKS = selectinload(Webhook.hooks).immediateload(Hook.webhook)
-"""A hook's document shows whether its webhook is active; that one is loaded already, so this takes no statement."""
+"""Hooks need their webhook, since their documents show whether it is active. It takes no statement of its own."""
 
 
 def find_webhook(session: Session, call: Call, webhook_id: int, *, with_hooks: bool = False) -> Webhook:

@@ -1,4 +1,7 @@
-"""The pages under `/r/<repository>/webhooks/`: which route is answered by what."""
+"""The routes of the pages under `/r/<repository>/webhooks/`.
+
+A repository's name is everything up to the last segment `webhooks`.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,14 @@ from ...state import current_state
 from ..authorization import authorized, refuse_foreign_origin
 from ..endpoints import View, add_route, query_arguments, read_query, run_with_retries
 from ..problems import Problem
-from ..schemas import ChainHistorySchema, DeliveryPageSchema, WebhooksPageSchema
+from ..schemas import DeliveryPageSchema, HistoryPageSchema, WebhooksPageSchema
 from . import deliveries, webhooks
 from .forms import EXPIRED, is_expired, read_form
 from .rendering import problem_page, templates
 
 
 def add_routes(blueprint: Blueprint) -> None:
-    """Put the pages on the blueprint, and their templates."""
+    """Put the pages and their templates on the blueprint."""
     blueprint.jinja_loader = templates()
     every = "/r/<path:repository>/webhooks/"
     one = every + "<int:webhook_id>/"
@@ -55,7 +58,7 @@ def add_routes(blueprint: Blueprint) -> None:
         GET=shows(webhooks.confirm_delete, action="write"),
         POST=submits(webhooks.delete),
     )
-    add(one + "history/", "history", GET=shows(deliveries.show_history, ChainHistorySchema()))
+    add(one + "history/", "history", GET=shows(deliveries.show_history, HistoryPageSchema()))
     add(delivery, "delivery", GET=shows(deliveries.show, DeliveryPageSchema()))
     add(delivery + "redeliver/", "redeliver", POST=submits(deliveries.redeliver))
 

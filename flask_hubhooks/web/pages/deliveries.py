@@ -1,4 +1,4 @@
-"""The pages of a webhook's history and of one delivery, and what sends."""
+"""The pages of a webhook's history and of one delivery, and the buttons that send."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from .forms import Form
 from .rendering import page, see
 
 MAX_RUNS, MAX_DELIVERIES = 15, 45
-"""Of a page of the history: the longer the chain, the fewer runs."""
+"""The most that a page of the history shows: the longer the chain, the fewer runs."""
 MAX_ATTEMPTS = 20
-"""Attempts that the page of a delivery lists."""
+"""The most that the page of a delivery lists."""
 _ATTEMPT_DOCUMENT = AttemptDocument()
 
 
@@ -84,7 +84,7 @@ def show(call: Call, query: dict[str, Any], webhook_id: int, delivery_id: uuid.U
 
 @dataclass(frozen=True)
 class Attempts:
-    """Some attempts, newest first, the one that is shown, and the numbers that lead on; None where there are none."""
+    """Some attempts, newest first, the one that is shown, and the numbers at which older and newer pages start."""
 
     lines: Sequence[dict[str, Any]]
     shown: Attempt | None
@@ -125,7 +125,7 @@ def redeliver(call: Call, sent: Form, webhook_id: int, delivery_id: uuid.UUID) -
 
 
 def send_test(call: Call, sent: Form, webhook_id: int) -> Response:
-    """Push to this webhook alone, to its first hook or to the whole chain, and lead to the delivery."""
+    """Send a test to the first hook or the whole chain, and redirect to the delivery."""
     delivery = api.send_test(call, {"chain": sent.get("chain") == "yes"}, webhook_id)
     return _see(call, webhook_id, delivery.row.id, "test")
 

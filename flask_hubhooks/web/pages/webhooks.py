@@ -1,4 +1,4 @@
-"""The pages of a repository's webhooks: list and create, edit, and what the menu of each offers."""
+"""The pages of a repository's webhooks: list, create, edit, pause, delete, rotate the secret."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .translation import gettext as _
 from .translation import marked
 
 WEBHOOKS = 10
-"""Webhooks of a page."""
+"""The number of webhooks on a page."""
 CHANGED = marked(
     "Somebody else has changed this webhook since you opened the page. Open the page again to see the changes."
 )
@@ -75,7 +75,7 @@ def _example(call: Call) -> str:
 
 
 def create(call: Call, sent: Form) -> Response:
-    """Make a webhook; the answer itself shows its secret, this once."""
+    """Create a webhook. The response itself shows the secret, which is shown only once."""
     form = WebhookForm.typed(sent)
     if (action := sent.get("action", "save")) != "save":
         form.rearrange(action)
@@ -136,7 +136,7 @@ def _is_pattern(text: str) -> bool:
 
 
 def edit(call: Call, sent: Form, webhook_id: int) -> Response:
-    """Save a webhook unless somebody else was faster; any other button than the one to save only rearranges."""
+    """Save a webhook unless it was changed in between. Other buttons only rearrange the form."""
     form = WebhookForm.typed(sent)
     if (action := sent.get("action", "save")) != "save":
         form.rearrange(action)
@@ -179,7 +179,7 @@ def resume(call: Call, sent: Form, webhook_id: int) -> Response:
 
 
 def _back(call: Call, webhook_id: int, notice: str) -> Response:
-    """Lead to where the button was, which it tells by `at`: the webhook's history, or a page of the list."""
+    """Redirect to where the button was, given by `at`: the webhook's history, or a page of the list."""
     at = request.args.get("at", "")
     if at == "history":
         return see(".pages_history", repository=call.repository, webhook_id=webhook_id, notice=notice)
@@ -203,7 +203,7 @@ def confirm_rotation(call: Call, webhook_id: int) -> Response:
 
 
 def rotate_secret(call: Call, sent: Form, webhook_id: int) -> Response:
-    """Replace the secret; the answer itself shows the new one, this once, and loading it again replaces nothing."""
+    """Replace the secret. The response itself shows the new one once; reloading it replaces nothing."""
     new = api.rotate_secret(call, {"secret": None}, webhook_id, sent.get("version", ""))
     return page(
         call,

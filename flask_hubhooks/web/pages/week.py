@@ -1,4 +1,4 @@
-"""The chart of a webhook's last seven days: how many deliveries ended how, and how fast receivers answered."""
+"""The chart of a webhook's last seven days: deliveries by outcome, and the median response time."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ...records.models import Status, Webhook, attempts, deliveries
 
 DAYS = 7
 GROUND, BAR_HEIGHT = 94.0, 78.0
-"""Where bars stand in the drawing, and how tall they get."""
-ROWS_LIMIT = 5_000
-"""Attempts that are read for it at most, the latest."""
+"""The bottom of the bars in the drawing, and their greatest height."""
+MAX_ATTEMPTS = 5_000
+"""The most attempts that are read; the latest ones count."""
 
 
 @dataclass(frozen=True)
 class Tried:
-    """One attempt of a delivery; `duration_ms` is None for a delivery that was never tried, or had no answer."""
+    """One attempt of a delivery, or a delivery without attempts. `duration_ms` is None if there was no response."""
 
     delivery: object
     day: date
@@ -40,7 +40,7 @@ class Day:
     counts: dict[str, int]
     """Deliveries by outcome."""
     response_ms: int | None
-    """The median of how long answers took."""
+    """The median response time."""
 
     @property
     def total(self) -> int:
@@ -63,7 +63,7 @@ class Chart:
     days: list[Day]
     is_cut: bool
     """There were more attempts than `limit`."""
-    limit: int = ROWS_LIMIT
+    limit: int = MAX_ATTEMPTS
 
     @property
     def totals(self) -> dict[str, int]:
@@ -71,7 +71,7 @@ class Chart:
         return {name: sum(each.counts[name] for each in self.days) for name in OUTCOMES}
 
     def parts(self, day: Day) -> Iterator[Part]:
-        """The bar of a day, from the ground up; the day with the most deliveries has the tallest."""
+        """Yield the bar of a day from bottom to top. The day with the most deliveries has the tallest bar."""
         unit = BAR_HEIGHT / max(1, *(each.total for each in self.days))
         y = GROUND
         for name, count in day.counts.items():
@@ -82,7 +82,7 @@ class Chart:
 
 
 def read(session: Session, webhook: Webhook) -> list[Tried]:
-    """The deliveries of the last days with their attempts; in one statement."""
+    """Read the attempts of the last days' deliveries, in one statement."""
     since = utcnow() - timedelta(days=DAYS)
     rows = session.execute(
         select(
@@ -95,7 +95,7 @@ def read(session: Session, webhook: Webhook) -> list[Tried]:
         .join_from(deliveries, attempts, attempts.c.delivery_id == deliveries.c.id, isouter=True)
         .where(deliveries.c.webhook_id == webhook.id, deliveries.c.pushed_at > since)
         .order_by(deliveries.c.pushed_at.desc(), deliveries.c.push_id.desc())
-        .limit(ROWS_LIMIT)
+        .limit(MAX_ATTEMPTS)
     )
     return [
         Tried(each.id, each.pushed_at.date(), each.status, None if each.status_code is None else each.duration_ms)
@@ -104,9 +104,9 @@ def read(session: Session, webhook: Webhook) -> list[Tried]:
 
 
 def chart(tried: Sequence[Tried], now: datetime) -> Chart:
-    """The chart of what was tried until now."""
+    """Make the chart of these attempts."""
     days = [now.date() - timedelta(days=back) for back in reversed(range(DAYS))]
-    return Chart([_day(each, [row for row in tried if row.day == each]) for each in days], len(tried) == ROWS_LIMIT)
+    return Chart([_day(each, [row for row in tried if row.day == each]) for each in days], len(tried) == MAX_ATTEMPTS)
 
 
 def _day(day: date, tried: Sequence[Tried]) -> Day:

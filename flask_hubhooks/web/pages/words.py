@@ -29,7 +29,7 @@ ICONS = {
 }
 _DIRECTIONS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 MOVING = ("pending", "waiting", "awaiting_callback")
-"""States that another is to follow."""
+"""States that are not final."""
 
 
 def state(name: str) -> Markup:
@@ -48,7 +48,7 @@ def state(name: str) -> Markup:
 
 
 def webhook_state(webhook: Mapping[str, Any]) -> Markup:
-    """Whether pushes are sent to a webhook."""
+    """Whether a webhook is active, paused or disabled."""
     if webhook["active"]:
         return _("Active")
     return _("Disabled") if webhook["disabled_reason"] else _("Paused")
@@ -101,22 +101,22 @@ PROBLEMS: Mapping[int, str] = {
 
 
 def problem(status: int) -> Markup:
-    """What kind of error a status is."""
+    """The title of an HTTP status."""
     return _(PROBLEMS.get(status) or HTTPStatus(status).phrase)
 
 
 def plain(text: str) -> str:
-    """Text that others typed for where no element can isolate its direction: without the characters that change it."""
+    """Remove characters that change the direction, for places where no element can isolate the text."""
     return _DIRECTIONS.sub("", text)
 
 
 def notice(name: str) -> Markup | None:
-    """What was just done, by the name that stands in the URL."""
+    """The message about what was just done, by its name in the URL."""
     return _(NOTICES[name]) if name in NOTICES else None
 
 
 def duration(milliseconds: int) -> Markup:
-    """A duration as people read it."""
+    """A duration in milliseconds or seconds."""
     if milliseconds < 1000:
         return _("%(number)s ms", number=milliseconds)
     return _("%(number)s s", number=f"{milliseconds / 1000:.1f}")
@@ -162,19 +162,19 @@ _UNITS = (
 
 
 def total_duration(deliveries: Sequence[Mapping[str, Any]]) -> Markup:
-    """How long the latest attempts of a chain's deliveries took, together."""
+    """The total duration of the latest attempts of a run's deliveries."""
     taken = [each["duration_ms"] for each in deliveries if each["duration_ms"] is not None]
     return duration(sum(taken)) if taken else Markup("\N{EN DASH}")
 
 
 def cause_of(deliveries: Sequence[Mapping[str, Any]]) -> str:
-    """What is wrong with a chain: with the first of its deliveries that has not succeeded."""
+    """Why a run has not succeeded: the cause of its first delivery that has not."""
     deciding = next((each for each in deliveries if each["state"] != "succeeded"), None)
     return str(deciding["cause"] or deciding["reason"]) if deciding else ""
 
 
 def timing(attempt: Mapping[str, Any]) -> Markup:
-    """How long an attempt took, and which parts of it are known."""
+    """The duration of an attempt and of its parts."""
     parts = [_("Took %(duration)s", duration=duration(attempt["duration_ms"]))]
     if attempt["connect_ms"] is not None:
         parts.append(_("%(duration)s to connect", duration=duration(attempt["connect_ms"])))
