@@ -1,5 +1,5 @@
-/* Extras for the pages of flask_hubhooks, which work without it: what moves is read anew, forms are rearranged without
-   a new page, text is copied, and menus close. */
+/* Extras for the pages of flask_hubhooks, which work without JavaScript: refresh states, rearrange forms without a new
+   page, copy text, and close menus. */
 "use strict";
 (() => {
   const root = document.querySelector(".hubhooks");
@@ -13,7 +13,7 @@
     return new DOMParser().parseFromString(await answer.text(), "text/html");
   };
 
-  /* Put new content into an element, and leave the focus where it was. */
+  /* Replace the content of an element, and keep the focus where it was. */
   const nameOf = (element) => element.id || element.getAttribute("href") || element.getAttribute("formaction");
   const fill = (element, fresh) => {
     const focused = element.contains(document.activeElement) && nameOf(document.activeElement);
@@ -25,8 +25,8 @@
     offerCopying(element);
   };
 
-  /* Whether something came that is not shown yet; how long ago it was is told anew in its place.
-     What somebody has selected stays until it is copied. */
+  /* Relative times are updated in place; other content is replaced only if it is new. Selected text stays until it
+     is copied. */
   const times = (element) => [...element.querySelectorAll("time")];
   const timeless = (element) => {
     const copy = element.cloneNode(true);
@@ -47,7 +47,7 @@
     return false;
   };
 
-  /* Refreshing tells what has changed, for who does not see it. */
+  /* Announce what a refresh has changed. */
   const refreshRow = (row, fresh) => {
     if (!isNew(row, fresh)) return [];
     const text = fresh.dataset.said;
@@ -92,7 +92,7 @@
           const found = fresh.querySelector(`[data-live="${element.dataset.live}"]`);
           return found ? refresh(element, found) : [];
         }));
-      } catch { /* the registry is away: the next time */ }
+      } catch { /* the registry does not answer: try again next time */ }
     }
     wait();
   };
@@ -106,15 +106,15 @@
     document.addEventListener("visibilitychange", () => { if (!document.hidden) refreshAll(); });
   }
 
-  /* What a button or a field of a form asks for without saving: the server's own answer is put in its place. */
+  /* Rearrange a form without saving: the server answers with the new form, which replaces the old one. */
   let asking, typing;
   const ask = async (form, action, selector) => {
     clearTimeout(typing);
-    asking?.abort(); // lest an older answer come after a newer one
+    asking?.abort(); // an older response must not come after a newer one
     asking = new AbortController();
     const sent = new URLSearchParams(new FormData(form));
     sent.set("action", action);
-    const url = form.getAttribute("action"); // form.action is the buttons of that name
+    const url = form.getAttribute("action"); // form.action would be the buttons with that name
     const fresh = (await page(url, { method: "POST", body: sent, signal: asking.signal })).querySelector(selector);
     const shown = document.querySelector(selector);
     fill(shown, fresh);
@@ -127,7 +127,7 @@
     const fields = button.closest("[data-fields]");
     try {
       const asked = ask(button.form, button.value, "[data-fields]");
-      fields.inert = true; // what is typed meanwhile would be lost
+      fields.inert = true; // anything typed meanwhile would be lost
       await asked;
       fields.inert = false;
       fields.querySelector("[autofocus]")?.focus();
@@ -157,10 +157,10 @@
   });
   offerCopying(root);
 
-  /* What was just done is announced, and not told again when the page is loaded again. */
+  /* Announce the notice, but not again when the page is reloaded. */
   const notice = root.querySelector(".notice");
   if (notice) {
-    setTimeout(() => say(notice.textContent), 100); // a live region announces what comes after it
+    setTimeout(() => say(notice.textContent), 100); // a live region announces only later changes
     const here = new URL(location.href);
     here.searchParams.delete("notice");
     history.replaceState(history.state, "", here);
