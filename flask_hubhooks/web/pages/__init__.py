@@ -35,13 +35,13 @@ def add_routes(blueprint: Blueprint) -> None:
         every,
         "webhooks",
         GET=shows(webhooks.show_all, WebhooksPageSchema()),
-        POST=submits(webhooks.create, expired=webhooks.create_expired),
+        POST=submits(webhooks.create, expired=True),
     )
     add(
         one,
         "edit",
         GET=shows(webhooks.show_form, action="write"),
-        POST=submits(webhooks.edit, expired=webhooks.edit_expired),
+        POST=submits(webhooks.edit, expired=True),
     )
     add(one + "pause/", "pause", POST=submits(webhooks.pause))
     add(one + "resume/", "resume", POST=submits(webhooks.resume))
@@ -75,11 +75,11 @@ def shows(function: Callable[..., Response], query: Schema | None = None, action
     return answer
 
 
-def submits(function: Callable[..., Response], *, expired: Callable[..., Response] | None = None) -> View:
+def submits(function: Callable[..., Response], *, expired: bool = False) -> View:
     """The view of a form: `function` is called with a `Call`, what was sent, and the ids in the URL.
 
-    If the form lacks the token of the visitor's session `expired` is called instead, which shows the form again with
-    what was typed.
+    A form that lacks the CSRF token of the visitor's session is refused, unless the function takes `expired` forms:
+    then it shows the form again, with what was typed.
     """
 
     def answer(repository: str, **ids: Any) -> Response:
@@ -87,9 +87,8 @@ def submits(function: Callable[..., Response], *, expired: Callable[..., Respons
         query_arguments()
         call = authorized("write", repository)
         form = read_form()
-        chosen: Callable[..., Response] | None = expired if is_expired(form) else function
-        if chosen is None:
+        if is_expired(form) and not expired:
             raise Problem(400, EXPIRED)
-        return run_with_retries(lambda: chosen(call, form, **ids))
+        return run_with_retries(lambda: function(call, form, **ids))
 
     return answer

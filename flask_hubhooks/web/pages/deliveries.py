@@ -12,7 +12,6 @@ from flask import Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ...dialects import utcnow
 from ...records import history, runs
 from ...records.chains import OUTCOMES, outcome
 from ...records.models import NUMBER_LIMIT, Attempt, Delivery
@@ -22,7 +21,7 @@ from ..api.webhooks import WEBHOOK_DOCUMENT, find_webhook
 from ..authorization import Call
 from ..documents import AttemptDocument, AttemptView, DeliveryView, delivery_views, sent_body, time
 from ..problems import not_found
-from . import week
+from .chart import read_chart
 from .forms import Form
 from .rendering import page, see
 
@@ -38,7 +37,7 @@ def show_history(call: Call, query: dict[str, Any], webhook_id: int) -> Response
         row = find_webhook(session, call, webhook_id, with_hooks=True)
         size = min(MAX_RUNS, max(1, MAX_DELIVERIES // max(1, len(row.hooks))))
         found = runs.page(session, row, query, size)
-        chart = week.chart(week.read(session, row), utcnow())
+        chart = read_chart(session, row)
     return page(
         call,
         "history.html",

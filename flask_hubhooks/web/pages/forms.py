@@ -87,7 +87,7 @@ class WebhookForm:
 
     @classmethod
     def typed(cls, form: Form) -> WebhookForm:
-        """Make the form of what was sent."""
+        """Make the form of what was sent. It has an error if it has expired."""
         ids = form.getlist("hook_id")
         urls = [URLField(url.strip(), id_) for url, id_ in zip(form.getlist("hook_url"), ids, strict=False)]
         names, values = form.getlist("header_name"), form.getlist("header_value")
@@ -98,6 +98,7 @@ class WebhookForm:
             tag_filter=form.get("tag_filter", ""),
             headers=[HeaderField(name.strip(), value) for name, value in zip(names, values, strict=False)],
             version=form.get("version", ""),
+            errors={"": [_(EXPIRED)]} if is_expired(form) else {},
         )
 
     def content(self) -> dict[str, Any]:
@@ -137,6 +138,8 @@ class WebhookForm:
 
     def check(self) -> bool:
         """Check what the API allows and a form does not; return whether it has no errors."""
+        if self.errors:
+            return False
         if not any(each.url for each in self.urls):
             self._add("url-0", [_("Enter the URL to send pushes to.")])
         for index, line in enumerate(self.urls):

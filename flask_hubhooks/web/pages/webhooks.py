@@ -25,7 +25,7 @@ from ..documents import time
 from ..endpoints import loaded, version
 from ..problems import Problem
 from ..schemas import WebhookSchema
-from .forms import EXPIRED, Form, WebhookForm
+from .forms import Form, WebhookForm
 from .rendering import page, see
 from .translation import gettext as _
 from .translation import marked
@@ -77,7 +77,7 @@ def _example(call: Call) -> str:
 def create(call: Call, sent: Form) -> Response:
     """Create a webhook. The response itself shows the secret, which is shown only once."""
     form = WebhookForm.typed(sent)
-    if (action := sent.get("action", "save")) != "save":
+    if not form.errors and (action := sent.get("action", "save")) != "save":
         form.rearrange(action)
         return _list(call, form)
     if form.check():
@@ -96,12 +96,6 @@ def _refuse(form: WebhookForm, refused: Refused | Problem) -> None:
     if not refused.errors:
         raise refused
     form.refuse(refused.errors)
-
-
-def create_expired(call: Call, sent: Form) -> Response:
-    form = WebhookForm.typed(sent)
-    form.errors[""] = [_(EXPIRED)]
-    return _list(call, form, status=400)
 
 
 def show_form(call: Call, webhook_id: int) -> Response:
@@ -138,29 +132,19 @@ def _is_pattern(text: str) -> bool:
 def edit(call: Call, sent: Form, webhook_id: int) -> Response:
     """Save a webhook unless it was changed in between. Other buttons only rearrange the form."""
     form = WebhookForm.typed(sent)
-    if (action := sent.get("action", "save")) != "save":
+    if not form.errors and (action := sent.get("action", "save")) != "save":
         form.rearrange(action)
         return _edit(call, _document(call, webhook_id), form)
     if form.check():
         try:
-            _save(call, form, webhook_id)
+            wanted = loaded(WebhookSchema(), form.content())
+            with editing(call, webhook_id) as (session, row):
+                if form.version != version(call.viewer.document(WEBHOOK_DOCUMENT, row)):
+                    raise Refused({"": [_(CHANGED)]})
+                webhooks.edit(session, call.owner, row, wanted)
             return see(".pages_webhooks", repository=call.repository, notice="saved")
         except (Refused, Problem) as refused:
             _refuse(form, refused)
-    return _edit(call, _document(call, webhook_id), form, 400)
-
-
-def _save(call: Call, form: WebhookForm, webhook_id: int) -> None:
-    wanted = loaded(WebhookSchema(), form.content())
-    with editing(call, webhook_id) as (session, row):
-        if form.version != version(call.viewer.document(WEBHOOK_DOCUMENT, row)):
-            raise Refused({"": [_(CHANGED)]})
-        webhooks.edit(session, call.owner, row, wanted)
-
-
-def edit_expired(call: Call, sent: Form, webhook_id: int) -> Response:
-    form = WebhookForm.typed(sent)
-    form.errors[""] = [_(EXPIRED)]
     return _edit(call, _document(call, webhook_id), form, 400)
 
 

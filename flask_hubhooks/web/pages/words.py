@@ -13,9 +13,9 @@ from markupsafe import Markup, escape
 
 from ...dialects import utcnow
 from ...records.runs import Recent
+from .chart import Chart, Day
 from .translation import gettext as _
 from .translation import marked, marked_plural, ngettext
-from .week import Chart, Day
 
 ICONS = {
     "succeeded": "✓",
@@ -196,9 +196,9 @@ def summary(recent: Sequence[Recent]) -> Markup:
     )
 
 
-def chart(week: Chart) -> Markup:
+def chart(shown: Chart) -> Markup:
     """The chart in words, for those who cannot see it."""
-    return _("; ").join(chart_day(day) for day in week.days if day.total)
+    return _("; ").join(chart_day(day) for day in shown.days if day.total)
 
 
 def chart_day(day: Day) -> Markup:

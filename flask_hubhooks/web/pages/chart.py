@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from statistics import median
 
 from sqlalchemy import select
@@ -13,23 +13,13 @@ from sqlalchemy.orm import Session
 
 from ...dialects import utcnow
 from ...records.chains import OUTCOMES
-from ...records.models import Status, Webhook, attempts, deliveries
+from ...records.models import Webhook, attempts, deliveries
 
 DAYS = 7
 GROUND, BAR_HEIGHT = 94.0, 78.0
 """The bottom of the bars in the drawing, and their greatest height."""
 MAX_ATTEMPTS = 5_000
 """The most attempts that are read; the latest ones count."""
-
-
-@dataclass(frozen=True)
-class Tried:
-    """One attempt of a delivery, or a delivery without attempts. `duration_ms` is None if there was no response."""
-
-    delivery: object
-    day: date
-    status: Status
-    duration_ms: int | None
 
 
 @dataclass(frozen=True)
@@ -81,9 +71,12 @@ class Chart:
                 yield Part(name, y, height)
 
 
-def read(session: Session, webhook: Webhook) -> list[Tried]:
-    """Read the attempts of the last days' deliveries, in one statement."""
-    since = utcnow() - timedelta(days=DAYS)
+_OUTCOME_OF = {status: name for name, states in OUTCOMES.items() for status in states}
+
+
+def read_chart(session: Session, webhook: Webhook) -> Chart:
+    """Read the chart of a webhook, in one statement."""
+    now = utcnow()
     rows = session.execute(
         select(
             deliveries.c.id,
@@ -93,27 +86,17 @@ def read(session: Session, webhook: Webhook) -> list[Tried]:
             attempts.c.status_code,
         )
         .join_from(deliveries, attempts, attempts.c.delivery_id == deliveries.c.id, isouter=True)
-        .where(deliveries.c.webhook_id == webhook.id, deliveries.c.pushed_at > since)
+        .where(deliveries.c.webhook_id == webhook.id, deliveries.c.pushed_at > now - timedelta(days=DAYS))
         .order_by(deliveries.c.pushed_at.desc(), deliveries.c.push_id.desc())
         .limit(MAX_ATTEMPTS)
-    )
-    return [
-        Tried(each.id, each.pushed_at.date(), each.status, None if each.status_code is None else each.duration_ms)
-        for each in rows
-    ]
-
-
-def chart(tried: Sequence[Tried], now: datetime) -> Chart:
-    """Make the chart of these attempts."""
-    days = [now.date() - timedelta(days=back) for back in reversed(range(DAYS))]
-    return Chart([_day(each, [row for row in tried if row.day == each]) for each in days], len(tried) == MAX_ATTEMPTS)
-
-
-def _day(day: date, tried: Sequence[Tried]) -> Day:
-    status_of = {each.delivery: each.status for each in tried}
-    found = Counter(_OUTCOME_OF.get(status) for status in status_of.values())
-    times = [each.duration_ms for each in tried if each.duration_ms is not None]
-    return Day(day, {name: found[name] for name in OUTCOMES}, round(median(times)) if times else None)
-
-
-_OUTCOME_OF = {status: name for name, states in OUTCOMES.items() for status in states}
+    ).all()
+    by_day = defaultdict(list)
+    for row in rows:
+        by_day[row.pushed_at.date()].append(row)
+    days = []
+    for day in (now.date() - timedelta(days=back) for back in reversed(range(DAYS))):
+        status_of = {row.id: row.status for row in by_day[day]}
+        counts = Counter(_OUTCOME_OF.get(status) for status in status_of.values())
+        times = [row.duration_ms for row in by_day[day] if row.status_code is not None]
+        days.append(Day(day, {name: counts[name] for name in OUTCOMES}, round(median(times)) if times else None))
+    return Chart(days, is_cut=len(rows) == MAX_ATTEMPTS)
