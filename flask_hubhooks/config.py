@@ -58,13 +58,10 @@ def _redis_url(value: object) -> str:
     return _text(value)
 
 
-def _redis_sentinels(value: list[str]) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple):
-        raise TypeError
-    for each in value:
-        if not _redis_url(each).startswith(("redis://", "rediss://")) or not urlsplit(each).hostname:
-            raise ValueError
-    return tuple(value)
+def _sentinel_url(value: str) -> str:
+    if not _redis_url(value).startswith(("redis://", "rediss://")) or not urlsplit(value).hostname:
+        raise ValueError
+    return value
 
 
 def _queue(value: str) -> str:
@@ -73,20 +70,13 @@ def _queue(value: str) -> str:
     return value
 
 
-def _networks(value: list[str]) -> tuple[IPv4Network | IPv6Network, ...]:
-    if not isinstance(value, list | tuple):
-        raise TypeError
-    return tuple(ip_network(str(each)) for each in value)  # a number is no network
+def _network(value: object) -> IPv4Network | IPv6Network:
+    return ip_network(str(value))  # a number is not a network, though `ip_network` takes it for one
 
 
-def _hosts(value: list[str]) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple):
-        raise TypeError
-    return tuple(_host_pattern(_text(each)) for each in value)
-
-
-def _host_pattern(text: str) -> str:
-    """Return a name, or `*.` and a name, in lower-case ASCII without a final dot; raises `ValueError` for others."""
+def _host_pattern(value: object) -> str:
+    """Return a name, or `*.` and a name, in lower-case ASCII without a final dot."""
+    text = _text(value)
     wildcard = "*." if text.startswith("*.") else ""
     name = text.removeprefix(wildcard)
     if len(name) > 254:  # with a final dot; idna takes long for long ones
@@ -101,17 +91,11 @@ def _host_pattern(text: str) -> str:
     return wildcard + name
 
 
-def _hosts_and_networks(value: list[str]) -> tuple[str | IPv4Network | IPv6Network, ...]:
-    if not isinstance(value, list | tuple):
-        raise TypeError
-    return tuple(_host_or_network(str(each)) for each in value)
-
-
-def _host_or_network(text: str) -> str | IPv4Network | IPv6Network:
+def _host_or_network(value: object) -> str | IPv4Network | IPv6Network:
     try:
-        return _host_pattern(text)
+        return _host_pattern(str(value))
     except ValueError:
-        return ip_network(text)
+        return _network(value)
 
 
 def _boolean(value: bool) -> bool:
@@ -120,17 +104,13 @@ def _boolean(value: bool) -> bool:
     return value
 
 
-def _ports(value: list[int] | None) -> frozenset[int] | None:
-    if value is None:
-        return None
+def _ports(value: list[int]) -> frozenset[int]:
     if not isinstance(value, list | tuple | set | frozenset) or not value:
         raise TypeError
     return frozenset(_from_1_to(65_535)(each) for each in value)
 
 
-def _proxy(value: str | None) -> str | None:
-    if value is None:
-        return None
+def _proxy(value: str) -> str:
     parts = urlsplit(_text(value))
     printable = value.isascii() and value.isprintable() and not re.search(r"[\s\\]", value)
     usable = printable and parts.scheme in ("http", "https") and re.fullmatch(r"[\w.:-]+", parts.hostname or "")
@@ -139,9 +119,7 @@ def _proxy(value: str | None) -> str | None:
     return value
 
 
-def _certificate_and_key(value: Any) -> tuple[str, str] | None:
-    if value is None:
-        return None
+def _certificate_and_key(value: Any) -> tuple[str, str]:
     given = value if isinstance(value, list | tuple) else (value, value)
     certificate, key = (_text(os.fspath(each)) for each in given)
     ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, _no_password)
@@ -149,13 +127,11 @@ def _certificate_and_key(value: Any) -> tuple[str, str] | None:
 
 
 def _no_password() -> str:
-    """Refuse, where OpenSSL would otherwise ask for the key's password on the terminal."""
+    """Raise; OpenSSL would otherwise ask for the key's password on the terminal."""
     raise ValueError
 
 
-def _certificates(value: str | None) -> str | None:
-    if value is None:
-        return None
+def _certificates(value: str) -> str:
     path = os.fspath(value)
     ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
     return path
@@ -170,16 +146,9 @@ def _positive_duration(value: timedelta | float) -> timedelta:
     return duration
 
 
-def _days(value: int | None) -> int | None:
-    return None if value is None else _from_1_to(MAX_DURATION.days)(value)
-
-
-def _fernet_keys(value: list[str]) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple):
-        raise TypeError
-    for key in value:
-        Fernet(key)
-    return tuple(key if isinstance(key, str) else key.decode() for key in value)
+def _fernet_key(value: str | bytes) -> str:
+    Fernet(value)
+    return value if isinstance(value, str) else value.decode()
 
 
 def _from_1_to(maximum: int) -> Callable[[Any], int]:
@@ -189,6 +158,19 @@ def _from_1_to(maximum: int) -> Callable[[Any], int]:
         return value
 
     return parse
+
+
+def _list_of(parse: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
+    def parse_list(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list | tuple):
+            raise TypeError
+        return tuple(parse(each) for each in value)
+
+    return parse_list
+
+
+def _or_none(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else parse(value)
 
 
 def _key(default: Any, parse: Callable[[Any], Any], accepted: str, *, secret: bool = False) -> Any:
@@ -217,7 +199,7 @@ class Config:
     )
     redis_sentinels: tuple[str, ...] = _key(
         (),
-        _redis_sentinels,
+        _list_of(_sentinel_url),
         "a list of URLs that start with redis:// or rediss://, such as ['redis://sentinel-1:26379']",
         secret=True,
     )
@@ -227,12 +209,12 @@ class Config:
     concurrency: int = _number(1000, 65_536)
     """Requests that one worker process has in flight at most, besides some that have hung for long."""
     allowed_networks: tuple[IPv4Network | IPv6Network, ...] = _key(
-        (), _networks, "a list of networks without host bits, such as ['10.0.0.0/8', 'fd00::/8']"
+        (), _list_of(_network), "a list of networks without host bits, such as ['10.0.0.0/8', 'fd00::/8']"
     )
     """Networks that are not public and that hooks may reach all the same; a cloud's metadata address only as a /32."""
     allowed_hosts: tuple[str, ...] = _key(
         (),
-        _hosts,
+        _list_of(_host_pattern),
         "a list of names such as ['ci.internal', '*.corp.example.com'], with no wildcard but '*.' at the beginning "
         "(for addresses there is HUBHOOKS_ALLOWED_NETWORKS)",
     )
@@ -240,22 +222,27 @@ class Config:
     allow_http: bool = _key(True, _boolean, "True or False")
     """Whether hooks may have http URLs; otherwise https alone."""
     allowed_ports: frozenset[int] | None = _key(
-        None, _ports, "None or a list of ports from 1 to 65535, such as [443, 8443]"
+        None, _or_none(_ports), "None or a list of ports from 1 to 65535, such as [443, 8443]"
     )
     """The ports hooks may have; None: any."""
-    ca_bundle: str | None = _key(None, _certificates, "the path of a readable PEM file")
+    ca_bundle: str | None = _key(None, _or_none(_certificates), "the path of a readable PEM file")
     """A PEM file of the authorities that receivers' certificates are checked against."""
-    encryption_keys: tuple[str, ...] = _key((), _fernet_keys, "a list of Fernet keys, the newest first", secret=True)
+    encryption_keys: tuple[str, ...] = _key(
+        (), _list_of(_fernet_key), "a list of Fernet keys, the newest first", secret=True
+    )
     """Fernet keys that secrets are encrypted with in the database, the newest first."""
     client_certificate: tuple[str, str] | None = _key(
         None,
-        _certificate_and_key,
+        _or_none(_certificate_and_key),
         "the path of a readable PEM file with a certificate and its private key, which has no password, "
         "or a pair of paths, of the certificate and of the key",
     )
     """PEM files of a certificate and its key, which any receiver that asks for a client certificate is shown."""
     proxy: str | None = _key(
-        None, _proxy, "None or the URL of a proxy such as http://user:password@proxy.example.com:3128", secret=True
+        None,
+        _or_none(_proxy),
+        "None or the URL of a proxy such as http://user:password@proxy.example.com:3128",
+        secret=True,
     )
     """The URL of an http(s) proxy that requests go through.
 
@@ -264,7 +251,7 @@ class Config:
     """
     no_proxy: tuple[str | IPv4Network | IPv6Network, ...] = _key(
         (),
-        _hosts_and_networks,
+        _list_of(_host_or_network),
         "a list of names and networks such as ['ci.internal', '*.corp.example.com', '10.0.0.0/8']",
     )
     """Hosts that are reached directly, not through `proxy`: names, `*.` and a name, and networks of addresses in URLs.
@@ -275,7 +262,9 @@ class Config:
         timedelta(days=7), _positive_duration, "a timedelta or a number of seconds, more than 0 and at most 10 years"
     )
     """How long a delivery waits for its callback."""
-    retention_days: int | None = _key(90, _days, "None or a whole number from 1 to 3650")
+    retention_days: int | None = _key(
+        90, _or_none(_from_1_to(MAX_DURATION.days)), "None or a whole number from 1 to 3650"
+    )
     """How long after its end a push stays in the history; None: for ever."""
     max_webhooks: int = _number(50, 10_000)
     """Of a repository."""
