@@ -15,7 +15,7 @@ from wtforms import ValidationError as CSRFInvalid
 from ..records.webhooks import Owner
 from ..registry import storable
 from ..state import Authorizer, State, current_state
-from .documents import Viewer
+from .document_fields import Viewer
 from .problems import Problem, not_found, not_json
 
 logger = logging.getLogger(__name__)

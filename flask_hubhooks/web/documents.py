@@ -1,76 +1,59 @@
 """The JSON documents that the API answers with. Each schema serializes its document and describes it in OpenAPI.
 
-To add a read-only field, add it to its schema: it reads the attribute of the same name of the value that an endpoint
-returns, unless `read` says otherwise.
+To add a read-only field, add it here. It shows the attribute of the same name of the value that the endpoint returns,
+unless `read` says otherwise. The first line of a docstring is the description in OpenAPI.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextvars import ContextVar
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from enum import Enum
-from operator import attrgetter
-from typing import Any, ClassVar, cast
-
-from marshmallow import Schema, fields
+from typing import Any, ClassVar
 
 from ..config import Config
 from ..formats import dockerhub
-from ..records.credentials import headers_of
 from ..records.history import Around, Latest
-from ..records.models import DOCKER_WORDS, Delivery, Kind, Status, Webhook
-from ..state import State
+from ..records.models import DOCKER_WORDS, Attempt, Delivery, Kind, Status, Webhook
 from ..transport.causes import cause
-from ..transport.hook_url import hosts, origin
+from ..transport.hook_url import hosts
 from ..worker.masking import MASKED
-from .schemas import CALLBACK_STATES, HTTP_URL
-
-JSONSchema = dict[str, Any]
-Read = Callable[[Any], Any]
-
-
-@dataclass(frozen=True)
-class Viewer:
-    """The user a document is made for: readers see outcomes, writers see exchanges."""
-
-    state: State
-    may_write: bool
-
-    def document(self, schema: Document, value: Any) -> Any:
-        """Serialize a value, leaving out what this user may not see."""
-        former = _viewer.set(self)
-        try:
-            return schema.dump(value)
-        finally:
-            _viewer.reset(former)
-
-
-_viewer: ContextVar[Viewer] = ContextVar("hubhooks_viewer")
+from .document_fields import (
+    UUID,
+    Choice,
+    Count,
+    Document,
+    Field,
+    Flag,
+    HeaderNames,
+    HookURL,
+    JSONSchema,
+    Link,
+    List,
+    Nested,
+    Number,
+    Text,
+    Time,
+)
+from .schemas import CALLBACK_STATES
 
 
 @dataclass(frozen=True)
-class _View:
-    """A row and what else its document shows; all other attributes are the row's."""
+class CreatedWebhook:
+    """A new webhook and its secret. All other attributes are those of the row."""
 
-    row: Any
+    row: Webhook
+    secret: str
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.row, name)
 
 
 @dataclass(frozen=True)
-class CreatedWebhook(_View):
-    """A new webhook and its secret."""
-
-    secret: str
-
-
-@dataclass(frozen=True)
-class AttemptView(_View):
+class AttemptView:
     """An attempt and the body that it sent."""
 
+    row: Attempt
     body: str
 
 
@@ -114,174 +97,6 @@ def sent_body(row: Delivery, config: Config) -> str:
         details=push.snapshot,
     )
     return dockerhub.body(content).decode()
-
-
-# Fields
-
-
-class _Field(fields.Field[Any]):
-    """A field of a document: always present, and null only where `null` says so."""
-
-    json_schema: ClassVar[JSONSchema] = {}
-
-    def __init__(self, description: str = "", *, read: str | Read = "", null: bool = False, **more: Any) -> None:
-        described = {"description": description} if description else {}
-        super().__init__(allow_none=null, metadata=self.json_schema | described | more)
-        self.source = read
-
-    def reader(self) -> Read:
-        """Return the function that takes what the document shows and returns this field in JSON."""
-        return _reader(self, self.source)
-
-
-def _reader(field: fields.Field[Any], source: str | Read) -> Read:
-    if callable(source):
-        return source
-    return attrgetter(source or f"{cast(Document, field.parent).prefix}{field.name}")
-
-
-class Text(_Field):
-    json_schema: ClassVar = {"type": "string"}
-
-
-class Flag(_Field):
-    json_schema: ClassVar = {"type": "boolean"}
-
-
-class Count(_Field):
-    json_schema: ClassVar = {"type": "integer", "minimum": 0}
-
-
-class Number(_Field):
-    """A number from 1, such as an id."""
-
-    json_schema: ClassVar = {"type": "integer", "minimum": 1}
-
-
-class Link(_Field):
-    json_schema: ClassVar = {"type": "string", "format": "uri"}
-
-
-class List(_Field):
-    """A list of JSON values; `items` is their schema."""
-
-    json_schema: ClassVar = {"type": "array"}
-
-
-class Choice(_Field):
-    """One of several words. A member of an enumeration is shown as its value."""
-
-    json_schema: ClassVar = {"type": "string"}
-
-    def __init__(self, words: Sequence[str], description: str = "", *, null: bool = False, **more: Any) -> None:
-        super().__init__(description, null=null, enum=[*words, None] if null else [*words], **more)
-
-    def reader(self) -> Read:
-        read = super().reader()
-        return lambda value: word.value if isinstance(word := read(value), Enum) else word
-
-
-class Time(_Field):
-    """A time in RFC 3339, in UTC."""
-
-    json_schema: ClassVar = {"type": "string", "format": "date-time"}
-
-    def reader(self) -> Read:
-        read = super().reader()
-        return lambda value: time(read(value))
-
-
-def time(value: datetime | None) -> str | None:
-    """Format a time as RFC 3339 in UTC."""
-    return value.isoformat().replace("+00:00", "Z") if value else None
-
-
-class UUID(_Field):
-    json_schema: ClassVar = {"type": "string", "format": "uuid"}
-
-    def reader(self) -> Read:
-        read = super().reader()
-        return lambda value: str(read(value))
-
-
-class HookURL(_Field):
-    """A hook URL. Readers see its origin only, since receivers put credentials into paths and queries."""
-
-    json_schema: ClassVar = {
-        "type": "string",
-        "pattern": HTTP_URL,
-        "description": "Users without write access see `https://host[:port]/…`.",
-    }
-
-    def reader(self) -> Read:
-        read = super().reader()
-        return lambda value: read(value) if _viewer.get().may_write else f"{origin(read(value))}/…"
-
-
-class HeaderNames(_Field):
-    """The names of a webhook's request headers, each with null for its value."""
-
-    json_schema: ClassVar = {
-        "type": "object",
-        "additionalProperties": {"type": "null"},
-        "description": "The names of the request headers; null without write access, and if they cannot be decrypted.",
-    }
-
-    def reader(self) -> Read:
-        def read(webhook: Webhook) -> dict[str, None] | None:
-            viewer = _viewer.get()
-            headers = headers_of(viewer.state.secrets, webhook) if viewer.may_write else None
-            return None if headers is None else dict.fromkeys(headers)
-
-        return read
-
-
-class Nested(fields.Nested):
-    """Another document, or a list of documents."""
-
-    def __init__(
-        self,
-        schema: type[Document],
-        description: str = "",
-        *,
-        read: str | Read = "",
-        many: bool = False,
-        null: bool = False,
-        writers_only: bool = False,
-    ) -> None:
-        metadata = {"description": description} if description else {}
-        super().__init__(schema, many=many, allow_none=null, metadata=metadata)
-        self.source = read
-        self.writers_only = writers_only
-
-    def reader(self) -> Read:
-        read, dump = _reader(self, self.source), self.schema.dump
-
-        def read_nested(value: Any) -> Any:
-            nested = None if self.writers_only and not _viewer.get().may_write else read(value)
-            return None if nested is None else dump(nested)
-
-        return read_nested
-
-
-# Documents. The first line of a docstring is the description in OpenAPI.
-
-
-class Document(Schema):
-    """A JSON object with all of its fields, and no others."""
-
-    prefix: ClassVar[str] = ""
-    """Comes before the names of the attributes that fields without `read` show."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._readers = [(name, field.reader()) for name, field in self.fields.items()]  # type: ignore[attr-defined]
-
-    def dump(self, obj: Any, *, many: bool | None = None) -> Any:
-        """Serialize a value. marshmallow's own `dump` would make a page of 100 deliveries a third slower."""
-        if self.many if many is None else many:
-            return [self.dump(each, many=False) for each in obj]
-        return {name: read(obj) for name, read in self._readers}
 
 
 class HookDocument(Document):
@@ -445,8 +260,8 @@ _HEADER_PAIRS: JSONSchema = {"type": "array", "items": {"type": "string"}, "minI
 class RequestDocument(Document):
     """The request, without secrets and the callback token. Null without write access."""
 
-    url = HookURL(read="hook_url")
-    headers = List(items=_HEADER_PAIRS, read="request_headers")
+    url = HookURL(read="row.hook_url")
+    headers = List(items=_HEADER_PAIRS, read="row.request_headers")
     body = Text()
 
 
@@ -461,6 +276,7 @@ class ResponseDocument(Document):
 class AttemptDocument(Document):
     """One request of a delivery and its response."""
 
+    prefix: ClassVar = "row."
     number = Number()
     round = Number()
     trigger = Choice(["push", "test", "chain", "retry", "redelivery"])
@@ -468,15 +284,15 @@ class AttemptDocument(Document):
     duration_ms = Count()
     connect_ms = Count(null=True)
     wait_ms = Count(null=True)
-    status_code = _Field("Null if there was no response.", null=True, type="integer")
+    status_code = Field("Null if there was no response.", null=True, type="integer")
     cause = Text(
         'Why the attempt failed, and what to do; "" if it did not fail.',
-        read=lambda attempt: cause(attempt.status_code, attempt.error),
+        read=lambda view: cause(view.row.status_code, view.row.error),
     )
-    request = Nested(RequestDocument, read=lambda attempt: attempt, null=True, writers_only=True)
+    request = Nested(RequestDocument, read=lambda view: view, null=True, writers_only=True)
     response = Nested(
         ResponseDocument,
-        read=lambda attempt: None if attempt.status_code is None else attempt,
+        read=lambda view: None if view.row.status_code is None else view.row,
         null=True,
         writers_only=True,
     )
@@ -506,8 +322,8 @@ class OpenAPIDocument(Document):
     """An OpenAPI 3.1 document."""
 
     openapi = Text()
-    info = _Field(type="object")
+    info = Field(type="object")
     servers = List()
     tags = List()
-    paths = _Field(type="object")
-    components = _Field(type="object")
+    paths = Field(type="object")
+    components = Field(type="object")

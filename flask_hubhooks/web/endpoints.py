@@ -25,7 +25,7 @@ from ..records.history import BadCursor
 from ..records.webhooks import Refused
 from ..state import current_state
 from .authorization import Answered, Call, authorized, refuse_foreign_origin, refuse_forms
-from .documents import Document
+from .document_fields import Document
 from .problems import Problem, invalid, not_json
 
 logger = logging.getLogger(__name__)

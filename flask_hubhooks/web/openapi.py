@@ -19,7 +19,8 @@ from marshmallow import Schema, fields
 from ..config import Config
 from ..records.models import ID_LIMIT
 from ..state import current_state
-from .documents import Document, JSONSchema, OpenAPIDocument
+from .document_fields import Document, JSONSchema
+from .documents import OpenAPIDocument
 from .endpoints import ENDPOINTS, MAX_JSON_DEPTH, Endpoint, json_response
 
 TITLE = "Webhooks of the registry's repositories"

@@ -19,7 +19,8 @@ from ...transport.causes import received
 from ..api import deliveries as api
 from ..api.webhooks import WEBHOOK_DOCUMENT, find_webhook
 from ..authorization import Call
-from ..documents import AttemptDocument, AttemptView, DeliveryView, delivery_views, sent_body, time
+from ..document_fields import time
+from ..documents import AttemptDocument, AttemptView, DeliveryView, delivery_views, sent_body
 from ..problems import not_found
 from .chart import read_chart
 from .forms import Form

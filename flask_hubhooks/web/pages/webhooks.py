@@ -21,7 +21,7 @@ from ...worker.masking import MASKED
 from ..api import webhooks as api
 from ..api.webhooks import WEBHOOK_DOCUMENT, editing, page_of_webhooks, read_webhook
 from ..authorization import Call
-from ..documents import time
+from ..document_fields import time
 from ..endpoints import loaded, version
 from ..problems import Problem
 from ..schemas import WebhookSchema
