@@ -3,10 +3,10 @@
 "use strict";
 (() => {
   const root = document.querySelector(".hubhooks");
-  const said = document.getElementById("hubhooks-said");
+  const announcer = document.getElementById("hubhooks-announcer");
   const MOVING_MS = 2000, RESTING_MS = 15000;
 
-  const say = (...texts) => { if (texts.length) said.textContent = texts.join("; "); };
+  const announce = (...texts) => { if (texts.length) announcer.textContent = texts.join("; "); };
   const page = async (url, options) => {
     const answer = await fetch(url, { headers: { Accept: "text/html" }, ...options });
     if (!answer.headers.get("Content-Type")?.startsWith("text/html")) throw new Error("no page");
@@ -50,8 +50,8 @@
   /* Announce what a refresh has changed. */
   const refreshRow = (row, fresh) => {
     if (!isNew(row, fresh)) return [];
-    const text = fresh.dataset.said;
-    const changed = text !== row.dataset.said;
+    const text = fresh.dataset.announce;
+    const changed = text !== row.dataset.announce;
     if (changed) row.classList.add("changed");
     [...fresh.attributes].forEach((each) => each.name !== "class" && row.setAttribute(each.name, each.value));
     row.toggleAttribute("data-moving", fresh.hasAttribute("data-moving"));
@@ -68,15 +68,15 @@
       shown.set(each, timeless(each));
       rows.insertBefore(each, rows.children[index] ?? null);
       each.classList.add("changed");
-      return each.dataset.said ?? [];
+      return each.dataset.announce ?? [];
     });
   };
 
   const refresh = (element, fresh) => {
     if (element.tagName === "TBODY") return refreshRows(element, fresh);
     if (element.querySelector(".menu[open]") || !isNew(element, fresh)) return [];
-    const before = element.querySelector("[data-said]")?.dataset.said;
-    const after = fresh.querySelector("[data-said]")?.dataset.said;
+    const before = element.querySelector("[data-announce]")?.dataset.announce;
+    const after = fresh.querySelector("[data-announce]")?.dataset.announce;
     [...fresh.attributes].forEach((each) => element.setAttribute(each.name, each.value));
     element.toggleAttribute("data-moving", fresh.hasAttribute("data-moving"));
     fill(element, fresh);
@@ -88,7 +88,7 @@
     if (!document.hidden) {
       try {
         const fresh = await page(root.querySelector("[data-here]")?.dataset.here ?? location.href);
-        say(...live().flatMap((element) => {
+        announce(...live().flatMap((element) => {
           const found = fresh.querySelector(`[data-live="${element.dataset.live}"]`);
           return found ? refresh(element, found) : [];
         }));
@@ -149,10 +149,10 @@
     if (!id) return;
     try {
       await navigator.clipboard.writeText(document.getElementById(id).textContent);
-      say(event.target.textContent = root.dataset.copied);
+      announce(event.target.textContent = root.dataset.copied);
     } catch {
       getSelection().selectAllChildren(document.getElementById(id));
-      say(event.target.textContent = root.dataset.notCopied);
+      announce(event.target.textContent = root.dataset.notCopied);
     }
   });
   offerCopying(root);
@@ -160,7 +160,7 @@
   /* Announce the notice, but not again when the page is reloaded. */
   const notice = root.querySelector(".notice");
   if (notice) {
-    setTimeout(() => say(notice.textContent), 100); // a live region announces only later changes
+    setTimeout(() => announce(notice.textContent), 100); // a live region announces only later changes
     const here = new URL(location.href);
     here.searchParams.delete("notice");
     history.replaceState(history.state, "", here);
