@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,7 +17,7 @@ from sqlalchemy import exists, select
 
 from .host import Notification, db, example_body
 from .row import Run
-from .servers import Bench, Child, Failed, child, wait_until
+from .servers import ROOT, Bench, Child, Failed, child, wait_until
 from .sites import Site, site
 
 LIMIT_S = 300.0
@@ -78,8 +80,8 @@ def engine(
 
 
 @dataclass(frozen=True)
-class BareLoop:
-    """`requests.Session().post` in a loop, in a process of its own, one thread: nothing is queued or recorded."""
+class Told:
+    """A process that is told how many requests to send, and says how many seconds they took."""
 
     process: Child
     due: int
@@ -93,9 +95,26 @@ class BareLoop:
 
 
 @contextmanager
-def bare_loop(bench: Bench, due: int, url: str) -> Iterator[BareLoop]:
+def bare_loop(bench: Bench, due: int, url: str) -> Iterator[Told]:
+    """`requests.Session().post` in a loop, in a process of its own, one thread: nothing is queued or recorded."""
     with child("-m", "benchmarks.rivals", "bare", url, environment={"REQUESTS_CA_BUNDLE": bench.authority}) as process:
-        yield BareLoop(process, due)
+        yield Told(process, due)
+
+
+@contextmanager
+def bullmq(bench: Bench, due: int, url: str) -> Iterator[Told]:
+    """BullMQ 6 and undici in a Node.js process, one job for each delivery; raises `Failed` where npm cannot install."""
+    folder = bench.folder / "node"
+    if not folder.exists():
+        shutil.copytree(ROOT / "benchmarks" / "node", folder)
+        installed = subprocess.run(
+            ["npm", "install", "--no-audit", "--no-fund"], cwd=folder, capture_output=True, text=True, check=False
+        )
+        if installed.returncode:
+            raise Failed(f"npm install: {installed.stderr[-1000:]}")
+    arguments = [str(folder / "bullmq.mjs"), bench.redis_url, url, example_body().decode()]
+    with child(*arguments, program="node") as process:
+        yield Told(process, due)
 
 
 @dataclass(frozen=True)

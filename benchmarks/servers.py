@@ -33,11 +33,16 @@ class Child:
     """A Python process of ours; what it writes to stderr is kept, for when it fails."""
 
     def __init__(
-        self, arguments: Sequence[str], environment: Mapping[str, str], errors: IO[bytes], fds: Sequence[int]
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        errors: IO[bytes],
+        fds: Sequence[int],
+        program: str,
     ) -> None:
         self._errors = errors
         self._process = subprocess.Popen(
-            [sys.executable, *arguments],
+            [program, *arguments],
             cwd=ROOT,
             env=os.environ | environment,
             stdin=subprocess.PIPE,
@@ -90,10 +95,15 @@ class Child:
 
 
 @contextmanager
-def child(*arguments: str, environment: Mapping[str, str] | None = None, fds: Sequence[int] = ()) -> Iterator[Child]:
-    """A Python process that runs meanwhile."""
+def child(
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    fds: Sequence[int] = (),
+    program: str = sys.executable,
+) -> Iterator[Child]:
+    """A process that runs meanwhile, of Python unless another `program` is named."""
     with tempfile.NamedTemporaryFile() as errors:
-        process = Child(arguments, environment or {}, errors, fds)
+        process = Child(arguments, environment or {}, errors, fds, program)
         try:
             yield process
         finally:

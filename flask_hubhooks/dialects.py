@@ -1,4 +1,4 @@
-"""What SQLite and PostgreSQL do differently, made the same: times, the clock, locks and bulk inserts."""
+"""One interface to what SQLite and PostgreSQL do differently: times, the clock, locks and bulk inserts."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import (
     ARRAY,
     JSON,
+    ColumnElement,
     DateTime,
     Dialect,
     Insert,
@@ -37,17 +38,16 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import NULLTYPE
 
 DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, NoConnectionLeft)
-"""What SQLAlchemy raises where waiting may help: no connection, a lock, a standby that takes no writes yet."""
-
+"""SQLAlchemy's errors after which waiting may help: no connection, a lock, a standby that takes no writes yet."""
 
 CONFLICT_TRIES = 3
-"""How often a transaction is run that PostgreSQL ends for the sake of others."""
+"""How often a transaction is run that PostgreSQL ends so that others can continue."""
 
 
 def is_conflict(fault: BaseException) -> bool:
-    """Tell whether PostgreSQL ended this transaction so that others could go on: running it again will do.
+    """Whether PostgreSQL ended this transaction so that others could continue: it can be run again.
 
-    That is the victim of a deadlock (40P01), or one that cannot be serialized (40001).
+    It was the victim of a deadlock (40P01) or could not be serialized (40001).
     """
     return _sqlstate(fault) in ("40P01", "40001")
 
@@ -76,9 +76,9 @@ class UTCDateTime(TypeDecorator[datetime]):
 
 
 class now_plus(FunctionElement[datetime]):  # noqa: N801 RUF100 - reads as the SQL function it is
-    """The database's clock plus a number of seconds; it moves on within a transaction, in milliseconds or finer.
+    """The database's clock plus a number of seconds, in milliseconds or finer; it advances within a transaction.
 
-    `func.now()` will not do: on SQLite it counts whole seconds, on PostgreSQL it is when the transaction began.
+    `func.now()` will not do: it counts whole seconds on SQLite, and is the start of the transaction on PostgreSQL.
     """
 
     type = UTCDateTime()
@@ -97,35 +97,38 @@ def _sqlite(element: now_plus, compiler: Any, **kwargs: Any) -> str:
     return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', {seconds} || ' seconds')"
 
 
-class among(FunctionElement[Any]):  # noqa: N801 RUF100 - reads as the SQL operator it is
-    """Whether a column is among the values of a parameter: `among(column, bindparam("ids", expanding=True))`.
-
-    PostgreSQL takes them as one array: a statement with a place for each would be another one for each number of
-    them, which SQLAlchemy, psycopg and PostgreSQL all have to read through anew.
-    """
-
+class _OneOf(FunctionElement[Any]):
     type = NULLTYPE  # a boolean would be compared with 1 on SQLite, which then finds nothing by an index
     inherit_cache = True
 
 
-@compiles(among)
-def _in(element: among, compiler: Any, **kwargs: Any) -> str:
+def one_of(searched: ColumnElement[Any], parameter: str) -> ColumnElement[Any]:
+    """Whether a column equals one of the values of a parameter, which is a list.
+
+    PostgreSQL gets the list as one array. A statement with one place for each value would be another statement for each
+    number of values, for SQLAlchemy, psycopg and PostgreSQL to read anew.
+    """
+    return _OneOf(searched, bindparam(parameter, expanding=True))
+
+
+@compiles(_OneOf)
+def _in(element: _OneOf, compiler: Any, **kwargs: Any) -> str:
     searched, values = element.clauses
     return str(compiler.process(searched.in_(values), **kwargs))
 
 
-@compiles(among, "postgresql")
-def _any(element: among, compiler: Any, **kwargs: Any) -> str:
+@compiles(_OneOf, "postgresql")
+def _any(element: _OneOf, compiler: Any, **kwargs: Any) -> str:
     searched, values = element.clauses
     array = bindparam(values.key, type_=ARRAY(searched.type))
     return str(compiler.process(searched == any_(array), **kwargs))
 
 
 def limit_idling(session: Session, seconds: float) -> None:
-    """Have PostgreSQL end the transaction where nothing more is heard of it for so long, and let go what it locked.
+    """Have PostgreSQL end the transaction and release its locks after it has been idle for some seconds.
 
-    A machine that lost its power, or a process that was suspended, would otherwise keep its rows from everybody until
-    TCP gives the connection up, which takes two hours.
+    A machine that lost its power, or a suspended process, would otherwise keep its rows from everybody until TCP gives
+    the connection up, which takes two hours.
     """
     if session.get_bind().dialect.name == "postgresql":
         limit = text("SELECT set_config('idle_in_transaction_session_timeout', :ms, true)")
@@ -133,8 +136,8 @@ def limit_idling(session: Session, seconds: float) -> None:
 
 
 @contextmanager
-def not_waiting() -> Iterator[None]:
-    """Raise `Locked` where a statement with NOWAIT finds a row locked (55P03)."""
+def raising_locked() -> Iterator[None]:
+    """Raise `Locked` if a statement with NOWAIT finds a row locked (55P03)."""
     try:
         yield
     except OperationalError as fault:
@@ -144,27 +147,27 @@ def not_waiting() -> Iterator[None]:
 
 
 class Locked(Exception):
-    """Another transaction has locked what this one needs; a host's may last long, so waiting takes no connection."""
+    """Another transaction has locked what this one needs. A host's may last long, so nobody waits for it."""
 
 
 def lock_repository(session: Session, repository: str) -> None:
-    """Keep others from changing the repository's webhooks until the commit; raises `Locked` if somebody else does so.
+    """Keep others from changing the repository's webhooks until the commit; raises `Locked` if it is locked already.
 
-    On SQLite there is one writer at a time anyway.
+    SQLite has one writer at a time anyway.
     """
     if not try_lock_repository(session, repository):
         raise Locked
 
 
 def try_lock_repository(session: Session, repository: str) -> bool:
-    """Lock the repository as `lock_repository` does, and return whether it could be locked."""
+    """Lock the repository as `lock_repository` does; returns whether that was possible."""
     return session.get_bind().dialect.name != "postgresql" or bool(
         session.scalar(text(f"SELECT pg_try_advisory_xact_lock({_LOCK_KEY})"), {"repository": repository})
     )
 
 
 def wait_for_repository(session: Session, repository: str) -> None:
-    """Lock the repository as `lock_repository` does, and wait until it can be locked."""
+    """Lock the repository as `lock_repository` does, and wait until that is possible."""
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK_KEY})"), {"repository": repository})
 
@@ -175,8 +178,8 @@ _LOCK_KEY = "hashtextextended('hubhooks ' || :repository, 0)"
 def insert_rows(session: Session, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert many rows that have the same columns.
 
-    PostgreSQL takes them as one JSON parameter of one statement: for the attempts of a batch that spares both
-    sides a tenth of all their work for a delivery.
+    PostgreSQL gets them as one JSON parameter: for the attempts of a batch that saves both sides a tenth of all their
+    work for a delivery.
     """
     if session.get_bind().dialect.name == "postgresql":
         session.execute(_insert_json(table, tuple(rows[0])), {"rows": json.dumps(rows, default=_json_value)})
@@ -196,12 +199,12 @@ def _json_value(value: object) -> str:
 
 
 def utcnow() -> datetime:
-    """This machine's time, aware, in UTC."""
+    """The time of this machine's clock, aware, in UTC."""
     return datetime.now(timezone.utc)
 
 
 def time_ordered_uuid() -> uuid.UUID:
-    """A version 7 UUID (RFC 9562): milliseconds first, so that new rows sit together in an index."""
+    """A version 7 UUID (RFC 9562): it begins with the milliseconds, so that new rows are close in an index."""
     random = int.from_bytes(os.urandom(10), "big")
     value = (time.time_ns() // 1_000_000) << 80 | random
     value = value & ~(0xF << 76) | 0x7 << 76
@@ -209,5 +212,5 @@ def time_ordered_uuid() -> uuid.UUID:
 
 
 def first_uuid(moment: datetime) -> uuid.UUID:
-    """One that is less than all that `time_ordered_uuid` makes from then on, and greater than those before."""
+    """The UUID below all that `time_ordered_uuid` makes from a moment on, and above those it made before."""
     return uuid.UUID(int=int(moment.timestamp() * 1000) << 80)

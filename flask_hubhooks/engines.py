@@ -1,9 +1,9 @@
-"""Connections of our own, opened as the host opens its connections.
+"""Connections of our own, opened in the same way as the host's.
 
-A push or a request of ours arrives while the host's session often holds a connection of the host's pool. If our own
-transaction then waited for a second one, a few threads would be enough to exhaust the pool and wait for each other
-until `pool_timeout`. So our transactions have a small pool of their own, and so have loaders that run for a push: a
-slow loader then keeps other loaders waiting, and no transaction of ours.
+When a push or a request for us arrives, the host's session often holds a connection of the host's pool. If our own
+transaction waited for a second one, a few threads would be enough to exhaust the pool and wait for each other until
+`pool_timeout`. So our transactions have a small pool of their own. Loaders that run for a push have another one: a slow
+loader keeps other loaders waiting, but no transaction of ours.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from sqlalchemy.pool import NullPool, Pool, QueuePool, SingletonThreadPool, Stat
 POOL_SIZE = 2
 """Connections per pool and process. A worker needs two; each web request holds one for some milliseconds."""
 OWN_WAIT_S, LOADER_WAIT_S = 30.0, 5.0
-"""How long a transaction of ours, and a loader, wait for a connection. Without a loader a push lacks its details."""
+"""How long our transactions and loaders wait for a connection. Without a loader a push lacks its details."""
 
 ISOLATION_LEVEL: Final = "READ COMMITTED"
-"""Of our own transactions on PostgreSQL, whatever the host uses. They lock the rows that they depend on."""
+"""The level of our own transactions on PostgreSQL, whatever the host's: they lock the rows that they depend on."""
 
 
 class _OwnEngine(OptionEngine):
-    """The host's engine, with its dialect and its listeners, but with another pool."""
+    """The host's engine with its dialect and listeners, but with another pool."""
 
     if not TYPE_CHECKING:
         pool = None  # replaces the property that returns the host's pool
 
 
 def own_engine(host: Engine) -> Engine:
-    """Return the engine of our own transactions. Its errors do not show parameters, which may be secret."""
+    """Return the engine for our own transactions. Its errors do not show parameters, which may be secret."""
     engine = _engine_beside(host, OWN_WAIT_S)
     engine.hide_parameters = True
     if host.dialect.name == "postgresql":
@@ -45,24 +45,24 @@ def own_engine(host: Engine) -> Engine:
 
 
 def loader_engine(host: Engine) -> Engine:
-    """Return the engine of the sessions in which loaders run for a push, at the host's own isolation level."""
+    """Return the engine for loaders that run for a push, at the host's isolation level."""
     return _engine_beside(host, LOADER_WAIT_S)
 
 
 def _engine_beside(host: Engine, wait_s: float) -> Engine:
-    """Return an engine that connects as `host` does, from a pool of its own; listeners on `host` hear it as well.
+    """Return an engine that connects as `host` does, but has its own pool; listeners on `host` get its events too.
 
-    Its connections are closed when `host` is disposed of. A pool that consists of a single connection, as an in-memory
-    SQLite database needs, is shared with the host.
+    Its connections are closed when `host` is disposed of. A pool with a single connection, as an in-memory SQLite
+    database needs, is shared with the host.
     """
     if isinstance(host.pool, StaticPool | SingletonThreadPool):
-        return OptionEngine(host, {})  # it asks for the host's pool each time: disposing replaces that
+        return OptionEngine(host, {})  # uses the host's present pool: disposing replaces it
     engine = _OwnEngine(host, {})
     engine.pool = _own_pool(host.pool, wait_s)
 
     @event.listens_for(host, "engine_disposed")
     def dispose(disposed: Engine) -> None:
-        if disposed is host:  # the event of our engine comes here as well
+        if disposed is host:  # and not our engine, whose events come here too
             engine.pool.dispose()
             engine.pool = _own_pool(host.pool, wait_s)
 
@@ -70,7 +70,7 @@ def _engine_beside(host: Engine, wait_s: float) -> Engine:
 
 
 def _own_pool(pool: Pool, wait_s: float) -> Pool:
-    """A pool that opens, checks and resets its connections as `pool` does."""
+    """Return a pool that opens, checks and resets connections as `pool` does."""
     alike: dict[str, Any] = {
         "recycle": pool._recycle,
         "pre_ping": pool._pre_ping,
@@ -82,5 +82,5 @@ def _own_pool(pool: Pool, wait_s: float) -> Pool:
         own = NullPool(pool._creator, **alike)
     else:
         own = QueuePool(pool._creator, pool_size=POOL_SIZE, max_overflow=0, timeout=wait_s, **alike)
-    own.dispatch = pool.dispatch  # the same object, so that we hear listeners which the host adds later
+    own.dispatch = pool.dispatch  # the same object, so that listeners which the host adds later get our events
     return own

@@ -1,4 +1,4 @@
-"""Servers that go away and come back: the log tells each once."""
+"""Outages of the database and of Redis, each logged once when it begins and once when it ends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DATABASE_FAULTS: Faults = (SQLAlchemyError,)
 
 
 class Outage:
-    """Whether a server is away, as far as this process knows: any of its threads may have noticed, or seen it again."""
+    """Knows whether a server is down, as last seen by any thread of this process."""
 
     def __init__(self, server: str, faults: Faults) -> None:
         self.server = server
@@ -32,14 +32,14 @@ class Outage:
         return self._began is not None
 
     def noticed(self, fault: BaseException) -> None:
-        """Log that the server is away, unless that is known."""
+        """Log that the server is down, unless that is known."""
         with self._lock:
             known, self._began = self.lasts, self._began or monotonic()
         if not known:
-            logger.warning("%s cannot be used (%s): waiting until it can", self.server, in_one_line(fault))
+            logger.warning("%s cannot be used (%s), waiting until it can", self.server, in_one_line(fault))
 
     def over(self) -> None:
-        """Log that the server is back, if it was away."""
+        """Log that the server is back, if it was down."""
         with self._lock:
             began, self._began = self._began, None
         if began is not None:
@@ -47,7 +47,7 @@ class Outage:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Note whether the block could use the server; its faults end the block, and are not raised."""
+        """Note whether the block could use the server. The server's faults end the block but are not raised."""
         try:
             yield
         except self.faults as fault:
@@ -57,37 +57,37 @@ class Outage:
 
 
 def in_one_line(fault: BaseException) -> str:
-    """The first line of the driver's message, without the statement and its parameters."""
-    said = str(getattr(fault, "orig", None) or fault).strip().splitlines()
-    return said[0] if said else type(fault).__name__
+    """Return the first line of the driver's message, without the statement and its parameters."""
+    lines = str(getattr(fault, "orig", None) or fault).strip().splitlines()
+    return lines[0] if lines else type(fault).__name__
 
 
 _HINTS = (
     (
         "database is locked",
-        "another transaction holds the write lock of the SQLite file, most likely the caller's own: commit before you "
-        "send the signal, or use HubHooks(db, join_session=True)",
+        "Another transaction holds the write lock of the SQLite file, most likely the caller's own. Commit before you "
+        "send the signal, or use HubHooks(db, join_session=True).",
     ),
     (
         "no further SQL can be emitted",
         "db.session takes no statements while it commits, as in SQLAlchemy's after_commit and Flask-SQLAlchemy's "
-        "models_committed: send the signal before your commit, or use HubHooks(db) without join_session",
+        "models_committed. Send the signal before your commit, or use HubHooks(db) without join_session.",
     ),
     (
         "closed transaction inside context manager",
-        "the repository_loader ended the transaction of db.session: it must not commit, roll back or close it, or use "
-        "HubHooks(db) without join_session",
+        "The repository_loader ended the transaction of db.session. It must not commit, roll it back or close it; or "
+        "use HubHooks(db) without join_session.",
     ),
     (
         "hubhooks_push_pkey",
-        "the sequence behind hubhooks_push.id lags behind its rows, as after a restore: run "
-        "SELECT setval(pg_get_serial_sequence('hubhooks_push', 'id'), (SELECT max(id) FROM hubhooks_push))",
+        "The sequence of hubhooks_push.id lags behind its rows, as after a restore. Run "
+        "SELECT setval(pg_get_serial_sequence('hubhooks_push', 'id'), (SELECT max(id) FROM hubhooks_push)).",
     ),
 )
 
 
 def explained(fault: BaseException) -> str:
-    """What went wrong in one line and, for faults that a host can mend, what to do about it."""
+    """Return what went wrong in one line and, for faults that a host can fix, what to do about it."""
     text = in_one_line(fault)
-    hint = next((hint for said, hint in _HINTS if said in str(fault)), "")
-    return f"{text.rstrip('.')}: {hint}" if hint else text
+    hint = next((hint for part, hint in _HINTS if part in str(fault)), "")
+    return f"{text.rstrip('.')}. {hint}" if hint else text

@@ -1,4 +1,4 @@
-"""Records a push: the rows that say which deliveries are due."""
+"""Records pushes: one row for the push, and one for each delivery that it causes."""
 
 from __future__ import annotations
 
@@ -11,20 +11,18 @@ from datetime import datetime
 from itertools import count, groupby
 from typing import Any
 
-from sqlalchemy import Float, bindparam, event, exists, insert, select
+from sqlalchemy import bindparam, event, exists, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, SessionTransaction
 
-from .dialects import CONFLICT_TRIES, DATABASE_AWAY, is_conflict, now_plus, time_ordered_uuid, utcnow
+from .dialects import CONFLICT_TRIES, DATABASE_AWAY, is_conflict, time_ordered_uuid, utcnow
 from .outages import explained
-from .records.chains import HEAD_START_S
+from .records import transitions
 from .records.models import (
     EVENT_ID_LIMIT,
-    GIVE_UP_AFTER,
     TEXT_LIMIT,
     Kind,
     Push,
-    Status,
     Webhook,
     deliveries,
     final_callback,
@@ -35,19 +33,19 @@ from .records.models import (
 )
 from .records.tag_filter import stored_filter
 from .registry import ImagePush, Repository, as_utc, storable
-from .signals import push_not_recorded, tell
+from .signals import push_not_recorded, send_signal
 from .state import State, autocommits
 from .wakeups import wake
 
 logger = logging.getLogger(__name__)
 
 TEST_TAG = "hubhooks-test"
-RECENT_PUSHES, RECENT_TAGS = 1000, 100
+MAX_RECENT_PUSHES, MAX_RECENT_TAGS = 1000, 100
 
 
 def accept(state: State, push: ImagePush) -> None:
-    """Record a push in a transaction of our own and wake a worker. A fault of ours is logged, never raised."""
-    with _faults_reported(state, push):
+    """Record a push in a transaction of our own and wake a worker. Our own errors are logged, never raised."""
+    with _errors_reported(state, push):
         with state.reading() as session:
             chains = _matching_chains(session, push)
         if not chains:
@@ -65,15 +63,15 @@ def accept(state: State, push: ImagePush) -> None:
 
 
 def accept_in_session(state: State, push: ImagePush) -> None:
-    """Record a push in the host's session: it lives or dies with the host's transaction, and wakes on commit.
+    """Record a push in the host's session: it is committed or rolled back with it, and a commit wakes a worker.
 
-    What the host has pending is flushed first, so that a fault of the host's is raised to the host. A fault of
-    ours undoes our savepoint alone, and is logged. If the host is in autocommit, what it wrote is committed already,
-    and the push is recorded in a transaction of our own.
+    The host's pending changes are flushed first, so that their errors are raised to the host. Our own errors roll back
+    our savepoint alone, and are logged. In autocommit the host's changes are committed already, and the push is
+    recorded in a transaction of our own.
     """
     host = state.db.session()
     host.flush()
-    with _faults_reported(state, push):
+    with _errors_reported(state, push):
         if autocommits(host.connection()):
             accept(state, push)
             return
@@ -81,22 +79,22 @@ def accept_in_session(state: State, push: ImagePush) -> None:
             chains = _matching_chains(session, push)
         if not chains:
             return
-        # No savepoint of ours is open here: a loader that ends the transaction would break it.
+        # Without a savepoint of ours: a loader that ends the transaction would break it.
         details = state.handlers.details_of(push.repository, host.begin_nested)
         with state.in_host_transaction() as session:
             _record(session, push, details, chains)
-        _wake_on_commit(state, state.db.session())  # the loader may have removed the former one
+        _wake_on_commit(state, state.db.session())  # the loader may have replaced it
 
 
 @contextmanager
-def _faults_reported(state: State, push: ImagePush) -> Iterator[None]:
+def _errors_reported(state: State, push: ImagePush) -> Iterator[None]:
     try:
         yield
     except RecordedBefore:
         logger.info("push of %s:%s was recorded before: event %s", push.repository, push.tag, push.event_id)
     except Exception as error:
         logger.exception("push of %s:%s not recorded: %s", push.repository, push.tag, explained(error))
-        tell(push_not_recorded, state.app, push=push, error=error)
+        send_signal(push_not_recorded, state.app, push=push, error=error)
 
 
 class RecordedBefore(Exception):
@@ -104,7 +102,7 @@ class RecordedBefore(Exception):
 
 
 def _matching_chains(session: Session, push: ImagePush) -> list[list[Any]]:
-    """The hooks, in order, of each active webhook of the repository that wants to hear of the tag."""
+    """The hooks, in order, of each active webhook of the repository whose tag filter matches."""
     active = session.execute(_ACTIVE_HOOKS, {"of_repository": push.repository})
     chains = [list(chain) for _, chain in groupby(active, lambda row: row.webhook_id)]
     return [chain for chain in chains if stored_filter(chain[0].tag_filter).matches(push.tag)]
@@ -129,15 +127,16 @@ _ACTIVE_HOOKS = _HOOKS.where(
 def record_test(
     session: Session, webhook: Webhook, pusher: str, details: dict[str, Any], whole_chain: bool
 ) -> uuid.UUID | None:
-    """Record a test push for a webhook alone; returns the id of its first delivery, None where it has no hooks.
+    """Record a test push for one webhook; returns the id of its first delivery, or None if it has no hooks.
 
-    It ignores tag filter and pause. Each hook is tried once, the first one only unless asked for the `whole_chain`.
+    A test is sent for a paused webhook too, and whatever its tag filter. It calls the first hook only, unless it is
+    asked for the `whole_chain`.
     """
-    its = list(session.execute(_HOOKS.where(webhooks.c.id == webhook.id)))
-    if not its:
+    chain = list(session.execute(_HOOKS.where(webhooks.c.id == webhook.id)))
+    if not chain:
         return None
     push = ImagePush(webhook.repository, TEST_TAG, pusher=pusher)
-    return _record(session, push, details, [its], Kind.TEST, None if whole_chain else 1)
+    return _record(session, push, details, [chain], Kind.TEST, None if whole_chain else 1)
 
 
 def _record(
@@ -146,17 +145,20 @@ def _record(
     details: dict[str, Any] | None,
     chains: list[list[Any]],
     kind: Kind = Kind.PUSH,
-    most: int | None = None,
+    max_hooks: int | None = None,
 ) -> uuid.UUID:
-    """Write a push and a delivery for each hook: two statements, however many webhooks there are.
+    """Write a push, and a delivery for each of the first `max_hooks` hooks of each chain; in two statements.
 
-    Of each chain the first `most` hooks are called. Returns the id of the first delivery.
+    Returns the id of the first delivery.
     """
     pushed_at = as_utc(push.pushed_at) if push.pushed_at else utcnow()
     push_id = _insert_push(session, push, pushed_at, details or Repository(is_private=True).snapshot(), kind)
-    due_in_s = -HEAD_START_S if kind is Kind.TEST else 0.0  # a person waits for a test
-    key = repository_key(push.repository)
-    rows = [row for chain in chains for row in _delivery_rows(chain, push_id, key, pushed_at, most, due_in_s)]
+    of_push: dict[str, Any] = {
+        "push_id": push_id,
+        "repository_key": repository_key(push.repository),
+        "pushed_at": pushed_at,
+    }
+    rows = [of_push | row for chain in chains for row in _delivery_rows(chain, max_hooks, urgent=kind is Kind.TEST)]
     session.execute(_INSERT_DELIVERIES, rows)
     first: uuid.UUID = rows[0]["id"]
     return first
@@ -166,23 +168,20 @@ _INSERT_PUSH = {
     dialect: insert(pushes).on_conflict_do_nothing(index_elements=["event_id"]).returning(pushes.c.id)
     for dialect, insert in (("postgresql", postgresql.insert), ("sqlite", sqlite.insert))
 }
-"""It returns nothing for an event id that is known. Any other conflict is an error."""
-_INSERT_DELIVERIES = insert(deliveries).values(
-    next_attempt_at=now_plus(bindparam("due_in_s", type_=Float)),
-    give_up_at=now_plus(bindparam("give_up_in_s", type_=Float)),
-)
+"""They return nothing for a known event id. Any other conflict is an error."""
+_INSERT_DELIVERIES = insert(deliveries).values(transitions.recorded())
 
 
 def recent_tags(session: Session, repository: str) -> list[str]:
-    """The tags of the pushes that were recorded last, each once, newest first.
+    """The tags of recent pushes, each once, newest first.
 
-    Only pushes to webhooks that the repository has now: the name may have belonged to another repository before.
+    Only pushes to the repository's present webhooks count: its name may have belonged to another repository before.
     """
     recent = (
         select(Push.id, Push.tag, Push.pushed_at)
         .where(Push.repository == repository, Push.kind == Kind.PUSH)
         .order_by(Push.pushed_at.desc())
-        .limit(RECENT_PUSHES)
+        .limit(MAX_RECENT_PUSHES)
         .subquery()
     )
     to_live_webhooks = exists().where(
@@ -192,7 +191,7 @@ def recent_tags(session: Session, repository: str) -> list[str]:
         webhooks.c.deleted_id == 0,
     )
     tags = session.scalars(select(recent.c.tag).where(to_live_webhooks).order_by(recent.c.pushed_at.desc()))
-    return list(dict.fromkeys(tags))[:RECENT_TAGS]
+    return list(dict.fromkeys(tags))[:MAX_RECENT_TAGS]
 
 
 def _insert_push(session: Session, push: ImagePush, pushed_at: datetime, details: dict[str, Any], kind: Kind) -> int:
@@ -214,41 +213,34 @@ def _insert_push(session: Session, push: ImagePush, pushed_at: datetime, details
 
 
 def _event_id(push: ImagePush) -> str | None:
-    """The id as its column can hold it; the hash of one that is too long tells pushes apart as well."""
+    """The event id as its column can hold it: the hash of a longer one tells pushes apart as well."""
     if push.event_id is None:
         return None
     text = storable(push.event_id)
     return text if len(text) <= EVENT_ID_LIMIT else hashlib.sha256(text.encode()).hexdigest()
 
 
-def _delivery_rows(
-    chain: Sequence[Any], push_id: int, key: int, pushed_at: datetime, most: int | None, due_in_s: float
-) -> list[dict[str, Any]]:
-    """The whole chain at once: that freezes its shape and shows it in the history. Only the first is due."""
+def _delivery_rows(chain: Sequence[Any], max_hooks: int | None, *, urgent: bool) -> list[dict[str, Any]]:
+    """One row for each hook: the whole chain keeps the shape that it has now, and the history shows it."""
     last = len(chain) - 1
-    called = chain[:most]
+    called = chain[:max_hooks]
     ids = sorted(time_ordered_uuid() for _ in called)  # rows are locked in the order of their ids
     return [
         {
             "id": ids[position],
-            "push_id": push_id,
             "webhook_id": hook.webhook_id,
             "hook_id": hook.id,
             "position": position,
             "chain_length": len(called),
             "callback_expected": position < last or final_callback(hook.expect_final_callback, len(chain)),
-            "repository_key": key,
-            "pushed_at": pushed_at,
-            "status": Status.WAITING if position else Status.PENDING,
-            "due_in_s": None if position else due_in_s,
-            "give_up_in_s": None if position else GIVE_UP_AFTER.total_seconds(),
+            **(transitions.later_in_run() if position else transitions.first_of_run(urgent=urgent)),
         }
         for position, hook in enumerate(called)
     ]
 
 
 def _wake_on_commit(state: State, session: Session) -> None:
-    """Wake once when the session's transaction commits; rolling it back wakes nobody."""
+    """Wake a worker once when the session's transaction commits, and not when it is rolled back."""
     if "hubhooks" not in session.info:
         event.listen(session, "after_commit", _committed)
         event.listen(session, "after_soft_rollback", _rolled_back)

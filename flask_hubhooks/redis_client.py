@@ -1,4 +1,4 @@
-"""Clients of Redis or Valkey: of one server, over TLS or not, or of the master that Sentinels name."""
+"""Clients for Redis or Valkey: for one server, with or without TLS, or for the master that Sentinels name."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .config import Config
 
 
 def connect(config: Config, *, connect_timeout_s: float, timeout_s: float | None) -> Redis:
-    """A client, which connects when it is first used. It tries nothing twice: those who can wait do so themselves.
+    """Return a client, which connects when it is first used. It never retries: callers that can wait do so themselves.
 
-    `connect_timeout_s` is how long connecting may take, `timeout_s` each answer; None: as long as it likes. To be
-    told the master's address takes as long as connecting at most, however many Sentinels there are.
+    `connect_timeout_s` bounds connecting, and `timeout_s` each response; None means no limit. Asking the Sentinels for
+    the master's address takes at most as long as connecting, however many there are.
     """
     options: dict[str, Any] = {
         "socket_connect_timeout": connect_timeout_s,
@@ -30,11 +30,11 @@ def connect(config: Config, *, connect_timeout_s: float, timeout_s: float | None
 
 
 class _Sentinel(Redis):
-    """The client of one Sentinel. Errors show it, and redis-py's own way of showing it may hold its password."""
+    """The client of one Sentinel. Errors show its `repr`, and redis-py's own may contain the password."""
 
     def __repr__(self) -> str:
-        where = self.connection_pool.connection_kwargs
-        return f"{where['host']}:{where.get('port', 6379)}"
+        options = self.connection_pool.connection_kwargs
+        return f"{options['host']}:{options.get('port', 6379)}"
 
 
 def _client_of_master(config: Config, options: dict[str, Any]) -> Redis:
@@ -46,10 +46,7 @@ def _client_of_master(config: Config, options: dict[str, Any]) -> Redis:
     tls = master.pop("connection_class", None) is SSLConnection
     for name in ("host", "port"):
         master.pop(name, None)
-    client: Redis = sentinel.master_for(_service(config.redis_url), **options, **master, ssl=tls)
+    # The host as it is written: a service's name is case-sensitive, unlike a host's.
+    service = urlsplit(config.redis_url).netloc.rpartition("@")[2].partition(":")[0]
+    client: Redis = sentinel.master_for(service, **options, **master, ssl=tls)
     return client
-
-
-def _service(redis_url: str) -> str:
-    """The host as it is written: the name of a service has capitals, where a host's has none."""
-    return urlsplit(redis_url).netloc.rpartition("@")[2].partition(":")[0]

@@ -1,4 +1,4 @@
-"""What the host's registry tells us: that a tag was pushed, and what it knows of a repository."""
+"""What the host's registry tells us: the pushes, and the details of a repository."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 TEXT_LIMITS = {"description": 1_000, "full_description": 25_000, "dockerfile": 25_000}
 TEXT_LIMIT = 2_048
-"""Characters of a repository's text that are kept with each push and sent to each receiver; the rest is cut off.
+"""Characters of a repository's texts that are kept with each push and sent to each receiver; the rest is cut off.
 
-25,000 is Docker Hub's own limit of a full description. nginx takes 1 MiB as a body unless it is set up otherwise.
+25,000 is Docker Hub's own limit for a full description. nginx accepts bodies of 1 MiB unless it is configured
+otherwise.
 """
 
 
@@ -18,8 +19,8 @@ TEXT_LIMIT = 2_048
 class ImagePush:
     """One tag of one repository was pushed.
 
-    `pushed_at` is taken as UTC when it is naive, and is now when it is None. Of two pushes with the same
-    `event_id` only the first is recorded, so a source that repeats itself is safe.
+    A naive `pushed_at` is taken as UTC; None means now. Of several pushes with the same `event_id` only the first is
+    recorded, so a source may repeat its events.
     """
 
     repository: str
@@ -33,9 +34,9 @@ class ImagePush:
 
 @dataclass(frozen=True)
 class Repository:
-    """What the registry knows of a repository; it fills the payload's `repository` object.
+    """The details of a repository that go into the payload's `repository` object.
 
-    `owner` is the namespace and `repo_url` the repository's page below `HUBHOOKS_EXTERNAL_URL` unless given.
+    By default `owner` is the namespace, and `repo_url` the repository's page below `HUBHOOKS_EXTERNAL_URL`.
     """
 
     description: str = ""
@@ -52,15 +53,15 @@ class Repository:
     status: str = "Active"
 
     def snapshot(self) -> dict[str, Any]:
-        """The details as they are kept with a push: JSON values of each field's own type.
+        """Return the details as they are stored with a push: JSON values, each of its field's type.
 
-        Text is cut off at its limit. What the host leaves at None is the field's default; `date_created` becomes epoch
-        seconds, 0 if unknown.
+        Texts are cut off at their limit. None becomes the field's default; `date_created` becomes epoch seconds, 0 if
+        unknown.
         """
-        return {each.name: _plain(each.name, getattr(self, each.name), each.default) for each in fields(self)}
+        return {each.name: _json_value(each.name, getattr(self, each.name), each.default) for each in fields(self)}
 
 
-def _plain(name: str, value: Any, default: Any) -> Any:
+def _json_value(name: str, value: Any, default: Any) -> Any:
     if isinstance(value, datetime):
         return int(as_utc(value).timestamp())
     if default is None:
@@ -73,10 +74,10 @@ def _plain(name: str, value: Any, default: Any) -> Any:
 
 
 def as_utc(value: datetime) -> datetime:
-    """`value` as aware UTC; a naive one is UTC already."""
+    """Return a time as aware UTC; a naive one is taken as UTC."""
     return value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value.astimezone(timezone.utc)
 
 
 def storable(text: str) -> str:
-    """`text` without the two things that UTF-8 and PostgreSQL cannot hold: lone surrogates and NUL."""
+    """Replace what UTF-8 and PostgreSQL cannot store in a text: lone surrogates and NUL."""
     return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")

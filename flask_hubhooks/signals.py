@@ -1,20 +1,19 @@
-"""Signals in and out.
+"""Signals that the host sends to us, and signals that we send to the host.
 
-`image_pushed` is for a host to send: `image_pushed.send(app, repository=…, tag=…)` with the fields of
-`ImagePush`. So are these two, in the transaction in which the host makes the change; a receiver of ours that fails
-raises:
+The host sends `image_pushed.send(app, repository=…, tag=…)` with the fields of `ImagePush`. It sends the following two
+in the transaction in which it makes the change; they raise if we cannot follow it:
 
 - `repository_deleted.send(app, repository=…)`, as `HubHooks.repository_deleted`.
 - `repository_renamed.send(app, old=…, new=…)`, as `HubHooks.repository_renamed`.
 
-The others are sent by us after commit, with the app as sender, mostly in worker processes:
+We send the others after commit, with the app as sender, mostly in worker processes:
 
 - `delivery_finished(app, delivery=Delivery)`: a delivery succeeded, failed or expired.
 - `chain_finished(app, deliveries=[Delivery, …])`: the last hook succeeded, or an earlier one ended the chain.
 - `webhook_disabled(app, webhook=Webhook)`: we disabled a webhook; `webhook.disabled_reason` says why.
-- `push_not_recorded(app, push=ImagePush, error=Exception)`: a push was lost by a fault of ours; sent in the process
-  that received the push. Not sent where there is no push to name: a push adapter raised, or the signal was sent
-  outside of an app context. These are logged only.
+- `push_not_recorded(app, push=ImagePush, error=Exception)`: a push was lost because of an error of ours; sent in the
+  process that received it. If there is no push, because a push adapter raised or the signal was sent outside of an app
+  context, the error is only logged.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ push_not_recorded = Signal()
 logger = logging.getLogger(__name__)
 
 
-def tell(signal: Signal, sender: object, **details: Any) -> None:
-    """Send `signal` to each receiver; one that raises is logged and keeps no other from hearing it."""
+def send_signal(signal: Signal, sender: object, **details: Any) -> None:
+    """Send a signal to all its receivers. If one raises, that is logged, and the others still get the signal."""
     for receiver in signal.receivers_for(sender):
         try:
             receiver(sender, **details)

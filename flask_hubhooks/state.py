@@ -1,4 +1,4 @@
-"""What one app's registration holds, in `app.extensions["hubhooks"]`."""
+"""The parts of one app's registration, in `app.extensions["hubhooks"]`."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ logger = logging.getLogger(__name__)
 
 Authorizer = Callable[[str, str], str | Literal[False] | Response | None]
 
-REDIS_TIMEOUT_S = 0.4  # connecting and the first answer each take this at most: a push waits less than 1 s
+REDIS_TIMEOUT_S = 0.4  # for connecting and for the first answer: a push waits less than 1 s
 
 
 @dataclass
 class Handlers:
-    """What the host decides; each is set by the decorator of its name on `HubHooks`."""
+    """Functions of the host, each set by the decorator of its name on `HubHooks`."""
 
     authorizer: Authorizer | None = None
     repository_loader: Callable[[str], Repository | None] | None = None
@@ -47,11 +47,11 @@ class Handlers:
     def details_of(
         self, repository: str, savepoint: Callable[[], AbstractContextManager[object]] = nullcontext
     ) -> dict[str, Any] | None:
-        """Return the `Repository.snapshot` of what the host knows, or None if it knows no such repository.
+        """Return the `Repository.snapshot` of the host's details, or None if the host has no such repository.
 
-        If the loader fails, that is logged, and the repository counts as an existing, private one without details.
-        `savepoint` then undoes what the loader did to a session that it shares with us. The same holds for a push that
-        the loader itself sends: calling it again would not end.
+        If the loader fails, the error is logged, and the repository counts as an existing, private one without details;
+        `savepoint` rolls back what the loader did to a session that it shares with us. The same holds for a push that
+        the loader itself sends: calling the loader again would never end.
         """
         if self.repository_loader is None:
             return Repository().snapshot()
@@ -95,7 +95,7 @@ class State:
         self.join_session = join_session
         passwords: list[str | bytes] = [
             app.config["SECRET_KEY"],
-            *(key for key in reversed(app.config.get("SECRET_KEY_FALLBACKS") or ()) if key),  # everybody knows ""
+            *(key for key in reversed(app.config.get("SECRET_KEY_FALLBACKS") or ()) if key),  # "" is no secret
         ]
         self.tokens = CallbackTokens(passwords[::-1])
         self.secrets = SecretBox(config.encryption_keys, passwords)
@@ -107,17 +107,17 @@ class State:
 
     @cached_property
     def redis(self) -> Redis:
-        """The client that wakes workers: it gives up soon, since a push waits for it."""
+        """The client for waking workers. It gives up soon, since a push waits for it."""
         return connect(self.config, connect_timeout_s=REDIS_TIMEOUT_S, timeout_s=REDIS_TIMEOUT_S)
 
     @cached_property
     def engine(self) -> Engine:
-        """The engine of our own transactions; it needs an app context when it is first used."""
+        """The engine of our own transactions. Its first use needs an app context."""
         engine = self._engine_beside(self.db.engine, own_engine)
         return engine.execution_options(**self._table_options) if self._table_options else engine
 
     def _engine_beside(self, host: Engine, make: Callable[[Engine], Engine]) -> Engine:
-        """Return what `make` makes of an engine of the host's, once per process."""
+        """Return the engine that `make` makes from an engine of the host, once per process."""
         with self._engines_lock:
             if (make, host) not in self._engines:
                 self._engines[make, host] = make(host)
@@ -125,13 +125,13 @@ class State:
 
     @property
     def _table_options(self) -> dict[str, Any]:
-        """Execution options with which statements find our tables in the schema of the host's metadata."""
+        """Execution options for statements to find our tables in the schema of the host's metadata."""
         schema = self.db.metadata.schema
         return {"schema_translate_map": {None: schema}} if schema else {}
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A session of our own, apart from the host's."""
+        """A session of our own, separate from the host's."""
         with Session(self.engine, expire_on_commit=False) as session:
             yield session
 
@@ -144,10 +144,10 @@ class State:
 
     @contextmanager
     def in_host_transaction(self) -> Iterator[Session]:
-        """A session of ours within the host's transaction, which commits it or rolls it back.
+        """A session of ours within the host's transaction, which the host commits or rolls back.
 
-        On an exception only what this session did is undone. What the host has pending is flushed first. If the host
-        is in autocommit, the session is one of our own and commits at the end.
+        The host's pending changes are flushed first. An exception rolls back only what this session did. In autocommit
+        it is a transaction of our own, which commits at the end.
         """
         host = self.db.session()
         host.flush()
@@ -169,18 +169,18 @@ class State:
 
     @contextmanager
     def visiting_host_session(self) -> Iterator[None]:
-        """End the transaction that the block begins in the host's session by reading there.
+        """End a transaction that the block begins in the host's session only to read.
 
         The host's authorizer and loader leave it open, and on SQLite its lock may keep our own transaction waiting. On
-        PostgreSQL it harms nobody and stays open. So does a transaction that was open before, or in which something
-        was written: these are the host's to end. After an exception no transaction of ours follows, and a response
-        that the authorizer raised or returned may still use what it loaded.
+        PostgreSQL it harms nobody and stays open. So does a transaction that was open before, or that has written:
+        these are the host's to end. After an exception it stays open too: no transaction of ours follows, and a
+        response that the authorizer raised or returned may still use what it loaded.
         """
         session = self.db.session()
         if self.db.engine.dialect.name != "sqlite" or session.in_transaction():
             yield
             return
-        begun: list[tuple[Any, int | None]] = []  # the driver's connections, and how many rows each had changed
+        begun: list[tuple[Any, int | None]] = []  # the driver's connections, each with its number of changed rows
 
         def begins(_: Session, transaction: SessionTransaction, connection: Connection) -> None:
             if not transaction.nested:
@@ -203,11 +203,11 @@ class State:
             session.rollback()
 
     def details_for_push(self, repository: str) -> dict[str, Any] | None:
-        """Return what the loader knows of a repository that was pushed to, as `Handlers.details_of` does.
+        """Load the details of a repository that was pushed to, as `Handlers.details_of` does.
 
-        The pusher's session may be within its commit, where it takes no statement, and may hold a connection of the
-        host's pool, where waiting for a second one could last for ever. So the loader runs in an app context of its
-        own, and its `db.session` takes a connection of the pool for loaders.
+        The pusher's session may be in its commit, where it can execute nothing, and may hold a connection of the host's
+        pool, so that waiting for a second one could last forever. So the loader runs in an app context of its own, and
+        its `db.session` takes a connection of the pool for loaders.
         """
         registry = self.db.session.registry
         pushers = registry() if registry.has() else None
@@ -228,7 +228,7 @@ class State:
                 registry.set(pushers)
 
     def forget_connections(self) -> None:
-        """Leave all open connections to the process that this one was forked from."""
+        """Leave all open connections to the parent process."""
         self._engines_lock = threading.Lock()  # another thread of the parent may hold it
         # No app context here: the host's teardown would end the parent's transactions on the parent's connections.
         hosts = self.db._app_engines.get(self.app, {}).values()
@@ -237,7 +237,7 @@ class State:
 
 
 def autocommits(connection: Connection) -> bool:
-    """Tell whether each statement on PostgreSQL commits by itself: then there is no transaction to join."""
+    """Whether each statement on PostgreSQL commits by itself: then there is no transaction to join."""
     driver = connection.connection.dbapi_connection
     return connection.dialect.name == "postgresql" and bool(getattr(driver, "autocommit", False))
 
@@ -248,9 +248,9 @@ _TAKE_WRITE_LOCK = delete(table("hubhooks_push")).where(false())
 def _take_write_lock(connection: Connection, options: dict[str, Any]) -> None:
     """On SQLite, begin the transaction as a writer; elsewhere rows are locked one by one.
 
-    A transaction that reads first and writes later fails at once ("database is locked") if another has written in
-    between, however long the busy timeout. A write that changes nothing takes the lock first, and makes the driver
-    begin a transaction, without which a savepoint would commit by itself.
+    A transaction that reads first and writes later fails at once ("database is locked") if another one has written in
+    between, however long the busy timeout is. A write that changes nothing takes the lock first. It also makes the
+    driver begin a transaction, without which a savepoint would commit by itself.
     """
     if connection.dialect.name == "sqlite":
         connection.execute(_TAKE_WRITE_LOCK, execution_options=options)
@@ -260,7 +260,7 @@ _states: WeakSet[State] = WeakSet()
 
 
 def _forget_connections() -> None:
-    """Keep a forked child from sending on its parent's connections, which would mix up the answers to both."""
+    """Keep a forked child from using its parent's connections, which would mix up the answers to both."""
     for state in list(_states):
         state.forget_connections()
 
@@ -270,7 +270,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 
 
 def current_state() -> State:
-    """The state of the current app; raises `RuntimeError` where HubHooks is not registered on it."""
+    """The state of the current app. Raises `RuntimeError` if HubHooks is not registered on it."""
     state: Any = current_app.extensions.get("hubhooks")
     if state is None:
         raise RuntimeError("HubHooks is not registered on this app: call app.register_blueprint(hubhooks)")

@@ -30,17 +30,18 @@ from urllib.parse import urlsplit
 import pytest
 from flask import Flask
 from requests.structures import CaseInsensitiveDict
-from sqlalchemy import literal, update
+from sqlalchemy import update
 from werkzeug.test import TestResponse
 
 from . import transport
 from .crypto.signing import signature_headers
-from .dialects import now_plus, utcnow
+from .dialects import utcnow
+from .records import transitions
 from .records.models import Delivery, Status
 from .state import current_state
-from .transport import BODY_LIMIT, Outcome, Transport
+from .transport import MAX_STORED_BODY, Outcome, Transport
 from .worker.dispatcher import Dispatcher, guarded_transport
-from .worker.rooms import Rooms
+from .worker.limits import Limits
 
 __all__ = ["Answer", "Deliveries", "Receiver", "Request", "hubhooks"]
 
@@ -99,7 +100,7 @@ class Deliveries:
         """
         before = self._sent
         with self._app.app_context():  # one of its own, as a worker has: the test's `db.session` is left alone
-            Dispatcher(self._state, slice_s=inf, transport=self, rooms=_NoBreakers(1, 1)).run()
+            Dispatcher(self._state, slice_s=inf, transport=self, limits=_NoBreakers(1, 1)).run()
         faults, self._faults = self._faults, []
         if faults:
             raise faults[0]
@@ -109,7 +110,7 @@ class Deliveries:
         """Make every retry due, so that the next `deliver_now` sends it."""
         retries = update(Delivery).where(Delivery.status == Status.PENDING, Delivery.lease_token.is_(None))
         with self._app.app_context(), self._state.writing() as session:
-            session.execute(retries.values(next_attempt_at=now_plus(literal(0.0))))
+            session.execute(retries.values(transitions.retried_now()))
 
     @cached_property
     def _network(self) -> Transport:
@@ -130,7 +131,7 @@ class Deliveries:
         return done(outcome)
 
 
-class _NoBreakers(Rooms):
+class _NoBreakers(Limits):
     """Holds back no request, however often a receiver has failed."""
 
     def _learn(self, *_: object) -> None:
@@ -235,8 +236,8 @@ def _outcome(answer: Answer, started_at: datetime, began: float) -> Outcome:
         connect_ms=0,
         wait_ms=took_ms,
         response_headers=tuple(answer.headers.items()),
-        response_body=answer.body[:BODY_LIMIT],
-        truncated=len(answer.body) > BODY_LIMIT,
+        response_body=answer.body[:MAX_STORED_BODY],
+        truncated=len(answer.body) > MAX_STORED_BODY,
     )
 
 

@@ -1,4 +1,4 @@
-"""Wakes workers: over a Redis channel that a running worker listens on, or by a job on the RQ queue."""
+"""Wakes workers: over a Redis channel that busy workers listen on, or else by a job on the RQ queue."""
 
 from __future__ import annotations
 
@@ -19,29 +19,28 @@ logger = logging.getLogger(__name__)
 
 DELIVER_DUE = "flask_hubhooks.worker.jobs.deliver_due"
 WAKE_TTL_S = 60
-"""A wake whose job was lost is forgotten after this; the worker's beat repairs it within about a second."""
+"""A wake-up whose job was lost is forgotten after this; the worker's beat repairs it within about a second."""
 CONFIRMED_S = 1.0
-"""How long Redis may take to confirm that a subscription has ended."""
+"""How long Redis may take to confirm that a subscription has begun or ended."""
 
 
 def wake(state: State) -> None:
-    """Have a worker look for what is due. Call it after the commit only.
+    """Have a worker look for due deliveries. Call it after the commit only.
 
-    A worker that is at work hears of it; else one job is queued, for any number of pushes. Redis being away costs
-    at most a second and loses nothing: the worker's beat finds what is due.
+    If no worker listens, one job is queued, for any number of pushes. If Redis is away, this takes at most a second and
+    loses nothing: the worker's beat finds what is due.
     """
     try:
-        heard = _publish(state)
-        if not heard and state.redis.set(_wake_key(state), 1, nx=True, ex=WAKE_TTL_S):
+        if not _publish(state) and state.redis.set(_wake_key(state), 1, nx=True, ex=WAKE_TTL_S):
             enqueue_delivery(state)
     except (RedisError, OSError) as error:
-        logger.warning("no worker was woken, Redis cannot be reached (%s): the next beat will", error)
+        logger.warning("no worker was woken, Redis cannot be reached (%s): the next beat finds what is due", error)
     except Exception:
-        logger.exception("no worker was woken: the next beat will")
+        logger.exception("no worker was woken: the next beat finds what is due")
 
 
 def _publish(state: State) -> int:
-    """How many workers that are at work were woken; none where our Redis user may not do this."""
+    """Wake the workers that listen; returns how many, which is none if our Redis user may not use the channel."""
     try:
         return int(state.redis.publish(wake_channel(state), ""))
     except NoPermissionError as fault:
@@ -53,7 +52,7 @@ _forbidden: WeakSet[State] = WeakSet()
 
 
 def channel_is_forbidden(state: State, fault: NoPermissionError) -> None:
-    """Log once that our Redis user lacks the rights to the channel: then a job wakes a worker, somewhat later."""
+    """Log once that our Redis user may not use the channel. A job wakes a worker instead, somewhat later."""
     if state not in _forbidden:
         _forbidden.add(state)
         logger.warning(
@@ -64,21 +63,21 @@ def channel_is_forbidden(state: State, fault: NoPermissionError) -> None:
 
 
 def wake_unless_queued(state: State) -> None:
-    """Put a job on the queue where there is none, whatever the wake key says: its job may have been lost.
+    """Put a job on the queue if there is none, whatever the wake key says: its job may have been lost.
 
-    Raises what redis-py raises where Redis cannot be reached.
+    Raises redis-py's errors if Redis cannot be reached.
     """
     if _queue(state).count == 0:
         enqueue_delivery(state)
 
 
 def forget_wake(state: State) -> None:
-    """From now on a push wakes a worker again. Raises what redis-py raises where Redis cannot be reached."""
+    """Let the next push wake a worker again. Raises redis-py's errors if Redis cannot be reached."""
     state.redis.delete(_wake_key(state))
 
 
 def wake_channel(state: State) -> str:
-    """The Redis channel on which workers that are at work listen."""
+    """The Redis channel that busy workers listen on."""
     return f"{state.config.queue}:wakes"
 
 
@@ -91,14 +90,14 @@ def _queue(state: State) -> Queue:
 
 
 def enqueue_delivery(state: State) -> None:
-    """Put a `deliver_due` job on the queue. It has no arguments, no time limit of RQ's, and leaves no result."""
+    """Put a `deliver_due` job on the queue, without arguments, time limit and result."""
     _queue(state).enqueue_call(DELIVER_DUE, timeout=-1, result_ttl=0, failure_ttl=24 * 3600)
 
 
 class Listener:
-    """A subscription to `outbox.wake`, which queues no job while somebody listens.
+    """A subscription to the channel of `wake`, which queues no job while a worker listens.
 
-    Redis going away ends it, and is no fault: due rows are looked for every second anyway.
+    It ends if Redis goes away. That is no error: workers look for due deliveries every second anyway.
     """
 
     def __init__(self, state: State) -> None:
@@ -112,7 +111,7 @@ class Listener:
         return self._pubsub is not None
 
     def start(self) -> None:
-        """From now on `wait` returns when `wake` is called. Look for due rows after this, not before."""
+        """Subscribe. Look for due deliveries after this, not before."""
         try:
             self._pubsub = self._redis.pubsub(ignore_subscribe_messages=True)
             self._pubsub.subscribe(self._channel)
@@ -121,18 +120,18 @@ class Listener:
             self._lost(error)
 
     def wait(self, seconds: float) -> bool:
-        """Return whether `wake` was called since the last time: when it is, after `seconds` at the latest."""
+        """Wait at most `seconds` for a wake-up; returns whether one has come since the last time."""
         heard = False
         if self._pubsub:
             try:
                 while self._pubsub.get_message(timeout=seconds):
-                    seconds, heard = 0.0, True  # what was called meanwhile is one and the same call
+                    seconds, heard = 0.0, True  # several wake-ups count as one
             except (RedisError, OSError) as error:
                 self._lost(error)
         return heard
 
     def stop(self) -> None:
-        """Stop listening; when this returns, `wake` queues jobs again. Look for due rows once more after it."""
+        """Unsubscribe: from now on `wake` queues jobs. Look for due deliveries once more after this."""
         if not self._pubsub:
             return
         try:

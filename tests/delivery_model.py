@@ -210,7 +210,7 @@ class Model:
         )
         return Sent(delivery, chain, push, token, delivery.round, delivery.step, delivery.hook.url, trigger)
 
-    def let_go(self, sent: Sent, delay: float) -> None:
+    def release(self, sent: Sent, delay: float) -> None:
         if sent.delivery.token == sent.token:
             sent.delivery.token, sent.delivery.due = None, self.now + delay
 

@@ -11,15 +11,15 @@ from .receivers import Answer, Connection, Receiver, Request, close, hang, http,
 DEADLINE_S = 1.0
 """Of the transport that the table is for."""
 
-NOT_HTTP = "the answer is not HTTP/1.1: "
-MALFORMED = "the answer's headers are malformed: "
-TOO_MANY = "the answer's headers are too long or too many "
-CLOSED = "connection closed before an answer: "
-SILENT = "no answer within 1 s: "
-LATE = "the answer's body did not end within 1 s: "
-BROKEN = "the answer's body broke off: "
-UNKNOWN_CODING = "the answer has an unknown Transfer-Encoding: "
-COSTLY = "the answer takes too much work to read: "
+NOT_HTTP = "The response is not HTTP/1.1. "
+MALFORMED = "The response headers are malformed. "
+TOO_MANY = "The response headers are too long or too many "
+CLOSED = "The connection was closed before an answer. "
+SILENT = "No answer within 1 s. "
+LATE = "The response body did not end within 1 s. "
+BROKEN = "The response body broke off. "
+UNKNOWN_CODING = "The response has an unknown Transfer-Encoding. "
+COSTLY = "The response takes too much work to read. "
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,7 @@ HOSTILE: dict[str, Hostile] = {
     "early-refusal": Hostile(sends(http(413, b"", "Connection: close")), 413, "", early=True),
     "early-garbage": Hostile(sends(b"\x00\xff" * 100 + b"\r\n"), None, f"{NOT_HTTP}|{CLOSED}", early=True),
     "early-close": Hostile(close, None, CLOSED, early=True),
-    "early-reset": Hostile(reset, None, f"{CLOSED}|no connection to ", early=True),
+    "early-reset": Hostile(reset, None, f"{CLOSED}|No connection to ", early=True),
     "early-silence": Hostile(hang, None, SILENT, early=True),
     "early-headers": Hostile(floods(b"X: y\r\n", OK), None, TOO_MANY, early=True),
 }

@@ -1,4 +1,4 @@
-"""What may be connected to, against an oracle written apart from the table: ranges, not networks."""
+"""Which addresses may be connected to, against an independent oracle of ranges instead of networks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_hubhooks.transport.addresses import AddressPolicy, ForbiddenAddress
+from flask_hubhooks.transport.egress import AddressPolicy, ForbiddenAddress
 
 PUBLIC_ONLY = AddressPolicy()
 IPV4_MAPPED = bytes(10) + b"\xff\xff"
@@ -68,7 +68,7 @@ SPANS_IPV6 = [span(*ends, IPv6Address) for ends in SPECIAL_IPV6]
 
 
 def near(spans: list[tuple[int, int]], limit: int) -> st.SearchStrategy[int]:
-    """Any number, and often one within, at the end of or just outside of a span."""
+    """Return any number, often within, at the end of or just outside a span."""
     edges = {n for ends in spans for end in ends for n in (end - 1, end, end + 1) if 0 <= n <= limit}
     inside = st.sampled_from(spans).flatmap(lambda ends: st.integers(*ends))
     return st.one_of(st.integers(0, limit), st.sampled_from(sorted(edges)), inside)
@@ -85,19 +85,19 @@ plain_ipv6 = ipv6.filter(lambda address: address.packed[:12] not in (IPV4_MAPPED
 
 @given(ipv4)
 def test_public_ipv4_only(address: IPv4Address) -> None:
-    """An IPv4 address passes exactly where the oracle does not call it special."""
+    """An IPv4 address is allowed exactly if the oracle does not call it special."""
     assert PUBLIC_ONLY.allows(address) is not special(int(address), SPANS_IPV4)
 
 
 @given(plain_ipv6)
 def test_public_ipv6_only(address: IPv6Address) -> None:
-    """An IPv6 address passes exactly where the oracle does not call it special."""
+    """An IPv6 address is allowed exactly if the oracle does not call it special."""
     assert PUBLIC_ONLY.allows(address) is not special(int(address), SPANS_IPV6)
 
 
 @given(st.sampled_from([IPV4_MAPPED, NAT64]), ipv4, st.integers(0, 32))
 def test_ipv4_inside_of_ipv6(prefix: bytes, inner: IPv4Address, length: int) -> None:
-    """A mapped or NAT64 address is judged as the IPv4 address inside, by refusal and by allowance."""
+    """A mapped or NAT64 address is judged as the IPv4 address inside, both to refuse and to allow."""
     outer = IPv6Address(prefix + inner.packed)
     allowing = AddressPolicy((IPv4Network((inner, length), strict=False),))
     assert PUBLIC_ONLY.allows(outer) is PUBLIC_ONLY.allows(inner)
@@ -107,7 +107,7 @@ def test_ipv4_inside_of_ipv6(prefix: bytes, inner: IPv4Address, length: int) -> 
 
 @given(ipv4, ipv4, st.integers(0, 32))
 def test_allowed_ipv4_network(address: IPv4Address, base: IPv4Address, length: int) -> None:
-    """An allowed IPv4 network lets its members through and changes nothing for others."""
+    """An allowed IPv4 network allows its members and changes nothing for others."""
     network = IPv4Network((base, length), strict=False)
     inside = address in network and (length == 32 or str(address) not in METADATA_IPV4)
     inside = inside and (length >= 16 or not address.is_link_local)
@@ -116,7 +116,7 @@ def test_allowed_ipv4_network(address: IPv4Address, base: IPv4Address, length: i
 
 @given(plain_ipv6, ipv6, st.integers(0, 128))
 def test_allowed_ipv6_network(address: IPv6Address, base: IPv6Address, length: int) -> None:
-    """An allowed IPv6 network lets its members through and changes nothing for others."""
+    """An allowed IPv6 network allows its members and changes nothing for others."""
     network = IPv6Network((base, length), strict=False)
     inside = address in network and (length >= 10 or not address.is_link_local)
     assert AddressPolicy((network,)).allows(address) is (inside or PUBLIC_ONLY.allows(address))
@@ -127,7 +127,7 @@ def test_allowed_ipv6_network(address: IPv6Address, base: IPv6Address, length: i
     ["224.0.0.1", "64:ff9b::7f00:1", "64:ff9b:1::1", "2002:7f00:1::", "fec0::1", "3fff::1", "::7f00:1"],
 )
 def test_what_ipaddress_lets_through(address: str) -> None:
-    """Addresses of which `is_global` is or was wrong are refused."""
+    """Addresses for which `is_global` is or was wrong are refused."""
     assert not PUBLIC_ONLY.allows(address)
 
 
@@ -136,13 +136,13 @@ def test_what_ipaddress_lets_through(address: str) -> None:
     ["1.1.1.1", "93.184.216.34", "168.63.129.15", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"],
 )
 def test_public(address: str) -> None:
-    """Public addresses pass, in whatever form they are written."""
+    """Public addresses are allowed, in any form."""
     PUBLIC_ONLY.check(address)
 
 
 @pytest.mark.parametrize("address", ["fe80::1%eth0", "2606:4700::1111%2"])
 def test_zones(address: str) -> None:
-    """An address with a zone is refused even where its network is allowed."""
+    """An address with a zone is refused even if its network is allowed."""
     with pytest.raises(ForbiddenAddress, match="zone"):
         AddressPolicy((ip_network("::/0"),)).check(address)
 
@@ -162,9 +162,9 @@ def test_words(address: str, reason: str) -> None:
     """The exception says which address is refused, why, and what the operator can do."""
     with pytest.raises(ForbiddenAddress) as refused:
         PUBLIC_ONLY.check(address)
-    remedy = "the operator can allow it with HUBHOOKS_ALLOWED_NETWORKS"
-    said = f"hook address {ip_address(address)} is not public ({reason})"
-    assert str(refused.value) == f"{said}; {remedy}"
+    remedy = "The operator can allow it with HUBHOOKS_ALLOWED_NETWORKS."
+    said = f"Hook address {ip_address(address)} is not public ({reason})"
+    assert str(refused.value) == f"{said}. {remedy}"
 
 
 @pytest.mark.parametrize(
@@ -192,21 +192,21 @@ def test_link_local(address: str, network: str) -> None:
             with pytest.raises(ForbiddenAddress) as refused:
                 refusing.check(address, listed=listed)
             assert str(refused.value).endswith(
-                f"(link-local); the operator can allow it with a network within {network} in HUBHOOKS_ALLOWED_NETWORKS"
+                f"(link-local). The operator can allow it with a network within {network} in HUBHOOKS_ALLOWED_NETWORKS."
             )
     AddressPolicy((ip_network(network),)).check(address, listed=True)
     AddressPolicy((*wide.allowed_networks, ip_network(network))).check(address)
 
 
 def test_local_nat64() -> None:
-    """An address of a local NAT64 prefix is not taken for link-local: nobody knows how long the prefix is."""
+    """An address with a local NAT64 prefix is not taken for link-local, since the prefix length is unknown."""
     address = "64:ff9b:1:a9fe:1:100::"
     AddressPolicy().check(address, listed=True)
     AddressPolicy((ip_network("64:ff9b:1::/48"),)).check(address)
 
 
 def wrapped(metadata: IPv4Address) -> list[IPv6Address]:
-    """The ways of writing an IPv4 address into an IPv6 one: mapped, NAT64, compatible, translated, 6to4, Teredo."""
+    """Return an IPv4 address embedded in IPv6 in all ways: mapped, NAT64, compatible, translated, 6to4, Teredo."""
     last = metadata.packed
     heads = [IPV4_MAPPED, NAT64, bytes(12), bytes(8) + b"\xff\xff\0\0", b"\x00\x64\xff\x9b\x00\x01" + bytes(6)]
     local = b"\x00\x64\xff\x9b\x00\x01"
@@ -225,14 +225,14 @@ def wrapped(metadata: IPv4Address) -> list[IPv6Address]:
 
 @pytest.mark.parametrize("address", [*METADATA_IPV4, *METADATA_IPV6])
 def test_metadata(address: str) -> None:
-    """A cloud's metadata is refused within a wider network and to a listed host, and allowed where it is named."""
+    """A cloud's metadata is refused in a wider network and to a listed host, and allowed if it is listed itself."""
     metadata = ip_address(address)
     wide = AddressPolicy((ip_network("0.0.0.0/0"), ip_network("::/0"), ip_network(f"{address}/31", strict=False)))
     exact = AddressPolicy((ip_network(address),))
     forms = [metadata, *(wrapped(metadata) if isinstance(metadata, IPv4Address) else ())]
     for form in forms:
         for listed in (False, True):
-            with pytest.raises(ForbiddenAddress, match=rf" of a cloud\); the operator can allow it with {address}/"):
+            with pytest.raises(ForbiddenAddress, match=rf"\(cloud .+\)\. The operator can allow it with {address}/"):
                 wide.check(form, listed=listed)
         AddressPolicy((*exact.allowed_networks, *wide.allowed_networks)).check(form)
     exact.check(metadata)
@@ -240,7 +240,7 @@ def test_metadata(address: str) -> None:
 
 @given(ipv4 | ipv6)
 def test_listed(address: IPv4Address | IPv6Address) -> None:
-    """A listed host may have any address but link-local ones and those of metadata."""
+    """A listed host may have any address but link-local and metadata ones."""
     inner = IPv4Address(address.packed[12:]) if address.packed[:12] in (IPV4_MAPPED, NAT64) else address
     if str(inner) in METADATA_IPV4 + METADATA_IPV6 or inner.is_link_local:
         with pytest.raises(ForbiddenAddress):
@@ -251,6 +251,6 @@ def test_listed(address: IPv4Address | IPv6Address) -> None:
 
 @pytest.mark.parametrize("text", ["localhost", "127.1", "0177.0.0.1", "2130706433", ""])
 def test_not_an_address(text: str) -> None:
-    """What is not a plain IP address is a `ValueError`, never a pass."""
+    """Anything but a plain IP address is a `ValueError`, and never allowed."""
     with pytest.raises(ValueError, match="does not appear"):
         PUBLIC_ONLY.check(text)

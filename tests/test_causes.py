@@ -1,4 +1,4 @@
-"""What is said of an attempt's failure: of answers that are no success, and of what no receiver here can do."""
+"""The causes of failed attempts: error responses, and failures that no receiver in these tests can produce."""
 
 from __future__ import annotations
 
@@ -12,69 +12,69 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flask_hubhooks.transport import Concern
-from flask_hubhooks.transport.causes import Fault, cause, no_answer, received
+from flask_hubhooks.transport.causes import Failure, cause, explain, received
 
-LOG = "see the receiver's log"
-CREDENTIALS = "check its credentials: a token in the hook URL, or the webhook's secret"
-REDIRECTED = "redirects are not followed, set the hook URL to where it leads"
-EXPECTED = "a POST that was received is to be answered with 2xx"
-BROKE = f"the answer's body broke off: {LOG}"
+LOG = "See the receiver's log."
+CREDENTIALS = "Check its credentials: a token in the hook URL, or the webhook's secret."
+REDIRECTED = "Redirects are not followed. Set the hook URL to where it leads."
+EXPECTED = "The receiver should answer with 2xx once it has received a POST."
+BROKE = f"The response body broke off. {LOG}"
 
 
 @pytest.mark.parametrize(
     ("status", "words"),
     [
-        (199, f"199: {EXPECTED}"),
-        (300, f"300 Multiple Choices: {REDIRECTED}"),
-        (301, f"301 Moved Permanently: {REDIRECTED}"),
-        (304, f"304 Not Modified: {EXPECTED}"),
-        (308, f"308 Permanent Redirect: {REDIRECTED}"),
-        (400, "400 Bad Request: its answer may say why, or else the receiver's log"),
-        (401, f"401 Unauthorized: {CREDENTIALS}"),
-        (403, f"403 Forbidden: {CREDENTIALS}"),
-        (404, "404 Not Found: check the path of the hook URL"),
-        (405, "405 Method Not Allowed: does it take POST at the path of the hook URL?"),
-        (410, "410 Gone: it wants no more deliveries"),
-        (413, f"413 {http.client.responses[413]}: raise its limit for the size of requests"),  # 3.13 has other words
-        (415, "415 Unsupported Media Type: it must take Content-Type application/json"),
-        (429, "429 Too Many Requests: raise its limit for the rate of requests"),
-        (499, "499: its answer may say why, or else the receiver's log"),
-        (500, f"500 Internal Server Error: {LOG}"),
-        (502, "502 Bad Gateway: is the server behind this proxy running? See the log of both"),
-        (503, f"503 Service Unavailable: is it overloaded, or being restarted? S{LOG[1:]}"),
-        (504, "504 Gateway Timeout: is the server behind this proxy too slow? See the log of both"),
-        (520, f"520: {LOG}"),
-        (999, f"999: {EXPECTED}"),
+        (199, f"199. {EXPECTED}"),
+        (300, f"300 Multiple Choices. {REDIRECTED}"),
+        (301, f"301 Moved Permanently. {REDIRECTED}"),
+        (304, f"304 Not Modified. {EXPECTED}"),
+        (308, f"308 Permanent Redirect. {REDIRECTED}"),
+        (400, "400 Bad Request. The response body may say why. If not, see the receiver's log."),
+        (401, f"401 Unauthorized. {CREDENTIALS}"),
+        (403, f"403 Forbidden. {CREDENTIALS}"),
+        (404, "404 Not Found. Check the path of the hook URL."),
+        (405, "405 Method Not Allowed. Check that it accepts POST at the path of the hook URL."),
+        (410, "410 Gone. It wants no more deliveries."),
+        (413, f"413 {http.client.responses[413]}. Raise its limit on the size of requests."),  # 3.13 has other words
+        (415, "415 Unsupported Media Type. It must accept Content-Type application/json."),
+        (429, "429 Too Many Requests. Raise its limit on the rate of requests."),
+        (499, "499. The response body may say why. If not, see the receiver's log."),
+        (500, f"500 Internal Server Error. {LOG}"),
+        (502, "502 Bad Gateway. Check that the server behind this proxy is running. See the logs of both."),
+        (503, f"503 Service Unavailable. It may be overloaded or restarting. {LOG}"),
+        (504, "504 Gateway Timeout. The server behind this proxy may be too slow. See the logs of both."),
+        (520, f"520. {LOG}"),
+        (999, f"999. {EXPECTED}"),
     ],
 )
 def test_answers(status: int, words: str) -> None:
-    """An answer that is no success is told with its phrase and what to do, and a body that broke off beside it."""
-    assert cause(status, "") == f"the receiver answered {words}"
-    assert cause(status, BROKE) == f"the receiver answered {words}; {BROKE}"
+    """An error response gets its reason phrase and advice, followed by how its body broke off."""
+    assert cause(status, "") == f"The receiver answered {words}"
+    assert cause(status, BROKE) == f"The receiver answered {words} {BROKE}"
 
 
 @pytest.mark.parametrize("status", [None, 200, 204, 299, 302, 303])
 def test_no_cause(status: int | None) -> None:
-    """What was received has no cause; what broke off, or was not answered, has the transport's words."""
+    """A received attempt has no cause. A body that broke off or a missing response has the transport's text."""
     assert cause(status, "") == ""
     assert cause(status, BROKE) == BROKE
 
 
 @given(st.none() | st.integers() | st.integers(100, 599), st.text())
 def test_any_answer(status: int | None, error: str) -> None:
-    """Any status and any error make words that hold both, and none only where nothing failed."""
+    """Any status and any error result in a text that contains both, and in none only if nothing failed."""
     words = cause(status, error)
     assert words.endswith(error)
     if status is None or received(status):
         assert words == error
     else:
-        assert words.startswith(f"the receiver answered {status}")
+        assert words.startswith(f"The receiver answered {status}")
         assert len(words) - len(error) <= 150 + len(str(status))
 
 
-def fault(code: int, message: str = "", **known: Any) -> Fault:
-    """Return what is known of an exchange whose request was sent to ci.example.com, unless that is known better."""
-    return Fault(
+def failure(code: int, message: str = "", **known: Any) -> Failure:
+    """Return a failure of a request to ci.example.com that was sent, unless `known` says otherwise."""
+    return Failure(
         code,
         message,
         "ci.example.com",
@@ -86,55 +86,55 @@ def fault(code: int, message: str = "", **known: Any) -> Fault:
 @pytest.mark.parametrize(
     ("reason", "words"),
     [
-        ("tlsv1 alert protocol version", "have the receiver offer TLS 1.2 or newer"),
-        ("unsupported protocol", "have the receiver offer TLS 1.2 or newer"),
+        ("tlsv1 alert protocol version", "The receiver must offer TLS 1.2 or newer."),
+        ("unsupported protocol", "The receiver must offer TLS 1.2 or newer."),
         (
             "ssl/tls alert handshake failure",
-            "is the receiver set up for this host name, or does it ask for a client certificate?",
+            "Check that the receiver serves this host name, and whether it wants a client certificate.",
         ),
         (
             "tlsv13 alert certificate required",
-            "it asks for a client certificate: set HUBHOOKS_CLIENT_CERTIFICATE",
+            "It wants a client certificate. Set HUBHOOKS_CLIENT_CERTIFICATE.",
         ),
         ("bad extension", LOG),
     ],
 )
 def test_tls(reason: str, words: str) -> None:
-    """A reason of OpenSSL's is told in its words, with what to do about it, before and after the request was sent."""
+    """OpenSSL's reason is shown with advice, before and after the request was sent."""
     message = f"TLS connect error: error:0A00042E:SSL routines::{reason}"
-    failed = fault(pycurl.E_SSL_CONNECT_ERROR, message, ready=False)
-    assert no_answer(failed) == (f"TLS: {reason}: {words}", Concern.HOST)
+    failed = failure(pycurl.E_SSL_CONNECT_ERROR, message, ready=False)
+    assert explain(failed) == (f"TLS failed: {reason}. {words}", Concern.HOST)
     message = f"OpenSSL SSL_read: OpenSSL/3.6.5: error:0A00042E:SSL routines::{reason}, errno 0"
-    assert no_answer(fault(pycurl.E_RECV_ERROR, message)) == (f"TLS: {reason}: {words}", Concern.HOOK)
+    assert explain(failure(pycurl.E_RECV_ERROR, message)) == (f"TLS failed: {reason}. {words}", Concern.HOOK)
 
 
 def test_want_of_our_own() -> None:
-    """Where we lack files, ports or memory that is nobody's fault."""
-    lacking = no_answer(fault(pycurl.E_COULDNT_CONNECT, ready=False, number=errno.EMFILE))
-    assert lacking == ("too many open files: check the worker and its machine", Concern.NOBODY)
-    assert no_answer(fault(pycurl.E_COULDNT_CONNECT))[1] is Concern.NOBODY, "libcurl never tried"
-    assert no_answer(fault(pycurl.E_SSL_CERTPROBLEM))[1] is Concern.NOBODY
-    lacking = no_answer(fault(pycurl.E_OUT_OF_MEMORY))
-    assert lacking == ("out of memory: check the worker and its machine", Concern.NOBODY)
+    """A lack of files, ports or memory on our side is nobody's fault."""
+    lacking = explain(failure(pycurl.E_COULDNT_CONNECT, ready=False, error_number=errno.EMFILE))
+    assert lacking == ("Too many open files. Check the worker and its machine.", Concern.NOBODY)
+    assert explain(failure(pycurl.E_COULDNT_CONNECT))[1] is Concern.NOBODY, "libcurl never tried"
+    assert explain(failure(pycurl.E_SSL_CERTPROBLEM))[1] is Concern.NOBODY
+    lacking = explain(failure(pycurl.E_OUT_OF_MEMORY))
+    assert lacking == ("Out of memory. Check the worker and its machine.", Concern.NOBODY)
 
 
 def test_no_time_left() -> None:
-    """Where the look-up used up the time, silence is nobody's fault; an answer that came late still is."""
+    """If resolving used up the time, silence is nobody's fault; a bad answer that comes late still is the hook's."""
     for ready in (False, True):
-        late = no_answer(fault(pycurl.E_OPERATION_TIMEDOUT, ready=ready, look_up_s=8.5))
-        assert late[0].startswith("the name look-up took 8.5 s of 9 s, ")
+        late = explain(failure(pycurl.E_OPERATION_TIMEDOUT, ready=ready, lookup_s=8.5))
+        assert late[0].startswith("It took 8.5 s of 9 s to resolve the host name, ")
         assert late[1] is Concern.NOBODY
-    assert no_answer(fault(pycurl.E_OPERATION_TIMEDOUT, look_up_s=5.9))[1] is Concern.HOOK
-    assert no_answer(fault(pycurl.E_RECV_ERROR, look_up_s=8.5))[1] is Concern.HOOK
+    assert explain(failure(pycurl.E_OPERATION_TIMEDOUT, lookup_s=5.9))[1] is Concern.HOOK
+    assert explain(failure(pycurl.E_RECV_ERROR, lookup_s=8.5))[1] is Concern.HOOK
 
 
 @given(st.integers(1, 110), st.text(), st.booleans(), st.booleans(), st.booleans(), st.none() | st.integers(100, 599))
 def test_any_code(
     code: int, message: str, ready: bool, through_proxy: bool, connected: bool, tunnel_status: int | None
 ) -> None:
-    """Any code of libcurl's becomes one short line, without its message, which may hold the URL."""
-    words, _ = no_answer(
-        fault(
+    """Any libcurl code results in one short line, without libcurl's message, which may contain the URL."""
+    words, _ = explain(
+        failure(
             code,
             f"{message} s3cr3t",
             ready=ready,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from flask_hubhooks.transport import Transport, files
+from flask_hubhooks.transport import Transport, certificate_files
 
 from .receivers import Receiver, tls_context
 from .test_transport import LOOPBACK, post
@@ -18,12 +18,12 @@ from .test_transport import LOOPBACK, post
 
 @pytest.fixture(autouse=True)
 def _looked_at_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "CHECK_S", 0.0)
+    monkeypatch.setattr(certificate_files, "CHECK_S", 0.0)
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Callable[..., Transport]]:
-    """Make a transport that trusts the authorities of `tmp_path / "ca.pem"`."""
+    """Make a transport that trusts the authorities in `tmp_path / "ca.pem"`."""
     made: list[Transport] = []
 
     def make(**options: object) -> Transport:
@@ -36,32 +36,32 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Transport]]:
 
 
 def put(path: Path, content: bytes) -> None:
-    """Replace a file as a whole, as tools do that renew certificates."""
+    """Replace a whole file, as tools that renew certificates do."""
     path.with_suffix(".new").write_bytes(content)
     os.replace(path.with_suffix(".new"), path)
 
 
 def own(authority: trustme.CA, folder: Path, name: str) -> None:
-    """Write a client certificate of an authority and its key, in one file."""
+    """Write a client certificate of an authority and its key into one file."""
     issued = authority.issue_cert(name)
     put(folder / "own.pem", issued.private_key_pem.bytes() + issued.cert_chain_pems[0].bytes())
 
 
 def test_authorities(tmp_path: Path, make: Callable[..., Transport]) -> None:
-    """An authority added to the file is trusted, and one taken out of it is not, over kept connections either."""
+    """An authority added to the file is trusted, and a removed one is not, even on kept connections."""
     first, second = trustme.CA(), trustme.CA()
     put(tmp_path / "ca.pem", first.cert_pem.bytes())
     sender = make()
     with Receiver(tls=tls_context(first)) as one, Receiver(tls=tls_context(second)) as other:
         assert post(sender, one.url).status_code == 200
-        assert post(sender, other.url).error.startswith("TLS: ")
+        assert post(sender, other.url).error.startswith("TLS failed: ")
         put(tmp_path / "ca.pem", second.cert_pem.bytes())
         assert post(sender, other.url).status_code == 200
-        assert post(sender, one.url).error.startswith("TLS: ")
+        assert post(sender, one.url).error.startswith("TLS failed: ")
 
 
 def test_a_client_certificate_is_renewed(tmp_path: Path, make: Callable[..., Transport]) -> None:
-    """A renewed client certificate is shown from then on, though a connection with the old one is still open."""
+    """A renewed client certificate is used from then on, though a connection with the old one is still open."""
     authority = trustme.CA()
     put(tmp_path / "ca.pem", authority.cert_pem.bytes())
     own(authority, tmp_path, "old@example.com")
@@ -87,7 +87,7 @@ def test_a_client_certificate_is_renewed(tmp_path: Path, make: Callable[..., Tra
 def test_a_file_that_cannot_be_read(
     tmp_path: Path, make: Callable[..., Transport], content: bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A file that is gone or broken leaves the old content in use and is logged once, until it can be read again."""
+    """A missing or broken file leaves the old content in use and is logged once, until it can be read again."""
     authority, other = trustme.CA(), trustme.CA()
     path = tmp_path / "ca.pem"
     put(path, authority.cert_pem.bytes())
@@ -108,7 +108,7 @@ def test_a_file_that_cannot_be_read(
 def test_a_certificate_and_its_key_are_changed_one_after_the_other(
     tmp_path: Path, make: Callable[..., Transport]
 ) -> None:
-    """While a new certificate stands beside an old key, the old pair stays in use."""
+    """While a new certificate has an old key, the old pair stays in use."""
     authority = trustme.CA()
     put(tmp_path / "ca.pem", authority.cert_pem.bytes())
     pair = tmp_path / "own.crt", tmp_path / "own.key"
@@ -132,8 +132,8 @@ def test_a_certificate_and_its_key_are_changed_one_after_the_other(
 def test_old_versions_do_not_pile_up(
     tmp_path: Path, make: Callable[..., Transport], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that changes often keeps no open file for each version."""
-    monkeypatch.setattr(files, "MAX_VERSIONS", 3)
+    """A file that changes often does not leave a file open for each version."""
+    monkeypatch.setattr(certificate_files, "MAX_VERSIONS", 3)
     authority = trustme.CA()
     before = 0
     with Receiver() as receiver:

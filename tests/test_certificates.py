@@ -1,4 +1,4 @@
-"""What the history says of a refused certificate, with real receivers over TLS, good and hostile."""
+"""The causes of refused certificates, with real receivers over TLS, good and hostile."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flask_hubhooks.transport import Concern, Outcome, Transport
-from flask_hubhooks.transport.certificates import Certificate, read, refusal
+from flask_hubhooks.transport.causes import Certificate, certificate_refused, read_certificate
 
 from .receivers import Receiver
 from .test_transport import SECRET, post, transport
@@ -30,7 +30,7 @@ KEY = ec.generate_private_key(ec.SECP256R1())  # one for all: nothing here depen
 
 
 class Issued(NamedTuple):
-    """A certificate that was issued; every one has the same key."""
+    """An issued certificate; all have the same key."""
 
     certificate: x509.Certificate
 
@@ -38,7 +38,7 @@ class Issued(NamedTuple):
         return self.certificate.public_bytes(serialization.Encoding.PEM)
 
     def served(self, *chain: Issued) -> ssl.SSLContext:
-        """Return what a receiver serves TLS with: this certificate, followed by those."""
+        """Return a server's TLS context with this certificate, followed by a chain."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         private = KEY.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -105,14 +105,14 @@ OTHER_ROOT = issue(subject=((NameOID.COMMON_NAME, "Other Root"), (NameOID.ORGANI
 
 
 def trusting(folder: Path, *trusted: Issued, **options: Any) -> Transport:
-    """Return a transport with these authorities, or else with `ROOT` alone."""
+    """Return a transport that trusts these authorities, or `ROOT` by default."""
     bundle = folder / "ca.pem"
     bundle.write_bytes(b"".join(each.pem() for each in trusted or (ROOT,)))
     return transport(ca_bundle=str(bundle), **options)
 
 
 def refused(tls: ssl.SSLContext, tmp_path: Path, *trusted: Issued) -> tuple[Outcome, Receiver]:
-    """POST to a receiver that is refused, and make sure that it was sent nothing and no secret is told."""
+    """POST to a receiver whose certificate is refused, and check that nothing was sent and no secret is shown."""
     sender = trusting(tmp_path, *trusted)
     with Receiver(tls=tls) as receiver:
         outcome = post(sender, f"{receiver.url}/{SECRET}?token={SECRET}")
@@ -128,8 +128,8 @@ def day(days: int) -> date:
     return (NOW + timedelta(days=days)).date()
 
 
-REPLACE = "check the worker's clock, or replace it at the receiver"
-CORRECT = "correct the hook URL, or the certificate at the receiver"
+REPLACE = "Check the worker's clock, or replace the certificate at the receiver."
+CORRECT = "Correct the hook URL, or the certificate at the receiver."
 FOUR = ("a.example.com", "*.b.example.com", "10.1.2.3", "d.example.com")
 
 
@@ -138,113 +138,116 @@ FOUR = ("a.example.com", "*.b.example.com", "10.1.2.3", "d.example.com")
     [
         (
             issue("localhost", by=ROOT, days=(-30, -3)),
-            f"certificate for localhost expired on {day(-3)}: renew it at the receiver",
+            f"the certificate of localhost expired on {day(-3)}. Renew it at the receiver.",
         ),
         (
             issue("localhost", by=ROOT, days=(3, 30)),
-            f"certificate for localhost is not valid before {day(3)}: {REPLACE}",
+            f"the certificate of localhost is not valid before {day(3)}. {REPLACE}",
         ),
         (
             issue("ci.example.com", by=ROOT),
-            f"certificate is for ci.example.com and not for localhost: {CORRECT}",
+            f"the certificate is for ci.example.com and not for localhost. {CORRECT}",
         ),
         (
             issue(*FOUR[:3], by=ROOT),
-            f"certificate is for a.example.com, *.b.example.com, 10.1.2.3 and not for localhost: {CORRECT}",
+            f"the certificate is for a.example.com, *.b.example.com, 10.1.2.3 and not for localhost. {CORRECT}",
         ),
         (
             issue(*FOUR, by=ROOT),
-            f"certificate is for a.example.com, *.b.example.com, 10.1.2.3, … and not for localhost: {CORRECT}",
+            f"the certificate is for a.example.com, *.b.example.com, 10.1.2.3, … and not for localhost. {CORRECT}",
         ),
         (
             issue(*NAMELESS, by=ROOT, subject=((NameOID.COMMON_NAME, "ci.example.com"),)),
-            "certificate is for no host at all (no subjectAltName): have it issued for localhost",
+            "the certificate is for no host at all (no subjectAltName). Have it issued for localhost.",
         ),
         (
             issue("localhost"),
-            "certificate for localhost is self-signed (Acme Receivers): add it to HUBHOOKS_CA_BUNDLE",
+            "the certificate of localhost is self-signed (Acme Receivers). Add it to HUBHOOKS_CA_BUNDLE.",
         ),
         (
             issue("localhost", by=OTHER_ROOT),
-            "certificate for localhost is of an unknown authority (Other Root, Others): add that to "
-            "HUBHOOKS_CA_BUNDLE, or have the receiver send its intermediate certificates",
+            "the certificate of localhost is from an unknown authority (Other Root, Others). Add that to "
+            "HUBHOOKS_CA_BUNDLE, or have the receiver send its intermediate certificates.",
         ),
         (
             issue("localhost", by=issue(subject=())),
-            "certificate for localhost is of an unknown authority: add that to "
-            "HUBHOOKS_CA_BUNDLE, or have the receiver send its intermediate certificates",
+            "the certificate of localhost is from an unknown authority. Add that to "
+            "HUBHOOKS_CA_BUNDLE, or have the receiver send its intermediate certificates.",
         ),
     ],
     ids=["expired", "early", "name", "names", "more names", "no names", "self-signed", "unknown", "nameless issuer"],
 )
 def test_words(tmp_path: Path, leaf: Issued, error: str) -> None:
-    """The words say what is wrong with a certificate, with the detail that helps, and what to do."""
+    """The text says what is wrong with a certificate, with the detail that helps, and what to do."""
     outcome, _ = refused(leaf.served(), tmp_path)
-    assert outcome.error == f"TLS: {error}"
+    assert outcome.error == f"TLS failed: {error}"
 
 
 @pytest.mark.parametrize(
     ("days", "error"),
     [
-        ((-30, -3), "has expired: renew the chain at the receiver"),
-        ((3, 30), f"is not valid yet: {REPLACE}"),
+        ((-30, -3), "has expired. Renew the chain at the receiver."),
+        ((3, 30), f"is not valid yet. {REPLACE}"),
     ],
 )
 def test_chain(tmp_path: Path, days: tuple[int, int], error: str) -> None:
-    """Where not the receiver's own certificate has run out but one it leads to, no date of its own is told."""
+    """If a certificate in the chain has expired, and not the receiver's own, no date is shown."""
     root = issue(days=days, subject=called("Old Root"))
     outcome, _ = refused(issue("localhost", by=root).served(), tmp_path, root)
-    assert outcome.error == f"TLS: a certificate in the chain of localhost {error}"
+    assert outcome.error == f"TLS failed: a certificate in the chain of localhost {error}"
 
 
 def test_root_in_the_chain(tmp_path: Path) -> None:
-    """A receiver that sends its unknown root, too, is not told to send intermediate certificates."""
+    """A receiver that also sends its unknown root is not asked to send intermediate certificates."""
     outcome, _ = refused(issue("localhost", by=OTHER_ROOT).served(OTHER_ROOT), tmp_path)
-    words = "certificate for localhost is of an unknown authority (Other Root, Others): add that to HUBHOOKS_CA_BUNDLE"
-    assert outcome.error == f"TLS: {words}"
+    unknown = "the certificate of localhost is from an unknown authority (Other Root, Others)"
+    assert outcome.error == f"TLS failed: {unknown}. Add that to HUBHOOKS_CA_BUNDLE."
 
 
 def test_other_refusals(tmp_path: Path) -> None:
-    """What OpenSSL refuses for other reasons is told in its words."""
+    """Other refusals are shown with OpenSSL's reason."""
     purpose = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
     outcome, _ = refused(issue("localhost", by=ROOT, extra=(purpose,)).served(), tmp_path)
-    assert outcome.error.startswith("TLS: certificate for localhost refused (un")
-    assert outcome.error.endswith(" purpose): replace it, or its chain, at the receiver")
+    assert outcome.error.startswith("TLS failed: the certificate of localhost was refused (un")
+    assert outcome.error.endswith(" purpose). Replace it, or its chain, at the receiver.")
 
 
 def test_hostile_texts(tmp_path: Path) -> None:
-    """Texts of a certificate are told shortened and without control characters."""
+    """Texts of a certificate are shown shortened and without control characters."""
     evil = "\x1b[31mEv\u202eil\r\nX: y\x00\u2028" + "\u20ac" * 5000
     outcome, _ = refused(issue("localhost", subject=called(evil)).served(), tmp_path)
     shown = "[31mEvilX: y" + "\u20ac" * 27 + "…"
-    assert outcome.error == f"TLS: certificate for localhost is self-signed ({shown}): add it to HUBHOOKS_CA_BUNDLE"
+    assert (
+        outcome.error
+        == f"TLS failed: the certificate of localhost is self-signed ({shown}). Add it to HUBHOOKS_CA_BUNDLE."
+    )
     names = ("\r\n\x1b", "a\nb.example.com", "x" * 5000, "y" * 5000)
     outcome, _ = refused(issue(*names, by=ROOT).served(), tmp_path)
-    assert f"is for ab.example.com, {'x' * 39}…, {'y' * 39}… and not for localhost: " in outcome.error
+    assert f"is for ab.example.com, {'x' * 39}…, {'y' * 39}… and not for localhost. " in outcome.error
     assert outcome.error.isprintable()
 
 
 def test_malformed_certificate(tmp_path: Path) -> None:
-    """A certificate that cannot be read leaves the words without details."""
+    """A certificate that cannot be read results in a text without details."""
     five_bytes = b"\x30\x07\x87\x05\x01\x02\x03\x04\x05"  # as an IP address
     garbage = x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, five_bytes)
     outcome, _ = refused(issue(*NAMELESS, by=ROOT, extra=(garbage,)).served(), tmp_path)
-    assert outcome.error == "TLS: certificate is not for localhost: " + CORRECT
+    assert outcome.error == "TLS failed: the certificate is not for localhost. " + CORRECT
 
 
 def test_numeric_host(tmp_path: Path) -> None:
-    """A URL with an address gets the same words: there is no name to be told in the handshake."""
+    """A URL with an address gets the same texts, although the handshake contains no name."""
     with Receiver(tls=issue("127.0.0.1", by=ROOT, days=(-9, -3)).served()) as receiver:
         outcome = post(trusting(tmp_path), f"https://127.0.0.1:{receiver.port}/")
-    assert outcome.error == f"TLS: certificate for 127.0.0.1 expired on {day(-3)}: renew it at the receiver"
+    assert outcome.error == f"TLS failed: the certificate of 127.0.0.1 expired on {day(-3)}. Renew it at the receiver."
 
 
 def test_unknown_name(tmp_path: Path) -> None:
-    """A receiver that knows no such host is told as that."""
+    """A receiver that does not serve the host name results in a text that says so."""
     context = issue("localhost", by=ROOT).served()
     context.sni_callback = lambda *_: ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
     outcome, _ = refused(context, tmp_path)
-    assert outcome.error == "TLS: tlsv1 unrecognized name: is the receiver set up for this host name?"
+    assert outcome.error == "TLS failed: tlsv1 unrecognized name. Check that the receiver serves this host name."
 
 
 MOMENTS = st.datetimes(timezones=st.just(timezone.utc))
@@ -252,9 +255,9 @@ SEEN = st.builds(Certificate, st.lists(st.just("a.example.com"), max_size=4).map
 
 
 @given(st.integers(0, 120), st.none() | SEEN)
-def test_any_refusal(verify_code: int, seen: Certificate | None) -> None:
-    """Any code of OpenSSL's, with any certificate, becomes one short line that names the host."""
-    words = refusal(verify_code, "refused", "ci.example.com", seen)
+def test_any_certificate_refused(verify_code: int, seen: Certificate | None) -> None:
+    """Any OpenSSL code, with any certificate, results in one short line with the host."""
+    words = certificate_refused(verify_code, "refused", "ci.example.com", seen)
     assert words.isprintable()
     assert "ci.example.com" in words
     assert len(words) < 200
@@ -262,5 +265,5 @@ def test_any_refusal(verify_code: int, seen: Certificate | None) -> None:
 
 @given(st.binary(max_size=100))
 def test_any_certificate(content: bytes) -> None:
-    """What is no certificate says nothing."""
-    assert read(content) is None
+    """Anything that is not a certificate has no fields."""
+    assert read_certificate(content) is None

@@ -14,8 +14,8 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 from werkzeug.test import TestResponse
 
-from flask_hubhooks.records.chains import ended
-from flask_hubhooks.records.models import Delivery, Status, Webhook
+from flask_hubhooks.records import transitions
+from flask_hubhooks.records.models import Delivery, Webhook
 
 from .host import Host
 from .receivers import Connection, Receiver, Request
@@ -266,7 +266,7 @@ def test_redeliver_a_skipped_one(host: Host, receivers: list[Receiver]) -> None:
 def test_redeliver_starts_the_schedule_anew(host: Host, receivers: list[Receiver]) -> None:
     """A new round has all its attempts before it, and five days."""
     webhook = chain(host, receivers[:1])
-    host.set_all(Delivery, retry_step=10, **ended(Status.FAILED, ""))
+    host.set_all(Delivery, **transitions.failed("") | {"retry_step": 10})
     redeliver(host, webhook, 0)
     host.deliver()
     assert states(host, webhook) == ["succeeded"]

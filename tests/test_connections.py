@@ -13,15 +13,16 @@ from typing import Any
 import pytest
 import trustme
 
-from flask_hubhooks.transport import BODY_LIMIT, Concern, Transport, exchange, lookups, loop
+from flask_hubhooks.transport import MAX_STORED_BODY, Concern, Transport, exchange, loop, resolver
+from flask_hubhooks.transport.resolver import Resolution, Resolver
 
 from .posting import post as send
 from .receivers import Answer, Receiver, hang, http, poll, tls_context, trickles
 from .test_transport import SECRET, post, post_once, transport
 
-AT_ONCE = "answer with 2xx at once, and do the work afterwards"
-UP = "is the receiver up, does a firewall drop what is sent to it?"
-DNS = "check the host of the hook URL, and the DNS that the worker asks"
+AT_ONCE = "Answer with 2xx at once and do the work afterwards."
+UP = "Check that the receiver is running, and that no firewall drops the packets."
+DNS = "Check the host of the hook URL, and the worker's DNS."
 SOON_S = 5.0  # far above every deadline set here, far below what a missed one takes
 
 
@@ -39,19 +40,19 @@ def guarded() -> Iterator[Transport]:
     "answer", [hang, trickles(http(200)), trickles(b"x" * 100, at_once=b"HTTP/1.1 200 OK\r\nX-Long: ")]
 )
 def test_deadline_before_the_headers_end(answer: Answer) -> None:
-    """Without all headers by the deadline there is no answer, however the bytes trickle."""
+    """If the headers are not complete by the deadline, there is no response, however they trickle."""
     started = monotonic()
     outcome = post_once(answer, deadline_s=0.5)
-    assert (outcome.status_code, outcome.error) == (None, f"no answer within 0.5 s: {AT_ONCE}")
+    assert (outcome.status_code, outcome.error) == (None, f"No answer within 0.5 s. {AT_ONCE}")
     assert monotonic() - started < SOON_S
 
 
 @pytest.mark.parametrize("head", [b"Content-Length: 100\r\n\r\n", b"\r\n", b"Transfer-Encoding: chunked\r\n\r\n64\r\n"])
 def test_deadline_within_the_body(head: bytes) -> None:
-    """A body that trickles past the deadline leaves the status, with what had come of it by then."""
+    """A body that trickles past the deadline leaves the status, and the part of the body that has arrived."""
     started = monotonic()
     outcome = post_once(trickles(b"x" * 100, at_once=b"HTTP/1.1 202 OK\r\n" + head), deadline_s=0.5)
-    late = "the answer's body did not end within 0.5 s: end it at once, and do the work afterwards"
+    late = "The response body did not end within 0.5 s. End it at once and do the work afterwards."
     assert (outcome.status_code, outcome.error) == (202, late)
     assert outcome.response_body.startswith(b"x")
     assert not outcome.truncated
@@ -59,16 +60,16 @@ def test_deadline_within_the_body(head: bytes) -> None:
 
 
 def test_deadline_while_sending() -> None:
-    """A receiver that does not read a large body holds the POST no longer than the deadline."""
+    """A receiver that does not read a large body cannot hold up the POST past the deadline."""
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}/"
         outcome = send(transport(deadline_s=0.5), url, b"x" * 20_000_000, {})
-    assert outcome.error == f"no answer within 0.5 s: {AT_ONCE}"
+    assert outcome.error == f"No answer within 0.5 s. {AT_ONCE}"
     assert outcome.duration_ms < SOON_S * 1000
 
 
 def test_each_post_has_its_own_deadline() -> None:
-    """A connection kept alive serves a POST after the deadline of the POST that opened it."""
+    """A kept connection still serves POSTs after the deadline of the POST that opened it."""
     sender = transport(deadline_s=0.5)
     with Receiver() as receiver:
         opened = monotonic()
@@ -80,7 +81,7 @@ def test_each_post_has_its_own_deadline() -> None:
 
 @contextmanager
 def hanging(host: str = "127.0.0.1", port: int = 0) -> Iterator[int]:
-    """Have connecting to a port hang: its queue is full."""
+    """Make connecting to a port hang, by filling its queue."""
     with socket.create_server((host, port), backlog=0) as listener:
         clients = [socket.socket() for _ in range(4)]
         for client in clients:
@@ -100,16 +101,16 @@ def silent() -> Iterator[int]:
 def test_connect_timeout(silent: int) -> None:
     """Connecting ends with its own time-out, before the deadline."""
     outcome = post(transport(connect_timeout_s=0.3, deadline_s=30), f"http://127.0.0.1:{silent}/")
-    assert (outcome.status_code, outcome.error) == (None, f"no connection within 0.3 s: {UP}")
+    assert (outcome.status_code, outcome.error) == (None, f"No connection within 0.3 s. {UP}")
     assert (outcome.concern, outcome.connected) == (Concern.HOST, False)
     assert outcome.duration_ms < SOON_S * 1000
 
 
 def test_connection_refused(guarded: Transport) -> None:
-    """A closed port is named."""
+    """The cause names a closed port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    said = f"connection refused by 127.0.0.1:{port}: is the receiver running, does it listen on that port?"
+    said = f"Connection refused by 127.0.0.1:{port}. Check that the receiver is running and listens on that port."
     outcome = post(guarded, f"http://127.0.0.1:{port}/")
     assert outcome.error == said
     assert (outcome.concern, outcome.connected) == (Concern.HOST, False)
@@ -131,7 +132,7 @@ class Network:
         self._getaddrinfo, self._open = socket.getaddrinfo, exchange.open_socket
         monkeypatch.setattr(socket, "getaddrinfo", self._look_up)
         monkeypatch.setattr(exchange, "open_socket", self._open_socket)
-        monkeypatch.setattr(loop, "look_ups", lookups.LookUps())
+        monkeypatch.setattr(loop, "shared_resolver", Resolver())
 
     def _look_up(self, host: str, *args: Any, **options: Any) -> Any:
         self.looked_up.append(host)
@@ -158,19 +159,19 @@ BRACKETED = ["[::1]", "[::]", "[::ffff:127.0.0.1]", "[64:ff9b::7f00:1]", "[fe80:
 
 @pytest.mark.parametrize("host", ["localhost", *NUMBERS, *BRACKETED])
 def test_forbidden_addresses(network: Network, host: str) -> None:
-    """An address that is not public is blocked, however it is written: nothing is connected to."""
+    """An address that is not public is blocked, however it is written, and nothing is connected to."""
     with Receiver() as receiver:
         outcome = post(Transport(), f"http://{host}:{receiver.port}/hook")
         assert receiver.connections == 0
     assert outcome.blocked
-    assert outcome.error.startswith("hook host localhost " if host == "localhost" else "hook address ")
+    assert outcome.error.startswith("Hook host localhost " if host == "localhost" else "Hook address ")
     assert (outcome.status_code, outcome.connect_ms) == (None, None)
     assert not network.connected
 
 
 @pytest.mark.parametrize("host", ["[fe80::1%25lo]", "[127.0.0.1]", "\uff11\uff12\uff17.0.0.1", "127.0.0.1%00"])
 def test_addresses_that_are_none(network: Network, host: str) -> None:
-    """Hosts that only look like an address are connected to by no reading of them."""
+    """A host that only looks like an address is not connected to, however it is read."""
     outcome = post(transport(), f"http://{host}:80/")
     assert outcome.status_code is None
     assert outcome.error
@@ -189,15 +190,15 @@ def test_forbidden_ports_look_alike(network: Network) -> None:
 
 @pytest.mark.parametrize("forbidden", [("10.0.0.1", 80), ("fe80::1", 80, 0, 0), ("2606:4700::1", 80, 0, 2)])
 def test_one_forbidden_answer_blocks(network: Network, forbidden: Any) -> None:
-    """A name is blocked where any one of its addresses is forbidden, the last one too."""
+    """A name is blocked if any of its addresses is forbidden, even the last one."""
     network.names["ci.example.com"] = [("93.184.216.34", 80), forbidden]
     assert post(Transport(), "http://ci.example.com/").blocked
     assert not network.connected
 
 
 def test_names_that_flip(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that is public and private by turns is connected to at no private address, nor over a kept connection."""
-    monkeypatch.setattr(lookups, "REMEMBERED_S", 0.0)
+    """A name that alternates between public and private is never connected to at a private address."""
+    monkeypatch.setattr(resolver, "REMEMBERED_S", 0.0)
     with Receiver() as receiver:
         url = f"http://ci.example.com:{receiver.port}/"
         sender = transport()
@@ -212,7 +213,7 @@ def test_names_that_flip(network: Network, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_names_are_remembered_for_a_while(network: Network) -> None:
-    """A name is not looked up for each POST: what was judged is connected to, whatever it resolves to by then."""
+    """A name is not resolved for each POST: the judged address is used, even if the name has another one by then."""
     with Receiver() as receiver:
         network.names["ci.example.com"] = [("127.0.0.1", 80)]
         sender = transport()
@@ -227,12 +228,12 @@ def test_names_are_remembered_for_a_while(network: Network) -> None:
 
 
 def test_another_reading_of_the_answer(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where libcurl would connect to another address than was judged, it gets no socket for it."""
+    """If libcurl tried another address than the judged one, it would get no socket."""
     network.names["ci.example.com"] = [("93.184.216.34", 80)]
     real = exchange.Exchange.prepare
 
     def prepare(self: exchange.Exchange, handle: Any, answer: Any) -> None:
-        real(self, handle, lookups.Answer(("10.0.0.1",)))
+        real(self, handle, Resolution(("10.0.0.1",)))
 
     monkeypatch.setattr(exchange.Exchange, "prepare", prepare)
     outcome = post(transport(), "http://ci.example.com/")
@@ -241,7 +242,7 @@ def test_another_reading_of_the_answer(network: Network, monkeypatch: pytest.Mon
 
 
 def test_the_next_address_is_tried(network: Network) -> None:
-    """Where addresses of a name are silent or unreachable, the next one is used in time."""
+    """If addresses of a name are silent or unreachable, the next one is tried in time."""
     with Receiver() as receiver, hanging("127.0.0.2", receiver.port):
         network.names["ci.example.com"] = [("2606:4700::1", 80, 0, 0), ("127.0.0.2", 80), ("127.0.0.1", 80)]
         outcome = post(transport(connect_timeout_s=2.0), f"http://ci.example.com:{receiver.port}/")
@@ -249,40 +250,40 @@ def test_the_next_address_is_tried(network: Network) -> None:
 
 
 def test_all_addresses_fail(network: Network, silent: int) -> None:
-    """Where no address answers, that is told once, with one piece of advice."""
+    """If no address answers, the cause says so once, with one piece of advice."""
     network.names["ci.example.com"] = [("2606:4700::1", 80, 0, 0), ("127.0.0.1", 80)]
     outcome = post(transport(connect_timeout_s=0.4), f"http://ci.example.com:{silent}/")
-    assert outcome.error == f"no connection within 0.4 s: {UP}"
+    assert outcome.error == f"No connection within 0.4 s. {UP}"
 
 
 def test_no_route(network: Network) -> None:
-    """Where the worker's own network is at fault, the advice is to look there."""
+    """If the worker's own network is at fault, the advice says so."""
     network.names["ci.example.com"] = [("2606:4700::1", 80, 0, 0)]
-    assert post(transport(), "http://ci.example.com/").error.endswith("unreachable): check the worker and its network")
+    assert post(transport(), "http://ci.example.com/").error.endswith("unreachable). Check the worker and its network.")
 
 
 def test_name_not_found(guarded: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A failed look-up names the host and the resolver's reason."""
+    """The cause of a failed lookup names the host and the resolver's reason."""
 
     def look_up(*_: Any, **__: Any) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    monkeypatch.setattr(loop, "look_ups", lookups.LookUps())
+    monkeypatch.setattr(loop, "shared_resolver", Resolver())
     outcome = post(guarded, f"http://ci.example.com/{SECRET}")
-    assert outcome.error == f"name look-up of ci.example.com failed (name or service not known): {DNS}"
+    assert outcome.error == f"The host name ci.example.com could not be resolved (name or service not known). {DNS}"
     assert (outcome.blocked, outcome.concern, outcome.connected) == (False, Concern.HOST, False)
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 70 + ".example.com"])
 def test_names_that_are_none(guarded: Transport, host: str) -> None:
-    """A name that no resolver takes is a failed outcome."""
+    """A name that no resolver accepts results in a failed outcome."""
     error = post(guarded, f"http://{host}/").error
-    assert error.endswith((f"(not a valid name): {DNS}", "URL or a header is not valid"))
+    assert error.endswith((f"(not a valid name). {DNS}", "URL or a header is not valid."))
 
 
 def test_stuck_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A look-up that hangs ends with the deadline, and its thread would not keep the process."""
+    """A lookup that hangs ends at the deadline, and its thread does not keep the process running."""
     release, threads = threading.Event(), []
 
     def look_up(*_: Any, **__: Any) -> list[Any]:
@@ -291,11 +292,11 @@ def test_stuck_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
         return []
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    monkeypatch.setattr(loop, "look_ups", lookups.LookUps())
+    monkeypatch.setattr(loop, "shared_resolver", Resolver())
     outcome = post(transport(deadline_s=0.3), "http://ci.example.com/")
     release.set()
     assert outcome.concern is Concern.HOST
-    assert outcome.error == f"name look-up of ci.example.com failed (no answer within 0.3 s): {DNS}"
+    assert outcome.error == f"The host name ci.example.com could not be resolved (no answer within 0.3 s). {DNS}"
     assert outcome.duration_ms < SOON_S * 1000
     assert [thread.daemon for thread in threads] == [True]
     threads[0].join(10)
@@ -317,12 +318,12 @@ def bundle(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> s
 
 
 def test_tls(authority: trustme.CA, bundle: str) -> None:
-    """A receiver with a good certificate is sent to over one kept connection, and is told the URL's name."""
+    """POSTs to a receiver with a valid certificate use one kept connection, which is told the URL's host name."""
     names: list[str | None] = []
     context = tls_context(authority)
     context.sni_callback = lambda _, name, __: names.append(name)
     sender = transport(ca_bundle=bundle)
-    with Receiver(200, http(200, b"x" * BODY_LIMIT * 2), 200, tls=context) as receiver:
+    with Receiver(200, http(200, b"x" * MAX_STORED_BODY * 2), 200, tls=context) as receiver:
         outcomes = [post(sender, receiver.url) for _ in range(3)]
         assert receiver.connections == 2
     assert [outcome.status_code for outcome in outcomes] == [200, 200, 200]
@@ -332,34 +333,34 @@ def test_tls(authority: trustme.CA, bundle: str) -> None:
 
 
 def test_certifi_is_the_default(authority: trustme.CA) -> None:
-    """Without a bundle of the operator's, a private authority is not trusted."""
+    """Without HUBHOOKS_CA_BUNDLE a private authority is not trusted."""
     with Receiver(tls=tls_context(authority)) as receiver:
         assert post(transport(), receiver.url).error.startswith(
-            "TLS: certificate for localhost is of an unknown authority ("
+            "TLS failed: the certificate of localhost is from an unknown authority ("
         )
     assert not receiver.requests
 
 
 def test_tls_to_a_plain_port(guarded: Transport) -> None:
-    """An https URL of a port that does not speak TLS gets a hint."""
+    """An https URL to a port that does not speak TLS results in a hint."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=_greet, args=(listener, b"HTTP/1.1 400 Bad Request\r\n\r\n"), daemon=True).start()
         outcome = post(guarded, f"https://127.0.0.1:{listener.getsockname()[1]}/")
-    assert outcome.error.startswith("TLS: ")
-    assert outcome.error.endswith(": does the port speak TLS, or should the hook URL begin with http://?")
+    assert outcome.error.startswith("TLS failed: ")
+    assert outcome.error.endswith(". Check that the port speaks TLS, or begin the hook URL with http:// instead.")
 
 
 def test_tls_handshake_closed(guarded: Transport) -> None:
-    """A connection that closes in answer to the client's hello is told as what it is."""
+    """A connection that is closed during the handshake has its own cause."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=_greet, args=(listener, b""), daemon=True).start()
         outcome = post(guarded, f"https://127.0.0.1:{listener.getsockname()[1]}/")
-    advice = "does the port speak TLS, and know this host name?"
-    assert outcome.error == f"TLS: connection closed during the handshake: {advice}"
+    advice = "Check that the port speaks TLS, and that the receiver serves this host name."
+    assert outcome.error == f"TLS failed: connection closed during the handshake. {advice}"
 
 
 def _greet(listener: socket.socket, greeting: bytes) -> None:
-    """Answer one client's hello with that, and close."""
+    """Answer one TLS hello with a greeting, and close."""
     connection, _ = listener.accept()
     with connection:
         connection.recv(10_000)
@@ -367,27 +368,27 @@ def _greet(listener: socket.socket, greeting: bytes) -> None:
 
 
 def test_tls_handshake_hangs() -> None:
-    """A handshake that hangs ends with the deadline."""
+    """A handshake that hangs ends at the deadline."""
     with socket.create_server(("127.0.0.1", 0)) as mute:
         outcome = post(transport(deadline_s=0.4), f"https://127.0.0.1:{mute.getsockname()[1]}/")
-    advice = "does the port speak TLS, is the receiver overloaded?"
-    assert outcome.error == f"TLS: no handshake within 0.4 s: {advice}"
+    advice = "Check that the port speaks TLS, and that the receiver is not overloaded."
+    assert outcome.error == f"TLS failed: no handshake within 0.4 s. {advice}"
     assert outcome.duration_ms < SOON_S * 1000
 
 
 @pytest.mark.parametrize("answer", [hang, trickles(b"x" * 100, at_once=b"HTTP/1.1 202 OK\r\n\r\n")])
 def test_deadline_over_tls(authority: trustme.CA, bundle: str, answer: Answer) -> None:
-    """The deadline holds over TLS as it does without, before the headers and within the body."""
+    """The deadline also holds over TLS, before the headers and within the body."""
     sender = transport(ca_bundle=bundle, deadline_s=0.6)
     with Receiver(200, answer, tls=tls_context(authority)) as receiver:
         assert post(sender, receiver.url).status_code == 200
         outcome = post(sender, receiver.url)
-    assert " within 0.6 s: " in outcome.error
+    assert " within 0.6 s. " in outcome.error
     assert outcome.status_code == (None if answer is hang else 202)
     assert outcome.duration_ms < SOON_S * 1000
 
 
 def test_bundle_that_cannot_be_read(tmp_path: Path) -> None:
-    """A wrong path of the bundle is told at once, not at the first POST."""
+    """A wrong path of the bundle raises at once, not at the first POST."""
     with pytest.raises(OSError, match="No such file"):
         Transport(ca_bundle=str(tmp_path / "none.pem"))

@@ -211,7 +211,7 @@ def test_schedule_used_up(host: Host) -> None:
             host.deliver()
     delivery = only(host, webhook)
     assert (delivery["status"], delivery["state"]) == ("error", "failed")
-    assert delivery["reason"] == "all 10 attempts failed"
+    assert delivery["reason"] == "All 10 attempts failed."
     assert codes(delivery) == [500] * 10
     assert delivery["next_attempt_at"] is None
 
@@ -220,15 +220,15 @@ def test_schedule_used_up(host: Host) -> None:
 @pytest.mark.parametrize("answer", [hang, trickles(b"HTTP/1.1 200 OK\r\n" * 5)], ids=["hangs", "trickles"])
 def test_no_answer_in_time(host: Host, answer: Answer) -> None:
     """A receiver that does not answer in time costs an attempt; the history says in words what happened."""
-    check_no_answer(host, answer, "no answer within 1 s: ")
+    check_no_answer(host, answer, "No answer within 1 s. ")
 
 
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
-        (close, "connection closed before an answer: "),
-        (reset, "connection closed before an answer: "),
-        (sends(b"220 mail.example.com ESMTP\r\n"), "the answer is not HTTP/1.1: "),
+        (close, "The connection was closed before an answer. "),
+        (reset, "The connection was closed before an answer. "),
+        (sends(b"220 mail.example.com ESMTP\r\n"), "The response is not HTTP/1.1. "),
     ],
     ids=["closes", "resets", "another protocol"],
 )
@@ -264,7 +264,7 @@ def test_body_that_trickles(host: Host) -> None:
     with Receiver(trickles(b"x" * 1000, at_once=head)) as receiver:
         delivery = only(host, push_to(host, receiver))
     assert (delivery["state"], codes(delivery)) == ("succeeded", [200])
-    assert delivery["attempts"][0]["cause"].startswith("the answer's body did not end within 1 s: ")
+    assert delivery["attempts"][0]["cause"].startswith("The response body did not end within 1 s. ")
 
 
 def test_bad_certificate(make_host: MakeHost) -> None:
@@ -368,7 +368,7 @@ def test_gone(host: Host) -> None:
     ]
     gone, _, cancelled, _ = host.history(webhook)
     assert "410 Gone" in gone["reason"]
-    assert "the webhook was disabled: the receiver answered 410 Gone" in cancelled["reason"]
+    assert "the webhook was disabled: The receiver answered 410 Gone." in cancelled["reason"]
     shown = host.api("GET", f"acme/app/webhooks/{webhook['id']}/").get_json()
     assert (shown["active"], shown["disabled_reason"]) == (False, gone["reason"])
     [details] = told
@@ -644,7 +644,7 @@ def test_signals_of_a_failure(host: Host) -> None:
         host.push()
         host.deliver()
     finished, chain = told
-    assert (finished["delivery"].status, finished["delivery"].reason[:16]) == (Status.FAILED, "redirected (301)")
+    assert (finished["delivery"].status, finished["delivery"].reason[:16]) == (Status.FAILED, "Redirected (301)")
     assert [each.status for each in chain["deliveries"]] == [Status.FAILED, Status.SKIPPED]
 
 
@@ -793,14 +793,14 @@ def test_workers_at_the_same_time(make_host: MakeHost) -> None:
     assert {each["state"] for each in hosts[0].history(webhook)} == {"succeeded"}
 
 
-def test_let_go(host: Host) -> None:
+def test_release(host: Host) -> None:
     """What is claimed and not sent comes due again with no attempt used up."""
     with Receiver() as receiver:
         webhook = host.create(receiver.url)
         host.push()
         with host.writing() as session:
             taken = claims.claim(session, 10)[0]
-            claims.let_go(session, [claims.Unsent(each) for each in taken])
+            claims.release(session, [claims.Released(each) for each in taken])
         host.deliver()
         assert len(receiver.requests) == 1
     assert only(host, webhook)["attempts"][0]["trigger"] == "push"

@@ -1,4 +1,4 @@
-"""The operator's rules for hook URLs: the same when a URL is saved and when it is sent to."""
+"""The operator's rules for hook URLs, which are the same when a URL is saved and when it is sent to."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flask_hubhooks.config import Config
-from flask_hubhooks.transport import Transport, lookups
-from flask_hubhooks.transport.addresses import AddressPolicy, Forbidden, ForbiddenAddress
-from flask_hubhooks.transport.egress import Egress, egress_of
+from flask_hubhooks.transport import Transport, resolver
+from flask_hubhooks.transport.egress import AddressPolicy, Egress, Forbidden, ForbiddenAddress, egress_of
 
 from .host import Host
 from .receivers import Receiver
@@ -34,7 +33,7 @@ def policy(*networks: str) -> AddressPolicy:
 
 
 def refusal(egress: Egress, url: str) -> str:
-    """Why a URL may not be sent to; it is not sent to either, and nothing is looked up for that."""
+    """Return why a URL is refused; it must not be sent to either, and nothing is looked up."""
     with pytest.raises(Forbidden) as refused:
         egress.target(url)
     with recorded() as (looked_up, connected):
@@ -51,13 +50,13 @@ def test_http() -> None:
     """Without HUBHOOKS_ALLOW_HTTP a URL must be https."""
     egress = Egress(allow_http=False)
     assert egress.target("HTTPS://ci.example.com/").port == 443
-    said = "hook URL must begin with https://; the operator can allow http with HUBHOOKS_ALLOW_HTTP"
+    said = "The hook URL must use https. The operator can allow http with HUBHOOKS_ALLOW_HTTP."
     assert refusal(egress, "http://ci.example.com/") == said
 
 
 @pytest.mark.parametrize("url", ["http://ci.example.com", "http://ci.example.com:22/", "https://ci.example.com:80/"])
 def test_ports(url: str) -> None:
-    """With HUBHOOKS_ALLOWED_PORTS other ports are refused, the scheme's own too where it is not among them."""
+    """With HUBHOOKS_ALLOWED_PORTS other ports are refused, including the scheme's own if it is not listed."""
     egress = Egress(allowed_ports=frozenset({443, 8443}))
     egress.target("https://ci.example.com/")
     egress.target("http://ci.example.com:8443/")
@@ -67,7 +66,7 @@ def test_ports(url: str) -> None:
 
 @given(st.integers(1, 65535), st.none() | st.frozensets(st.integers(1, 65535), min_size=1))
 def test_any_port(port: int, allowed: frozenset[int] | None) -> None:
-    """A port passes exactly where it is allowed."""
+    """A port is accepted exactly if it is allowed."""
     try:
         Egress(allowed_ports=allowed).target(f"http://ci.example.com:{port}/")
     except Forbidden:
@@ -81,19 +80,19 @@ def test_any_port(port: int, allowed: frozenset[int] | None) -> None:
 
 @pytest.mark.parametrize("spelling", [each for spellings in SPELLINGS.values() for each in spellings])
 def test_spellings(spelling: str) -> None:
-    """An address that is not public is refused in every spelling, with nothing looked up for it."""
-    assert refusal(Egress(), f"http://{spelling}/").startswith("hook address ")
+    """An address that is not public is refused in every notation, without a lookup."""
+    assert refusal(Egress(), f"http://{spelling}/").startswith("Hook address ")
     assert refusal(Egress(allowed_hosts=("*.com", spelling.lower())), f"http://{spelling}/")
 
 
 @pytest.mark.parametrize("host", ["[::]", "[::1]", "[::ffff:10.0.0.1]", "[64:ff9b::a9fe:a9fe]", "[fd00:ec2::254]"])
 def test_ipv6(host: str) -> None:
-    """The same holds for IPv6, and for IPv4 within it."""
-    assert refusal(Egress(), f"http://{host}/").startswith("hook address ")
+    """The same holds for IPv6, and for IPv4 in IPv6."""
+    assert refusal(Egress(), f"http://{host}/").startswith("Hook address ")
 
 
 def test_metadata() -> None:
-    """A cloud's metadata address is refused within an allowed network, and allowed where it is named itself."""
+    """A cloud's metadata address is refused in an allowed network, and allowed if it is listed itself."""
     wide, exact = Egress(policy("169.254.0.0/16")), Egress(policy("169.254.169.254/32"))
     wide.target("http://169.254.1.1/")
     for spelling in ("169.254.169.254", *SPELLINGS["169.254.169.254"], "[::ffff:a9fe:a9fe]", "[64:ff9b::a9fe:a9fe]"):
@@ -105,7 +104,7 @@ def test_metadata() -> None:
 def test_localhost(host: str) -> None:
     """A name of this machine is refused unless it is listed, or loopback is allowed."""
     said = refusal(Egress(), f"http://{host}/")
-    assert said.startswith(f"hook host {host.lower()} is this machine itself; ")
+    assert said.startswith(f"Hook host {host.lower()} is the machine of the worker itself. ")
     assert refusal(Egress(policy("10.0.0.0/8"), ("localhosts",)), f"http://{host}/") == said
     for allowing in (policy("127.0.0.0/8"), policy("::1/128")):
         Egress(allowing).target(f"http://{host}/")
@@ -114,11 +113,11 @@ def test_localhost(host: str) -> None:
 
 @pytest.mark.parametrize("host", LOCAL)
 def test_localhost_that_leads_elsewhere(network: Network, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
-    """Allowing loopback lets names below localhost go to this machine, and to no other address they resolve to."""
-    monkeypatch.setattr(lookups, "REMEMBERED_S", 0.0)
+    """Allowing loopback lets names below localhost resolve to this machine, and to no other address."""
+    monkeypatch.setattr(resolver, "REMEMBERED_S", 0.0)
     for loopback in ("127.0.0.0/8", "::1/128"):
         for address in ("127.0.0.1", "::1"):
-            Egress(policy(loopback)).check_answer(host.lower(), (address,))
+            Egress(policy(loopback)).check_addresses(host.lower(), (address,))
         for address in ("10.9.9.9", "169.254.1.1", "192.168.7.7", "fd00::1"):
             network.names[host.lower()] = [(address, 80)] if "." in address else [(address, 80, 0, 0)]
             outcome = post(Transport(Egress(policy(loopback))), f"http://{host}/")
@@ -127,7 +126,7 @@ def test_localhost_that_leads_elsewhere(network: Network, monkeypatch: pytest.Mo
 
 
 def test_names_that_are_not_local() -> None:
-    """A name that only ends like localhost is a name like others."""
+    """A name that only ends like localhost is an ordinary name."""
     for host in ("notlocalhost", "localhost.example.com", "localhosts", "ci.internal"):
         assert Egress().target(f"http://{host}/").host == host
 
@@ -152,7 +151,7 @@ def test_names_that_are_not_local() -> None:
     ],
 )
 def test_listed(host: str, listed: bool) -> None:
-    """A name is listed as itself, and with a wildcard at any depth below."""
+    """A name is listed by itself, or by a wildcard at any depth above it."""
     assert Egress(allowed_hosts=("ci.internal", "*.corp.example.com", "xn--bcher-kva.example")).lists(host) is listed
 
 
@@ -166,7 +165,7 @@ LISTING = Egress(allowed_hosts=("ci.internal", "*.corp.example.com"))
 
 @pytest.mark.parametrize("host", ["ci.internal", "CI.Internal.", "a.b.corp.example.com"])
 def test_a_listed_host_may_be_private(network: Network, host: str) -> None:
-    """A listed host is connected to, though its address is not public."""
+    """A listed host is connected to even if its address is not public."""
     with Receiver() as receiver:
         network.names[host.lower()] = [("127.0.0.1", receiver.port)]
         assert post(Transport(LISTING), f"http://{host}:{receiver.port}/").status_code == 200
@@ -176,7 +175,7 @@ def test_a_listed_host_may_be_private(network: Network, host: str) -> None:
     "metadata", [("169.254.169.254", 80), ("fd00:ec2::254", 80, 0, 0), ("::ffff:a9fe:a9fe", 80, 0, 0)]
 )
 def test_a_listed_host_is_no_metadata(network: Network, metadata: Any) -> None:
-    """A listed host that resolves to a cloud's metadata is blocked, unless that address is allowed by itself."""
+    """A listed host that resolves to a cloud's metadata is blocked, unless that very address is allowed."""
     network.names["ci.internal"] = [("127.0.0.1", 80), metadata]
     assert post(Transport(LISTING), "http://ci.internal/").blocked
     assert not network.connected
@@ -186,7 +185,7 @@ def test_a_listed_host_is_no_metadata(network: Network, metadata: Any) -> None:
 
 @pytest.mark.parametrize("link_local", [("169.254.1.1", 80), ("fe80::1", 80, 0, 0), ("::ffff:a9fe:101", 80, 0, 0)])
 def test_a_listed_host_is_not_link_local(network: Network, link_local: Any) -> None:
-    """A listed host that resolves to a link-local address is blocked, unless a network of only these is allowed."""
+    """A listed host that resolves to a link-local address is blocked, unless a link-local network is allowed."""
     network.names["ci.internal"] = [link_local]
     for networks in ((), ("0.0.0.0/0", "::/0"), ("169.254.2.0/24", "fe80:1::/64")):
         assert post(Transport(Egress(policy(*networks), LISTING.allowed_hosts)), "http://ci.internal/").blocked
@@ -197,18 +196,18 @@ def test_a_listed_host_is_not_link_local(network: Network, link_local: Any) -> N
 
 @pytest.mark.parametrize("address", ["10.1.2.3", "127.0.0.1", "169.254.169.254", "192.168.7.7"])
 def test_words_for_a_name(network: Network, address: str) -> None:
-    """Of a name it is not told which address it has, nor of which kind."""
+    """The cause for a name shows neither its address nor the kind of address."""
     network.names["intranet.example.com"] = [(address, 80)]
     outcome = post(Transport(LISTING), "http://intranet.example.com/")
-    said = "the operator can allow it with HUBHOOKS_ALLOWED_HOSTS or HUBHOOKS_ALLOWED_NETWORKS"
+    said = "The operator can allow it with HUBHOOKS_ALLOWED_HOSTS or HUBHOOKS_ALLOWED_NETWORKS."
     assert outcome.blocked
-    assert outcome.error == f"hook host intranet.example.com has an address that is not public; {said}"
+    assert outcome.error == f"Hook host intranet.example.com has an address that is not public. {said}"
     assert not network.connected
 
 
 def test_rebinding(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name that alternates between a public and a private address is never connected to at the private one."""
-    monkeypatch.setattr(lookups, "REMEMBERED_S", 0.0)
+    monkeypatch.setattr(resolver, "REMEMBERED_S", 0.0)
     flips = [("93.184.216.34", 80)], [("10.0.0.1", 80)], [("93.184.216.34", 80), ("127.0.0.1", 80)]
     sender, blocked = Transport(), 0
     for turn in range(60):
@@ -219,8 +218,8 @@ def test_rebinding(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rebinding_at_once(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same holds for many POSTs at once, which share look-ups."""
-    monkeypatch.setattr(lookups, "REMEMBERED_S", 0.0)
+    """The same holds for many POSTs at once, which share lookups."""
+    monkeypatch.setattr(resolver, "REMEMBERED_S", 0.0)
     private = iter([True, False] * 500)
 
     def flip(*_: Any, **__: Any) -> Any:
@@ -253,7 +252,7 @@ def make_saving(sqlite_uri: str) -> Iterator[Any]:
 
 
 def saved(host: Host, url: str) -> str | None:
-    """What a client is told at the field of a URL that is refused, alone and in a chain."""
+    """Return the error at the field of a refused URL, alone and in a chain."""
     answer = host.api("POST", "acme/app/webhooks/", json={"name": uuid4().hex, "hook_url": url})
     chained = host.api("POST", "acme/app/webhooks/", json={"name": uuid4().hex, "hooks": [{"hook_url": url}]})
     if answer.status_code == chained.status_code == 201:
@@ -265,7 +264,7 @@ def saved(host: Host, url: str) -> str | None:
 
 
 def test_refused_when_saved(make_saving: Any) -> None:
-    """A URL that the rules are against is refused at its field with the words of the history, without a look-up."""
+    """A refused URL gets the text of the history at its field, without a lookup."""
     host = make_saving(allowed_ports=[80, 443, 8080], allowed_networks=["169.254.0.0/16", "192.168.0.0/16"])
     egress = egress_of(host.state.config)
     spelt = [f"http://{each}/" for spellings in SPELLINGS.values() for each in spellings]
@@ -285,15 +284,15 @@ def test_refused_when_saved(make_saving: Any) -> None:
 
 
 def test_syntax_when_saved(make_saving: Any) -> None:
-    """What is no URL keeps its own words."""
+    """A malformed URL keeps its own text."""
     host = make_saving()
-    assert saved(host, "http://%31%32%37.0.0.1/") == "Must hold neither % nor \\ in its host."
-    assert saved(host, "http://[fe80::1%25lo]/") == "Must hold neither % nor \\ in its host."
-    assert saved(host, "http://a@ci.example.com/") == "Must hold neither user name nor fragment."
+    assert saved(host, "http://%31%32%37.0.0.1/") == "Must not contain % or \\ in the host name."
+    assert saved(host, "http://[fe80::1%25lo]/") == "Must not contain % or \\ in the host name."
+    assert saved(host, "http://a@ci.example.com/") == "Must not contain a user name or a fragment."
 
 
 def test_changed_when_saved(make_saving: Any) -> None:
-    """A change of a hook's URL is judged like a new one, and refused leaves the hook as it was."""
+    """A changed hook URL is judged like a new one; if it is refused, the hook stays as it was."""
     host = make_saving()
     webhook = host.create("https://ci.example.com/")
     path = f"acme/app/webhooks/{webhook['id']}"
@@ -320,7 +319,7 @@ def test_rules_that_change(make_saving: Any) -> None:
 
 
 def test_from_config() -> None:
-    """An app's config makes its rules, once."""
+    """An app's config determines its rules, which are made once."""
     config = Config("https://registry.example.com", allowed_networks=(ip_network("10.0.0.0/8"),), allow_http=False)
     assert egress_of(config) == Egress(policy("10.0.0.0/8"), allow_http=False)
     assert egress_of(config) is egress_of(
@@ -331,7 +330,7 @@ def test_from_config() -> None:
 
 
 def test_environment_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: Network) -> None:
-    """Neither netrc nor proxies of the environment change where a request goes or what it holds, for names either."""
+    """Netrc and proxies of the environment do not change where a request goes or what it contains."""
     (tmp_path / "netrc").write_text("machine ci.internal login ann password secret\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     with Receiver() as proxy, Receiver() as receiver:
@@ -344,7 +343,7 @@ def test_environment_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_redirect_inwards(network: Network) -> None:
-    """A redirect to a private address is an answer like any other, and not followed."""
+    """A redirect to a private address is a response like any other, and is not followed."""
     targets = ["http://169.254.169.254/", "http://127.0.0.1:1/", "//10.0.0.1/", "http://2130706433/"]
     for status in (301, 302, 303, 307, 308):
         for location in targets:

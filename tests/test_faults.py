@@ -19,7 +19,7 @@ from flask_hubhooks.records.chains import Changes
 from flask_hubhooks.records.models import Delivery, Hook, Webhook
 from flask_hubhooks.transport import Outcome
 from flask_hubhooks.worker import claims, dispatcher, recording
-from flask_hubhooks.worker.claims import Claim, Unsent
+from flask_hubhooks.worker.claims import Claim, Released
 from flask_hubhooks.worker.recording import Result
 from flask_hubhooks.worker.retry import judge
 
@@ -181,7 +181,7 @@ def test_a_lost_lease_gives_nothing_back(host: Host) -> None:
     host.create("http://127.0.0.1:9/")
     lost, held = lost_and_held(host)
     with host.writing() as session:
-        claims.let_go(session, [Unsent(lost)])
+        claims.release(session, [Released(lost)])
         assert session.scalars(select(Delivery.lease_token)).one() == held.lease_token
 
 
@@ -223,7 +223,7 @@ def statements_of_failures(host: Host, together: int) -> int:
     statements: list[str] = []
     with host.listening(lambda statement, *_: statements.append(statement)), host.writing() as session:
         recording.record(session, [result(each, 500) for each in taken[:together]], 60)
-        claims.let_go(session, [Unsent(each, 60.0 + number) for number, each in enumerate(taken[together:])])
+        claims.release(session, [Released(each, 60.0 + number) for number, each in enumerate(taken[together:])])
     return len(statements)
 
 

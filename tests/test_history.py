@@ -205,7 +205,7 @@ def test_attempts_without_an_answer(host: Host) -> None:
         host.deliver()
         attempts = only(host, webhook)["attempts"]
     assert attempts[0]["response"] is None
-    assert attempts[0]["cause"].startswith("connection closed before an answer: ")
+    assert attempts[0]["cause"].startswith("The connection was closed before an answer. ")
     assert [(each["number"], each["round"], each["trigger"]) for each in attempts] == [
         (1, 1, "push"),
         (2, 1, "retry"),
@@ -329,7 +329,7 @@ def test_words_of_what_was_never_received(host: Host) -> None:
         host.push()
         host.deliver()
     assert standing(host, failed) == [("error", "failed")] * 2
-    assert "redirected (301)" in host.history(failed)[0]["reason"]
+    assert "Redirected (301)" in host.history(failed)[0]["reason"]
     assert standing(host, disabled) == [("error", "failed"), ("error", "cancelled")]
     assert all("410 Gone" in each["reason"] for each in host.history(disabled))
 
@@ -511,10 +511,10 @@ def test_cause_in_the_list(host: Host) -> None:
             causes.append(host.history(webhook)[0]["cause"])
             host.deliver()
             host.make_due()
-    assert [each.partition(":")[0] for each in causes] == [
+    assert [each.partition(".")[0] for each in causes] == [
         "",
-        "the receiver answered 404 Not Found",
-        "the receiver answered 500 Internal Server Error",
+        "The receiver answered 404 Not Found",
+        "The receiver answered 500 Internal Server Error",
     ]
     assert host.history(webhook)[0]["cause"] == ""
 

@@ -1,4 +1,4 @@
-"""Where a hook URL leads: one reading, in which all that parse it after us agree."""
+"""How hook URLs are parsed: every program that parses them after us agrees."""
 
 # ruff: noqa: RUF001 - characters that look like others are what is tested
 
@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from requests import PreparedRequest
 from urllib3.util import parse_url
 
-from flask_hubhooks.transport import Transport, exchange, lookups, loop
-from flask_hubhooks.transport.addresses import Forbidden
-from flask_hubhooks.transport.egress import Egress
-from flask_hubhooks.transport.hook_url import BadURL, Target, check, destination, hosts, target
+from flask_hubhooks.transport import Transport, exchange, loop
+from flask_hubhooks.transport.egress import Egress, Forbidden
+from flask_hubhooks.transport.hook_url import BadURL, Target, canonical_origin, hosts, target
+from flask_hubhooks.transport.resolver import Resolver
 
 from .posting import post
 
@@ -30,7 +30,7 @@ PUBLIC = "93.184.216.34"
 
 @contextmanager
 def recorded() -> Iterator[tuple[list[str], list[Any]]]:
-    """Record what is looked up and connected to; names are answered with `PUBLIC`, and nothing leaves."""
+    """Record lookups and connections; names resolve to `PUBLIC`, and nothing leaves the machine."""
     looked_up: list[str] = []
     connected: list[Any] = []
 
@@ -45,7 +45,7 @@ def recorded() -> Iterator[tuple[list[str], list[Any]]]:
     with pytest.MonkeyPatch.context() as patches:
         patches.setattr(socket, "getaddrinfo", look_up)
         patches.setattr(exchange, "open_socket", open_socket)
-        patches.setattr(loop, "look_ups", lookups.LookUps())
+        patches.setattr(loop, "shared_resolver", Resolver())
         yield looked_up, connected
 
 
@@ -81,7 +81,7 @@ SPELLINGS = {
 
 @pytest.mark.parametrize(("address", "spelling"), [(key, each) for key, values in SPELLINGS.items() for each in values])
 def test_spellings(address: str, spelling: str) -> None:
-    """An address in any spelling that `socket` would connect to is read as that one, and written in the usual way."""
+    """An address in any notation that `socket` would connect to is read as that address."""
     found = target(f"http://{spelling}:8080/hook")
     assert found == (f"http://{address}:8080/hook", "/hook", "http", address, 8080, IPv4Address(address))
 
@@ -128,9 +128,9 @@ NONE = [
 
 @pytest.mark.parametrize("url", LOOK_ALIKES + NONE, ids=ascii)
 def test_no_targets(url: str) -> None:
-    """What two programs could read differently, or what only looks like an address, is no URL, saved or sent."""
+    """Text that programs could read differently, or that only looks like an address, is refused, saved or sent."""
     with pytest.raises(BadURL, match=r"^Must "):
-        check(url)
+        target(url)
     with recorded() as (looked_up, connected):
         assert post(SENDER, url, b"", {}).status_code is None
     assert not looked_up + connected
@@ -211,7 +211,7 @@ def judged(url: str) -> Target | None:
 
 
 def read(host: str) -> str:
-    """The host as others would look it up: in ASCII, an address in the usual way."""
+    """Return the host as others would resolve it: in ASCII, an address in its usual notation."""
     bare = host.strip("[]").lower()
     try:
         return str(ip_address(socket.inet_aton(bare.removesuffix("."))))
@@ -226,7 +226,7 @@ def read(host: str) -> str:
 @settings(max_examples=3000)
 @given(plausible | urls | st.text(max_size=20).map("http://{}".format) | st.text(max_size=30))
 def test_what_is_judged_is_connected_to(url: str) -> None:
-    """The host and port that were judged are those looked up and connected to, and what others read in the URL."""
+    """The judged host and port are those resolved and connected to, and those that others read in the URL."""
     found = judged(url)
     with recorded() as (looked_up, connected):
         outcome = post(SENDER, url, b"", {})
@@ -249,7 +249,7 @@ def test_what_is_judged_is_connected_to(url: str) -> None:
 
 def allowed(url: str) -> bool:
     try:
-        check(url)
+        target(url)
     except BadURL:
         return False
     return True
@@ -275,9 +275,9 @@ GOOD = [
 
 @pytest.mark.parametrize(("url", "to", "host"), GOOD)
 def test_good(url: str, to: str, host: str) -> None:
-    """An absolute http(s) URL is taken, and leads to its scheme, host and port whatever the case and the path."""
-    check(url)
-    assert destination(url) == to
+    """An absolute http(s) URL is accepted, and leads to its scheme, host and port, whatever its case and path."""
+    target(url)
+    assert canonical_origin(url) == to
     assert hosts(url) == (host, host)
 
 
@@ -294,10 +294,10 @@ def test_good(url: str, to: str, host: str) -> None:
     ],
 )
 def test_internationalised(url: str, ascii_host: str, unicode_host: str) -> None:
-    """A host in any script is taken and told both ways, and counts by its ASCII name."""
-    check(url)
+    """A host in any script is accepted and shown both ways, and its ASCII name is its origin's."""
+    target(url)
     assert hosts(url) == (ascii_host, unicode_host)
-    assert destination(url) == f"https://{ascii_host}:443"
+    assert canonical_origin(url) == f"https://{ascii_host}:443"
 
 
 @pytest.mark.parametrize(
@@ -329,22 +329,22 @@ def test_internationalised(url: str, ascii_host: str, unicode_host: str) -> None
     ],
 )
 def test_bad(url: str) -> None:
-    """A host that no name server can be asked for, or that reads as another one, is refused."""
+    """A host that cannot be resolved, or that reads as another one, is refused."""
     assert not allowed(url)
 
 
 @pytest.mark.parametrize("url", ["http://ci.example.com/#", "http://ci.example.com#", "http://ci.example.com/?a#b"])
 def test_fragments(url: str) -> None:
-    """A fragment is refused, an empty one too."""
+    """A fragment is refused, even an empty one."""
     with pytest.raises(BadURL, match="fragment"):
-        check(url)
+        target(url)
 
 
 @pytest.mark.parametrize("url", ["http://u@ci.example.com/", "http://@ci.example.com/", "http://:@ci.example.com/"])
 def test_user_information(url: str) -> None:
-    """A user name or password is refused, an empty one too."""
+    """A user name or password is refused, even an empty one."""
     with pytest.raises(BadURL, match="user name"):
-        check(url)
+        target(url)
 
 
 pieces = st.sampled_from(["http", "https", ":", "/", "//", "@", "#", "?", "[", "]", "\\", "%", ".", "a", "xn--", "::1"])
@@ -353,7 +353,7 @@ likely = st.lists(pieces | st.characters(), max_size=12).map("".join)
 
 @given(url=likely | likely.map("http://{}".format) | st.text(st.characters()))
 def test_total(url: str) -> None:
-    """Whatever the text, it is refused as a URL, or all that is told of it can be told, and it leads where it reads."""
+    """Any text is either refused as a URL, or can be shown and leads where it reads."""
     if not allowed(url):
         return
     sent = PreparedRequest()
@@ -361,7 +361,7 @@ def test_total(url: str) -> None:
     given_parts, parts = urlsplit(url), urlsplit(sent.url or "")
     ascii_host, unicode_host = hosts(url)
     assert ascii_host.isascii() and ascii_host == read(parts.hostname or "") and unicode_host
-    assert destination(url).startswith(f"{given_parts.scheme}://")
+    assert canonical_origin(url).startswith(f"{given_parts.scheme}://")
     assert (given_parts.port or None) == (parts.port or None)
     if (reads := unquote(given_parts.hostname or "").lower()).isascii():
         assert read(reads) == ascii_host
@@ -370,8 +370,8 @@ def test_total(url: str) -> None:
 
 @pytest.mark.parametrize("label", ["a", "\u00fc"])
 def test_long_host_names(label: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host name over 253 characters is refused before anything encodes it."""
+    """A host name of more than 253 characters is refused before it is encoded."""
     monkeypatch.setattr(idna, "encode", lambda *_, **__: pytest.fail("it was encoded"))
     for host in (label * 254, f"{label * 60}." * 5000):
         with pytest.raises(BadURL, match="host name of at most 253 characters"):
-            check(f"https://{host}/")
+            target(f"https://{host}/")

@@ -42,14 +42,14 @@ def judge(name: str, case: Hostile, outcome: Outcome) -> None:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_alone(guarded: Transport, name: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Each hostile answer has its cause, raises nothing and ends by the deadline."""
+    """Each hostile response has its cause, raises nothing and ends by the deadline."""
     with HOSTILE[name].receiver() as receiver:
         judge(name, HOSTILE[name], post(guarded, receiver.url, BODY, {}))
     assert not caplog.records
 
 
 def test_together(guarded: Transport, caplog: pytest.LogCaptureFixture) -> None:
-    """64 hostile answers at once have the same causes, and a good receiver beside them is answered."""
+    """64 hostile responses at once have the same causes, and a good receiver is served beside them."""
     names = list(HOSTILE)
     with ExitStack() as stack:
         good = stack.enter_context(Receiver())
@@ -93,7 +93,7 @@ with open("/proc/self/status") as status:  # `getrusage` would tell the parent's
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_memory() -> None:
-    """200 receivers that send without end, all at once, leave a process below 200 MB, and end by the deadline."""
+    """200 receivers that send endlessly at once leave a process below 200 MB, and end by the deadline."""
     with ExitStack() as stack:
         urls = [stack.enter_context(HOSTILE[name].receiver()).url for name in FLOODS]
         run = subprocess.run([sys.executable, "-c", SENDER, *urls], capture_output=True, text=True, timeout=120)
@@ -102,7 +102,7 @@ def test_memory() -> None:
 
 
 def test_floods_from_another_process(tmp_path: Path) -> None:
-    """64 floods at once take too much work, each of them: none goes on until the deadline."""
+    """64 floods at once all take too much work, and none lasts until the deadline."""
     flooding = Process(tmp_path / "log", {}, "tests.flooding")
     sender = transport(deadline_s=15)
     try:

@@ -14,9 +14,9 @@ import pytest
 from sqlalchemy import select, text, update
 
 from flask_hubhooks.dialects import utcnow
-from flask_hubhooks.records.chains import ended
+from flask_hubhooks.records import transitions
 from flask_hubhooks.records.models import Delivery, Status
-from flask_hubhooks.worker import breaker, claims, dispatcher, rooms
+from flask_hubhooks.worker import breaker, claims, dispatcher, limits
 from flask_hubhooks.worker.jobs import dispatchers
 
 from .host import Host
@@ -94,7 +94,7 @@ def test_one_that_hangs(host: Host) -> None:
 
 def test_many_that_hang(make_host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch) -> None:
     """Though more hooks hang than HUBHOOKS_CONCURRENCY allows requests, the others are delivered."""
-    monkeypatch.setattr("flask_hubhooks.worker.rooms.SLOW_S", 0.05)
+    monkeypatch.setattr("flask_hubhooks.worker.limits.SLOW_S", 0.05)
     host = make_host(config={"HUBHOOKS_CONCURRENCY": 2})
     gates = [Gate() for _ in range(4)]
     receivers = [Receiver(gate) for gate in gates]
@@ -131,7 +131,7 @@ def test_cap_falls(host: Host) -> None:
 
 def test_paused_while_its_deliveries_wait(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for its turn too long is looked at again before it is sent: its webhook may have been paused."""
-    monkeypatch.setattr(dispatcher, "WAIT_MOST_S", 0.2)
+    monkeypatch.setattr(dispatcher, "MAX_WAIT_S", 0.2)
     webhook: dict[str, Any] = {}
 
     def pause(request: Request, connection: Connection) -> int:
@@ -200,7 +200,7 @@ def test_not_sent_too_late(host: Host, urgent: bool) -> None:
     push_to(host, "http://late.example.com/", 2)
     with host.writing() as session:
         first, second = claims.claim(session, 10)[0]
-    waiting = rooms.Rooms(10, 10)
+    waiting = limits.Limits(10, 10)
     waiting.add(first._replace(urgent=urgent), monotonic() - 1)
     assert waiting.take() == []
     assert [claim.id for claim, _ in waiting.withdraw()] == [first.id]
@@ -461,8 +461,8 @@ def test_past_one_that_hangs(host: Host, what: str) -> None:
             for _ in range(8):
                 ask_for(host, webhook, "test")
             poll(lambda: not any(each.lease_token is None for each in stored(host, Status.PENDING)[-8:]))
-            receiver.wait_for(1 + claims.URGENT_MOST)
-            assert len(receiver.requests) == 1 + claims.URGENT_MOST
+            receiver.wait_for(1 + claims.MAX_URGENT)
+            assert len(receiver.requests) == 1 + claims.MAX_URGENT
             gate.opened.set()
     assert not stored(host, Status.PENDING)
 
@@ -486,7 +486,7 @@ def test_given_back_while_a_person_waits(host: Host) -> None:
         with host.writing() as session:
             taken = claims.claim(session, 20, left_out)[0]
             assert {str(each.id) for each in taken if each.urgent} == asked_for
-            claims.let_go(session, [claims.Unsent(each) for each in taken])
+            claims.release(session, [claims.Released(each) for each in taken])
     assert len(taken) == 3
 
 
@@ -539,7 +539,7 @@ def test_left_out(host: Host) -> None:
 
 def test_many_left_out(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many repositories are left out, the same claim goes on to one that is not."""
-    monkeypatch.setattr(claims, "WALK", 2)
+    monkeypatch.setattr(claims, "WALK_STEPS", 2)
     names = lay_out(host, {f"open{number}": 2 for number in range(7)} | {"one": 2})
     left_out = [name for name in names.values() if name != "one"]
     assert claimed(host, names, 2, *left_out, turns=claims.Turns()) == {"one": 1}
@@ -548,7 +548,7 @@ def test_many_left_out(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("walk", [2, 128])
 def test_repositories_take_turns(host: Host, monkeypatch: pytest.MonkeyPatch, walk: int) -> None:
     """Where more repositories have something due than a claim serves, each is served in its turn."""
-    monkeypatch.setattr(claims, "WALK", walk)
+    monkeypatch.setattr(claims, "WALK_STEPS", walk)
     names = lay_out(host, {f"d{number}": 9 for number in range(6)})
     turns = claims.Turns()
     served = Counter[str]()
@@ -579,7 +579,7 @@ def test_claims_stay_flat(host: Host, analyzed: str) -> None:
     if analyzed == "while nothing was due":
         lay_out(host, {"before": 200})
         with host.writing() as session:
-            session.execute(update(Delivery).values(ended(Status.SUCCEEDED, "")))
+            session.execute(update(Delivery).values(transitions.succeeded()))
         analyze(host)
     dead = min(lay_out(host, {"dead": 1, "one": 3, "two": 3}))
     with host.writing() as session:

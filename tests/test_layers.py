@@ -1,4 +1,4 @@
-"""The layout: who may import whom."""
+"""The layout: which module imports which, and which one writes the states of deliveries."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import flask_hubhooks
+from flask_hubhooks.records import transitions
 
 LAYERS = [
     {"config", "dialects", "engines", "outages", "redis_client", "registry", "signals"},
@@ -95,3 +96,24 @@ def _imports(module: str, path: Path, ours: set[str]) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             source = resolve_name("." * node.level + (node.module or ""), package)
             yield from (name if (name := f"{source}.{each.name}") in ours else source for each in node.names)
+
+
+def test_transitions_alone_write_states() -> None:
+    """No other module writes a column that holds a delivery's state, in a statement or as an attribute of a row."""
+    columns = set(transitions.new_round())
+    written = 0
+    for path in _root().rglob("*.py"):
+        if path.name == "transitions.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "values":
+                sources = [ast.unparse(each).split(".")[0] for each in node.args]
+                assert set(sources) <= {"transitions"}, f"{path.name}:{node.lineno} writes columns of its own"
+                names = {each.arg for each in node.keywords}
+                written += len(sources)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                names = {node.attr} if ast.unparse(node.value) != "self" else set()
+            else:
+                continue
+            assert not names & columns, f"{path.name}:{node.lineno} writes {names & columns}"
+    assert written > 10

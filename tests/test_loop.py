@@ -1,4 +1,4 @@
-"""The transport's thread: when it begins, what ends it, and what stays behind of an exchange."""
+"""The transport's thread: when it starts, what ends it, and that nothing is left behind."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ import pytest
 import trustme
 
 from flask_hubhooks.transport import Concern, Outcome, Request, Transport, exchange, loop
-from flask_hubhooks.transport.addresses import AddressPolicy
-from flask_hubhooks.transport.egress import Egress
+from flask_hubhooks.transport.egress import AddressPolicy, Egress
 from flask_hubhooks.transport.loop import Loop
 
 from .posting import post
 from .receivers import Receiver, close, hang, poll, tls_context
 
 LOOPBACK = Egress(AddressPolicy((ip_network("127.0.0.0/8"),)))
-STOPPED = "the worker stopped before there was an answer"
+STOPPED = "The worker stopped before there was an answer."
 
 
 def threads() -> list[threading.Thread]:
@@ -35,7 +34,7 @@ def threads() -> list[threading.Thread]:
 
 
 def test_the_thread_begins_with_the_first_request() -> None:
-    """A transport that nothing is sent over has no thread; one that was closed has none either."""
+    """A transport has no thread until the first request, and none after it was closed."""
     before = len(threads())
     sender = Transport(LOOPBACK)
     assert len(threads()) == before
@@ -49,7 +48,7 @@ def test_the_thread_begins_with_the_first_request() -> None:
 
 
 def test_a_transport_that_is_dropped_ends_its_thread() -> None:
-    """A transport that nobody refers to any more leaves neither thread nor connection behind."""
+    """A transport that is no longer referenced leaves neither a thread nor a connection behind."""
     before = len(threads())
     sender = Transport(LOOPBACK)
     with Receiver() as receiver:
@@ -59,7 +58,7 @@ def test_a_transport_that_is_dropped_ends_its_thread() -> None:
 
 
 def test_close_answers_what_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What hangs, is looked up or was not begun yet is answered when the transport closes, as nobody's fault."""
+    """Requests that hang, are being resolved or are queued are answered on close, as nobody's fault."""
     release = threading.Event()
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: release.wait(30) and [])
     outcomes: SimpleQueue[Outcome] = SimpleQueue()
@@ -80,7 +79,7 @@ def test_close_answers_what_is_under_way(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_close_over_tls(tmp_path: Path) -> None:
-    """Receivers that never answer a close of TLS do not hold up closing."""
+    """Receivers that never answer TLS's close do not delay closing."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     sender = Transport(LOOPBACK, ca_bundle=str(tmp_path / "ca.pem"))
@@ -96,7 +95,7 @@ def test_close_over_tls(tmp_path: Path) -> None:
 
 
 def test_close_from_within() -> None:
-    """A transport may be closed, and sent over again, by who is told an outcome."""
+    """`done` may close the transport, and send again."""
     sender = Transport(LOOPBACK)
     outcomes: SimpleQueue[Outcome] = SimpleQueue()
     with Receiver() as receiver:
@@ -111,7 +110,7 @@ def test_close_from_within() -> None:
 
 
 def test_no_request_is_lost_while_closing() -> None:
-    """Each request is answered once, though others close the transport all the time."""
+    """Each request is answered exactly once, though the transport is closed all the time."""
     sender = Transport(LOOPBACK)
     outcomes: SimpleQueue[Outcome] = SimpleQueue()
     sent = threading.Event()
@@ -134,7 +133,7 @@ def test_no_request_is_lost_while_closing() -> None:
 
 
 def test_sending_from_within() -> None:
-    """Who is told an outcome may send the next request."""
+    """`done` may send the next request."""
     sender = Transport(LOOPBACK)
     told: SimpleQueue[Outcome] = SimpleQueue()
     with Receiver() as receiver:
@@ -155,7 +154,7 @@ def test_sending_from_within() -> None:
 
 
 def test_who_is_told_raises(caplog: pytest.LogCaptureFixture) -> None:
-    """A fault of who is told an outcome is logged, and ends nothing else."""
+    """An exception in `done` is logged, and ends nothing else."""
     sender = Transport(LOOPBACK)
 
     def fail(_: Outcome) -> None:
@@ -169,7 +168,7 @@ def test_who_is_told_raises(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_nothing_stays_behind(tmp_path: Path) -> None:
-    """Exchanges leave nothing to the garbage collector, whatever comes of them, nor does the transport."""
+    """Exchanges leave nothing to the garbage collector, whatever their outcome, nor does the transport."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     plain = Receiver(200, 500, close, hang)
@@ -191,7 +190,7 @@ def test_nothing_stays_behind(tmp_path: Path) -> None:
 
 
 def ours() -> Counter[str]:
-    """Count what is libcurl's, or the transport's own."""
+    """Count the objects of libcurl and of the transport."""
     return Counter(
         type(each).__name__
         for each in gc.get_objects()
@@ -205,7 +204,7 @@ PARENT = """
 import os, sys, threading, time
 from ipaddress import ip_network
 from flask_hubhooks.transport import Transport
-from flask_hubhooks.transport.addresses import AddressPolicy
+from flask_hubhooks.transport.egress import AddressPolicy
 from flask_hubhooks.transport.egress import Egress
 from tests.posting import post
 
@@ -229,7 +228,7 @@ sender.close()
 
 @pytest.mark.parametrize(("before", "connections"), [("unused", 2), ("used", 2)])
 def test_fork(tmp_path: Path, before: str, connections: int) -> None:
-    """A child begins anew, and the parent's connections go on, over TLS too, when the child has ended."""
+    """A child of a fork starts afresh, and the parent's connections survive the child's end, also over TLS."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     with Receiver(tls=tls_context(authority)) as receiver:
@@ -245,12 +244,12 @@ def test_fork(tmp_path: Path, before: str, connections: int) -> None:
 
 @pytest.mark.parametrize("option", [pycurl.MAXLIFETIME_CONN, pycurl.MAXAGE_CONN])
 def test_connections_have_a_maximum_age(option: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that is too old, or was idle for too long, is not used again, however busy it is."""
+    """A connection that is too old, or was idle for too long, is not used again."""
     make = exchange.make_handle
 
     def shortened(made_for: exchange.Exchange) -> Any:
         handle = make(made_for)
-        assert exchange.CONNECTION_S <= 60
+        assert exchange.MAX_CONNECTION_AGE_S <= 60
         handle.setopt(option, 1)
         return handle
 
@@ -270,17 +269,17 @@ def test_connections_have_a_maximum_age(option: int, monkeypatch: pytest.MonkeyP
 
 
 def test_an_old_libcurl_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A libcurl that is too old is told when a transport is made, with what to do."""
+    """A libcurl that is too old raises when a transport is made, with advice."""
     monkeypatch.setattr(pycurl, "version_info", lambda: (9, "7.88.1", 0x75801))
     with pytest.raises(
-        RuntimeError, match=r"uses libcurl 7\.88\.1, but hubhooks needs \d+\.\d+\.\d+ or newer: install"
+        RuntimeError, match=r"uses libcurl 7\.88\.1, but hubhooks needs \d+\.\d+\.\d+ or newer\. Install"
     ):
         Transport()
 
 
 @pytest.mark.parametrize("step", ["make_handle", "is_address"])
 def test_faults_of_ours(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, step: str) -> None:
-    """Whatever goes wrong while a request is begun, it is answered, and the loop goes on."""
+    """Whatever goes wrong when a request begins, it is answered, and the loop goes on."""
 
     def fail(*_: object) -> None:
         raise MemoryError
@@ -290,14 +289,17 @@ def test_faults_of_ours(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptu
         with monkeypatch.context() as patches:
             patches.setattr(loop, step, fail)
             outcome = post(sender, receiver.url, b"", {})
-        assert (outcome.error, outcome.concern) == ("unexpected fault (MemoryError)", Concern.NOBODY)
+        assert (outcome.error, outcome.concern) == (
+            "Internal error (MemoryError). See the worker's log.",
+            Concern.NOBODY,
+        )
         assert post(sender, receiver.url, b"", {}).status_code == 200
     sender.close()
-    assert "a request failed by a fault of ours" in caplog.text
+    assert "a request failed because of an internal error" in caplog.text
 
 
 def test_lack_of_files(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """A process without files to open for another connection fails the attempt as nobody's fault, and goes on."""
+    """Without files for another connection the attempt fails as nobody's fault, and the transport goes on."""
     caplog.set_level(logging.ERROR)
     sender = Transport(LOOPBACK)
     with Receiver() as receiver:
@@ -309,7 +311,7 @@ def test_lack_of_files(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptur
             patches.setattr(exchange, "open_socket", lacking)
             outcome = post(sender, receiver.url, b"", {})
         assert (outcome.status_code, outcome.concern, outcome.connected) == (None, Concern.NOBODY, False)
-        assert outcome.error == "too many open files: check the worker and its machine"
+        assert outcome.error == "Too many open files. Check the worker and its machine."
         assert post(sender, receiver.url, b"", {}).status_code == 200
     sender.close()
     assert not caplog.text

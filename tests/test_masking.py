@@ -1,4 +1,4 @@
-"""What readers see of an exchange, and how secrets are masked that a receiver tells back."""
+"""What readers see of an exchange, and how secrets that a receiver sends back are masked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from flask_hubhooks.records.models import Hook
-from flask_hubhooks.transport import BODY_LIMIT, HEADERS_LIMIT, Outcome
+from flask_hubhooks.transport import MAX_STORED_BODY, MAX_STORED_HEADERS, Outcome
 from flask_hubhooks.transport.hook_url import origin
 from flask_hubhooks.worker.masking import masked
 
@@ -75,13 +75,13 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
     "JSON for scripts": lambda text: re.sub("[<>&'+]", lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text)[1:-1]),
     "a URL within JSON": lambda text: json.dumps(f"https://a.example/{quote(text)}").replace("/", "\\/"),
 }
-"""20 ways to write each of the secrets: 80 spellings, and `test_other_spellings` has one more."""
+"""Return 20 ways to write each secret: 80 spellings, to which `test_other_spellings` adds one."""
 
 
 @pytest.mark.parametrize("secret", SECRETS)
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_spellings(spelling: str, secret: str) -> None:
-    """A secret is masked as it is, percent-encoded and JSON-escaped, whichever of its characters are."""
+    """A secret is masked as it is, and with any of its characters percent-encoded or JSON-escaped."""
     spelled = SPELLINGS[spelling](secret)
     told = masked(outcome(f"<{spelled}> {spelled}".encode(), ("X-Told", spelled), (spelled, "x")), SECRETS)
     if spelling == "a URL within JSON":
@@ -91,7 +91,7 @@ def test_spellings(spelling: str, secret: str) -> None:
 
 
 def test_other_spellings() -> None:
-    """Other spellings stay, such as HTML's: masking is best effort, for who could read the secret anyway."""
+    """Other spellings, such as HTML's, stay: masking is best effort, against users who could read the secret anyway."""
     spelled = html.escape(SECRETS[0]).encode()
     assert masked(outcome(spelled), SECRETS).response_body == spelled
 
@@ -105,7 +105,7 @@ ascii_text = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclu
     st.text(st.sampled_from("ab%\\u0/+"), max_size=7),
 )
 def test_any_characters_encoded(secret: str, ways: list[int], around: str) -> None:
-    """Whichever characters of a secret are encoded in whichever way, it is masked, and what stands around it stays."""
+    """A secret is masked whichever of its characters are encoded in whichever way, and the text around it stays."""
     forms = ("{0}", "%{1:02x}", "%{1:02X}", "\\u{1:04x}", "\\u{1:04X}")
     spelled = "".join(forms[ways[index % len(ways)]].format(each, ord(each)) for index, each in enumerate(secret))
     told = masked(outcome(f"{around} {spelled} {around}".encode()), [secret]).response_body.decode()
@@ -115,7 +115,7 @@ def test_any_characters_encoded(secret: str, ways: list[int], around: str) -> No
 
 @pytest.mark.parametrize("spelling", [each for each in SPELLINGS if each != "a URL within JSON"])
 def test_cut_off(spelling: str) -> None:
-    """A secret that the limit cuts off does not keep its beginning, wherever it is cut and however it is spelled."""
+    """The beginning of a secret that the limit cuts off is masked, wherever it is cut and however it is spelled."""
     for secret in SECRETS:
         spelled = SPELLINGS[spelling](secret)
         for length in range(1, len(spelled)):
@@ -123,14 +123,14 @@ def test_cut_off(spelling: str) -> None:
             shown = told.decode().removeprefix("......").removesuffix("***")
             assert len(shown) < len(percent(secret[0])) + len("\\u0000"), (secret, length, told)
             assert not shown or re.fullmatch(r"%[0-9A-Fa-f]?|\\(u[0-9A-Fa-f]{0,3})?", shown), (secret, length, told)
-            text = "x" * (HEADERS_LIMIT - 3 - length) + spelled[:length]
+            text = "x" * (MAX_STORED_HEADERS - 3 - length) + spelled[:length]
             [(_, value)] = masked(outcome(b"", ("X-A", text)), [secret]).response_headers
             assert value.rstrip("*").lstrip("x") == shown
 
 
 @given(st.text("ab", min_size=8), st.text("ab"), st.integers(0))
 def test_longest_beginning(secret: str, before: str, length: int) -> None:
-    """Of a secret that is cut off the longest beginning is masked, also where it repeats itself."""
+    """Of a secret that is cut off the longest beginning is masked, even if it repeats itself."""
     text = f"{before}{secret[: length % len(secret)]}"
     assume(secret not in text)
     begun = max(each for each in range(len(secret)) if text.endswith(secret[:each]))
@@ -139,7 +139,7 @@ def test_longest_beginning(secret: str, before: str, length: int) -> None:
 
 
 def test_bodies_without_secrets_stay() -> None:
-    """What holds no secret stays as it is: bytes of any kind, and what only looks like an escape."""
+    """Text without a secret stays as it is, with bytes of any kind and with what only looks like an escape."""
     for body in (b"", bytes(range(256)), b"%zz %2 \\u00 \\ \\q %", "ä容器".encode()):
         assert masked(outcome(body), SECRETS).response_body == body
         assert masked(outcome(body + SECRETS[0].encode()), SECRETS).response_body == body + b"***"
@@ -149,8 +149,8 @@ def test_bodies_without_secrets_stay() -> None:
     "unit", [b"%25", b"%", b"\\", b"\\\\", b"a", b"%61", b"\\u0061", b"0123456789abcdef" * 2 + b"."]
 )
 def test_hostile_bodies(unit: bytes) -> None:
-    """Bodies made to keep a search busy are searched through once."""
-    body = (unit * BODY_LIMIT)[:BODY_LIMIT]
+    """Bodies made to slow a search down are searched in linear time."""
+    body = (unit * MAX_STORED_BODY)[:MAX_STORED_BODY]
     secrets = [each * 2000 + "b" for each in ("a", "%25", "%", "\\")]
     assert masked(outcome(body, truncated=True), secrets).truncated
 
@@ -176,7 +176,7 @@ def test_hostile_bodies(unit: bytes) -> None:
     }.items(),
 )
 def test_origin(url: str, shown: str) -> None:
-    """Of any URL scheme, host and port are shown as they are written, and nothing else."""
+    """For any URL, scheme, host and port are shown as they are written, and nothing else."""
     assert origin(url) == shown
 
 
@@ -192,7 +192,7 @@ PAGES = (
 
 
 def everything(host: Host, webhook: dict[str, Any], user: str) -> str:
-    """All that API and pages show of a webhook, headers too."""
+    """Return everything that API and pages show of a webhook, including headers."""
     visitor, answers = Visitor(host, user), []
     for delivery in host.history(webhook):
         ids = Ids(webhook["id"], webhook["hooks"][0]["id"], delivery["id"])
@@ -204,7 +204,7 @@ def everything(host: Host, webhook: dict[str, Any], user: str) -> str:
 
 
 def test_readers_see_outcomes(host: Host) -> None:
-    """No answer to a reader holds a planted path, header, response or secret; a writer sees all but the secrets."""
+    """No response to a reader contains a planted path, header, response or secret; writers see all but secrets."""
     moved = http(
         301,
         b"planted-body",
@@ -232,19 +232,19 @@ def test_readers_see_outcomes(host: Host) -> None:
     assert "webhook-signature" in seen.lower() and "webhook-signature" not in shown.lower()
     at = receiver.url.removesuffix("/hook")
     assert f"{at}/…" in shown and "HTTP 301" in shown and '"status_code": 301' in shown
-    assert "redirected (301) to https://other.example:8443: " in seen
-    assert "redirected (301) to https://other.example:8443: " in shown
+    assert "Redirected (301) to https://other.example:8443. " in seen
+    assert "Redirected (301) to https://other.example:8443. " in shown
     assert "386 of 387" in shown and "https://ci.example/7?a=b" in shown
     path = f"acme/app/webhooks/{webhook['id']}/"
     assert host.api("GET", path, user="reader").get_json()["headers"] is None
-    [moved_one] = [each for each in host.history(webhook) if "redirected" in each["reason"]]
+    [moved_one] = [each for each in host.history(webhook) if "Redirected" in each["reason"]]
     [attempt] = host.api("GET", f"{path}history/{moved_one['id']}/", user="reader").get_json()["attempts"]
     assert (attempt["status_code"], attempt["request"], attempt["response"]) == (301, None, None)
 
 
 @on_sqlite
 def test_etags_for_readers(host: Host) -> None:
-    """The ETag of what a reader sees does not measure what is hidden: it is the same for every path."""
+    """The ETag for a reader does not depend on what is hidden: it is the same for every path."""
     webhook = host.create("http://127.0.0.1:9/first")
     path = f"acme/app/webhooks/{webhook['id']}/"
     paths = [path, f"{path}hooks/{webhook['hooks'][0]['id']}/"]

@@ -12,7 +12,7 @@ from sqlalchemy import BigInteger, String, Uuid, insert, inspect, select, text, 
 from flask_hubhooks.dialects import now_plus, time_ordered_uuid, utcnow
 from flask_hubhooks.records.models import Push, attempts, copy_tables, deliveries, hooks, pushes, webhooks
 from flask_hubhooks.registry import Repository
-from flask_hubhooks.transport.hook_url import destination
+from flask_hubhooks.transport.hook_url import canonical_origin
 from flask_hubhooks.worker.claims import claim
 
 from .host import Host
@@ -126,7 +126,7 @@ def test_tables_are_copied_once(host: Host) -> None:
 )
 def test_destination(hook_url: str, expected: str) -> None:
     """A destination is scheme, host and port, written in one way."""
-    assert destination(hook_url) == expected
+    assert canonical_origin(hook_url) == expected
 
 
 def a_row() -> dict[str, object]:

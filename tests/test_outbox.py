@@ -103,7 +103,7 @@ def test_locked_by_the_caller(make_host: MakeHost, caplog: pytest.LogCaptureFixt
     assert kept(host, thing) == ["a"]
     assert host.history(webhook) == []
     assert "push of acme/app:latest not recorded: database is locked" in caplog.text
-    assert "commit before you send the signal" in caplog.text
+    assert "Commit before you send the signal" in caplog.text
     assert "HubHooks(db, join_session=True)" in caplog.text
 
 

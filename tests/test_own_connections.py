@@ -335,7 +335,7 @@ def test_joining_a_session_that_commits(make_host: MakeHost, caplog: pytest.LogC
         pass
     assert lost == [(host.app, "acme/app", "latest")]
     assert "push of acme/app:latest not recorded" in caplog.text
-    assert "send the signal before your commit, or use HubHooks(db) without join_session" in caplog.text
+    assert "Send the signal before your commit, or use HubHooks(db) without join_session" in caplog.text
 
 
 @pytest.mark.parametrize("ends", ["commit", "rollback", "close", "remove"])
@@ -371,7 +371,7 @@ def test_joining_a_block_that_the_loader_ends(make_host: MakeHost, caplog: pytes
     with host.app.app_context(), host.db.session.begin():
         host.hubhooks.push(PUSH)
     assert "push of acme/app:latest not recorded" in caplog.text
-    assert "the repository_loader ended the transaction of db.session" in caplog.text
+    assert "The repository_loader ended the transaction of db.session" in caplog.text
     host.hubhooks.repository_loader(lambda name: Repository())
     assert host.history(webhook) == []
 
@@ -408,7 +408,7 @@ def test_a_lock_of_the_hosts_own(make_host: MakeHost, caplog: pytest.LogCaptureF
     begins_immediately(host)
     host.app.before_request(lambda: host.db.session.execute(text("SELECT 1")) and None)
     problem(host.api("POST", "acme/app/webhooks/", json={"name": "a", "hook_url": URL}), 503)
-    assert "another transaction holds the write lock of the SQLite file" in caplog.text
+    assert "Another transaction holds the write lock of the SQLite file" in caplog.text
 
 
 @on_sqlite

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from flask_hubhooks import Repository
 from flask_hubhooks.formats.dockerhub import body, callback_url, payload
+from flask_hubhooks.records.models import Push
 
 from .host import Host
 from .receivers import Receiver
@@ -35,13 +36,28 @@ def build(name: str = "acme/app", tag: str = "latest", pusher: str = "ann", **de
     )
 
 
+def test_a_key_added_later() -> None:
+    """A push that was recorded before a detail existed gets the detail's default."""
+    kept = {name: value for name, value in Repository().snapshot().items() if name not in ("status", "star_count")}
+    built = payload(
+        external_url=HUB,
+        token=TOKEN,
+        repository="acme/app",
+        tag="latest",
+        pusher="ann",
+        pushed_at=datetime(2014, 12, 3, tzinfo=timezone.utc),
+        details=kept,
+    )
+    assert (built["repository"]["status"], built["repository"]["star_count"]) == ("Active", 0)
+
+
 def shape(value: Any) -> Any:
-    """Keys in their order, and the JSON type of each value."""
+    """Return the keys in their order, with the JSON type of each value."""
     return [(key, shape(each)) for key, each in value.items()] if isinstance(value, dict) else type(value)
 
 
 def test_the_documented_example() -> None:
-    """What Docker Hub's example says comes out as that example, key for key, but for where a page is."""
+    """Docker Hub's example is reproduced key for key."""
     documented = DOCUMENTED["repository"]
     built = build(
         "svendowideit/testhook",
@@ -67,7 +83,7 @@ def test_the_documented_example() -> None:
     ],
 )
 def test_names(name: str, namespace: str, last: str) -> None:
-    """A name of one part is in `library`, of more the last part is the name; `repo_name` is as pushed."""
+    """A name without a slash is in `library`; with several, the last part is the name. `repo_name` stays as pushed."""
     built = build(name)
     assert shape(built) == shape(DOCUMENTED)
     repository = built["repository"]
@@ -78,7 +94,7 @@ def test_names(name: str, namespace: str, last: str) -> None:
 
 
 def test_empty_values() -> None:
-    """What the host does not know is empty, and of the documented type."""
+    """Details that the host does not know are empty, and of the documented type."""
     built = build(pusher="")
     assert shape(built) == shape(DOCUMENTED)
     assert built["push_data"] == {"pushed_at": 1417566161, "pusher": "", "tag": "latest"}
@@ -89,7 +105,7 @@ def test_empty_values() -> None:
 
 @pytest.mark.parametrize("careless", [None, 1.0, True])
 def test_whole_numbers(careless: Any) -> None:
-    """Counts are JSON integers whatever the host's loader gives: receivers written in Go refuse fractions."""
+    """Counts are JSON integers whatever the host's loader returns, because receivers written in Go refuse fractions."""
     built = build(star_count=careless, comment_count=careless, is_private=careless)
     assert shape(built) == shape(DOCUMENTED)
 
@@ -98,7 +114,7 @@ def test_whole_numbers(careless: Any) -> None:
     text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), name=st.text("abc/é", min_size=1)
 )
 def test_text_of_any_script(text: str, name: str) -> None:
-    """Text of any script arrives as it was, in UTF-8 and not in escapes."""
+    """Text of any script is sent as it is, in UTF-8 and without escapes."""
     sent = body(build(name, tag=text, pusher=text, description=text, dockerfile=text, status=text))
     received = json.loads(sent.decode("utf-8"))
     assert (received["push_data"]["tag"], received["push_data"]["pusher"]) == (text, text)
@@ -110,7 +126,7 @@ def test_text_of_any_script(text: str, name: str) -> None:
 
 
 def test_on_the_wire(host: Host) -> None:
-    """What a receiver gets is JSON of that shape, with text of any script as the registry told it."""
+    """Receivers get JSON of this shape, with text of any script as the registry gave it."""
     host.hubhooks.repository_loader(lambda name: Repository(description="Ünï 容器 🐳", star_count=3))
     with Receiver() as receiver:
         host.create(receiver.url)
@@ -126,8 +142,22 @@ def test_on_the_wire(host: Host) -> None:
     assert received["callback_url"].endswith("/")
 
 
+def test_a_snapshot_of_an_earlier_version(host: Host) -> None:
+    """A push whose stored snapshot lacks a key is delivered and shown, with that key's default."""
+    with Receiver() as receiver:
+        webhook = host.create(receiver.url)
+        host.push()
+        host.set_all(Push, snapshot={"description": "as it was"})
+        host.deliver()
+        (request,) = receiver.requests
+    (delivery,) = host.history(webhook)
+    sent = json.loads(host.details(webhook, delivery)["attempts"][0]["request"]["body"])
+    for details in (json.loads(request.body)["repository"], sent["repository"]):
+        assert (details["description"], details["status"], details["star_count"]) == ("as it was", "Active", 0)
+
+
 def test_long_text_is_cut_off() -> None:
-    """What a repository says of itself is bounded, in the database and in what is sent."""
+    """The texts of a repository are bounded, in the database and in the payload."""
     names = [each.name for each in fields(Repository) if isinstance(each.default, str)]
     long = Repository(**dict.fromkeys(names, "\u00fc" * 1_200_000)).snapshot()
     assert {name: len(long[name]) for name in names} == {

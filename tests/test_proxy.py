@@ -1,4 +1,4 @@
-"""Requests through HUBHOOKS_PROXY: a real proxy on loopback, good, hostile, away and hanging."""
+"""Requests through HUBHOOKS_PROXY, with real proxies on loopback: good, hostile, down and hanging."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from urllib.parse import urlsplit
 import pytest
 import trustme
 
-from flask_hubhooks.transport import Concern, Transport, files, lookups, loop
+from flask_hubhooks.transport import Concern, Transport, certificate_files, loop
 from flask_hubhooks.transport.egress import Egress
+from flask_hubhooks.transport.resolver import Resolver
 
 from .host import Host
 from .receivers import Answer, Connection, Receiver, Request, close, hang, reset, sends, tls_context, trickles
@@ -28,19 +29,19 @@ from .test_transport import BODY, LOOPBACK, SECRET, post
 
 PASSWORD = "pa:ss@wörd€"
 CREDENTIALS = "Basic " + base64.b64encode(f"ann:{PASSWORD}".encode()).decode()
-CLOSED = "the proxy closed the connection, or its answer is not HTTP"
-ADVICE = "is it running? The operator must check HUBHOOKS_PROXY"
+CLOSED = "The proxy closed the connection, or its response is not HTTP."
+ADVICE = "The operator must check HUBHOOKS_PROXY, and that the proxy is running."
 
 
 class Proxy(Receiver):
-    """A proxy that resolves all names to 127.0.0.1, and asks for `CREDENTIALS` where it is `guarded`."""
+    """A proxy that resolves all names to 127.0.0.1, and asks for `CREDENTIALS` if it is `guarded`."""
 
     def __init__(self, *, guarded: bool = False, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(self._pass_on, tls=tls)
         self.guarded = guarded
 
     def through(self, user: str = "") -> str:
-        """What HUBHOOKS_PROXY is set to."""
+        """Return a value for HUBHOOKS_PROXY."""
         scheme, host = ("https", "localhost") if self.tls else ("http", "127.0.0.1")
         return f"{scheme}://{user}{host}:{self.port}"
 
@@ -90,7 +91,7 @@ def bundle(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> s
 
 @pytest.fixture
 def looked_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The hosts that anyone in this process looked up."""
+    """The hosts that were looked up in this process."""
     hosts: list[str] = []
     real = socket.getaddrinfo
 
@@ -99,7 +100,7 @@ def looked_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return real(host, *args, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    monkeypatch.setattr(loop, "look_ups", lookups.LookUps())
+    monkeypatch.setattr(loop, "shared_resolver", Resolver())
     return hosts
 
 
@@ -108,7 +109,7 @@ def sender(proxy: str, egress: Egress | None = None, **options: Any) -> Transpor
 
 
 def test_http(looked_up: list[str]) -> None:
-    """An http URL goes to the proxy as an absolute URI, over one kept connection, and the proxy resolves its name."""
+    """An http URL is requested with an absolute URI over one kept connection, and the proxy resolves its name."""
     with Receiver(200, answer_of(201, b"thanks")) as receiver, Proxy() as proxy:
         through = sender(proxy.through())
         url = f"http://ci.example.com:{receiver.port}/hook?a=b"
@@ -125,7 +126,7 @@ def test_http(looked_up: list[str]) -> None:
 
 @pytest.mark.parametrize("over_tls", [False, True])
 def test_https(authority: trustme.CA, bundle: str, looked_up: list[str], over_tls: bool) -> None:
-    """An https URL goes through CONNECT, and TLS is with the receiver under the URL's name, to an https proxy too."""
+    """An https URL goes through CONNECT, with TLS to the receiver under the URL's name, also via an https proxy."""
     names: list[str | None] = []
     context = tls_context(authority, "ci.example.com")
     context.sni_callback = lambda _, name, __: names.append(name)
@@ -141,7 +142,7 @@ def test_https(authority: trustme.CA, bundle: str, looked_up: list[str], over_tl
 
 
 def test_http_over_an_https_proxy(authority: trustme.CA, bundle: str) -> None:
-    """An http URL goes to an https proxy over TLS with that."""
+    """An http URL goes to an https proxy over TLS."""
     with Receiver() as receiver, Proxy(tls=tls_context(authority)) as proxy:
         through = sender(proxy.through(), ca_bundle=bundle)
         assert post(through, f"http://ci.example.com:{receiver.port}/").status_code == 200
@@ -149,7 +150,7 @@ def test_http_over_an_https_proxy(authority: trustme.CA, bundle: str) -> None:
 
 
 def test_ipv6_literal(authority: trustme.CA, bundle: str) -> None:
-    """An IPv6 address is asked of the proxy in brackets."""
+    """The proxy is asked for an IPv6 address in brackets."""
     with Receiver(tls=tls_context(authority, "2606:4700::1111")) as receiver, Proxy() as proxy:
         outcome = post(sender(proxy.through(), ca_bundle=bundle), f"https://[2606:4700::1111]:{receiver.port}/")
     assert outcome.status_code == 200
@@ -158,7 +159,7 @@ def test_ipv6_literal(authority: trustme.CA, bundle: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_password(authority: trustme.CA, bundle: str, scheme: str) -> None:
-    """User and password go to the proxy alone: neither to the receiver nor into the outcome."""
+    """User name and password go to the proxy only, neither to the receiver nor into the outcome."""
     tls = tls_context(authority, "ci.example.com") if scheme == "https" else None
     with Receiver(tls=tls) as receiver, Proxy(guarded=True) as proxy:
         through = sender(proxy.through("ann:pa%3Ass%40w%C3%B6rd%E2%82%AC@"), ca_bundle=bundle)
@@ -172,20 +173,20 @@ def test_password(authority: trustme.CA, bundle: str, scheme: str) -> None:
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("user", ["", "ann:wrong@", "ann@"])
 def test_407(scheme: str, user: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A proxy that wants another password is told as such, without the password, and nothing of its answer is kept."""
+    """A proxy that refuses the password has its own cause, without the password and without the proxy's response."""
     caplog.set_level("DEBUG")
     with Receiver() as receiver, Proxy(guarded=True) as proxy:
         outcome = post(sender(proxy.through(user)), f"{scheme}://ci.example.com:{receiver.port}/{SECRET}")
         assert receiver.connections == 0
-    words = "the proxy answered 407 Proxy Authentication Required"
+    words = "The proxy answered 407 Proxy Authentication Required"
     assert (outcome.status_code, outcome.blocked, outcome.response_headers) == (None, False, ())
-    assert outcome.error == f"{words}: the operator must check user and password in HUBHOOKS_PROXY"
+    assert outcome.error == f"{words}. The operator must check the user name and password in HUBHOOKS_PROXY."
     assert outcome.concern is Concern.NOBODY
     assert "wrong" not in caplog.text + repr(outcome)
 
 
 def test_407_of_a_receiver(authority: trustme.CA, bundle: str) -> None:
-    """A receiver that itself answers 407, within the tunnel or without a proxy, is a receiver's answer."""
+    """If the receiver itself answers 407, in the tunnel or without a proxy, that is the receiver's response."""
     with Receiver(407, tls=tls_context(authority, "ci.example.com")) as receiver, Proxy() as proxy:
         through = sender(proxy.through(), ca_bundle=bundle)
         assert post(through, f"https://ci.example.com:{receiver.port}/").status_code == 407
@@ -195,7 +196,7 @@ def test_407_of_a_receiver(authority: trustme.CA, bundle: str) -> None:
 
 @pytest.mark.parametrize("host", ["ci.internal", "a.corp.example.com", "127.0.0.1"])
 def test_no_proxy_for_some(network: Network, host: str) -> None:
-    """Names, names below a wildcard and addresses of a network go directly, all else through the proxy."""
+    """Names, names below a wildcard and addresses in a network are reached directly, all others through the proxy."""
     direct = ("ci.internal", "*.corp.example.com", ip_network("127.0.0.0/8"))
     network.names.update({each: [("127.0.0.1", 80)] for each in ("ci.internal", "a.corp.example.com")})
     with Receiver() as receiver, Proxy() as proxy:
@@ -209,7 +210,7 @@ def test_no_proxy_for_some(network: Network, host: str) -> None:
 
 
 def test_what_goes_directly_is_judged(network: Network) -> None:
-    """A name that goes directly is judged by its addresses, as without a proxy."""
+    """A name that is reached directly is judged by its addresses, as without a proxy."""
     network.names["ci.internal"] = [("127.0.0.1", 80)]
     with Receiver() as receiver, Proxy() as proxy:
         through = sender(proxy.through(), no_proxy=("ci.internal",))
@@ -219,7 +220,7 @@ def test_what_goes_directly_is_judged(network: Network) -> None:
 
 @pytest.mark.parametrize("name", ["no_proxy", "NO_PROXY"])
 def test_no_proxy_of_the_environment(network: Network, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """What the environment says of proxies changes nothing: no address is connected to but the proxy's."""
+    """Proxies of the environment are ignored: nothing is connected to but the configured proxy."""
     monkeypatch.setenv(name, "*")
     network.names["ci.example.com"] = [("127.0.0.1", 80)]
     with Receiver() as receiver, Proxy() as proxy:
@@ -242,13 +243,13 @@ def closed_port() -> int:
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "nowhere.invalid"])
 def test_no_proxy(scheme: str, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy that is away fails the attempt, to be tried again, and it is not told where it would be."""
+    """If the proxy is down, the attempt fails and is retried, and the cause does not show the proxy's address."""
     if host != "127.0.0.1":
         monkeypatch.setattr(socket, "getaddrinfo", _no_name)
-        monkeypatch.setattr(loop, "look_ups", lookups.LookUps())
+        monkeypatch.setattr(loop, "shared_resolver", Resolver())
     outcome = post(sender(f"http://ann:{SECRET}@{host}:{closed_port()}"), f"{scheme}://ci.example.com/")
     assert (outcome.status_code, outcome.blocked) == (None, False)
-    assert outcome.error == f"no connection to the proxy: {ADVICE}"
+    assert outcome.error == f"No connection to the proxy. {ADVICE}"
     assert (outcome.concern, outcome.connected) == (Concern.NOBODY, False)
 
 
@@ -257,27 +258,27 @@ def _no_name(*_: Any, **__: Any) -> None:
 
 
 def test_the_receiver_is_away() -> None:
-    """What the proxy cannot connect to is told as the proxy's answer."""
+    """If the proxy cannot connect to the receiver, the proxy's response is the cause."""
     with Proxy() as proxy:
         outcome = post(sender(proxy.through()), f"https://ci.example.com:{closed_port()}/")
-    assert outcome.error == "the proxy answered 502 Bad Gateway: check the host of the hook URL, and the proxy's log"
+    assert outcome.error == "The proxy answered 502 Bad Gateway. Check the host of the hook URL, and the proxy's log."
 
 
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (hang, f"no answer of the proxy within 0.5 s: {ADVICE}"),
-        (trickles(b"HTTP/1.1 200 " + b"x" * 100), f"no answer of the proxy within 0.5 s: {ADVICE}"),
-        (close, f"{CLOSED}: {ADVICE}"),
-        (reset, f"{CLOSED}: {ADVICE}"),
+        (hang, f"No answer from the proxy within 0.5 s. {ADVICE}"),
+        (trickles(b"HTTP/1.1 200 " + b"x" * 100), f"No answer from the proxy within 0.5 s. {ADVICE}"),
+        (close, f"{CLOSED} {ADVICE}"),
+        (reset, f"{CLOSED} {ADVICE}"),
         (
             sends(b"220 mail.example.com ESMTP\r\n"),
-            f"{CLOSED}: {ADVICE}",
+            f"{CLOSED} {ADVICE}",
         ),
     ],
 )
 def test_bad_proxies(answer: Answer, words: str) -> None:
-    """A proxy that hangs, trickles, closes or speaks something else ends with words, within the deadline."""
+    """A proxy that hangs, trickles, closes or does not speak HTTP has its cause, by the deadline."""
     with Receiver(answer) as proxy:
         outcome = post(sender(proxy.url.removesuffix("/hook"), deadline_s=0.5), f"https://ci.example.com/{SECRET}")
     assert (outcome.status_code, outcome.error) == (None, words)
@@ -287,24 +288,24 @@ def test_bad_proxies(answer: Answer, words: str) -> None:
 
 @pytest.mark.parametrize("answer", [hang, trickles(answer_of(200, b"x" * 100))])
 def test_deadline_of_http(answer: Answer) -> None:
-    """The deadline holds for a proxy that does not answer an http URL, and one that trickles."""
+    """The deadline holds for a proxy that does not answer an http URL, or trickles."""
     with Receiver(answer) as proxy:
         outcome = post(sender(proxy.url.removesuffix("/hook"), deadline_s=0.5), "http://ci.example.com/")
-    assert outcome.error.startswith("no answer within 0.5 s")
+    assert outcome.error.startswith("No answer within 0.5 s. ")
     assert outcome.duration_ms < SOON_S * 1000
 
 
 @pytest.mark.parametrize("over_tls", [False, True])
 @pytest.mark.parametrize("answer", [hang, trickles(b"x" * 100, at_once=b"HTTP/1.1 202 OK\r\n\r\n")])
 def test_deadline_through_a_tunnel(authority: trustme.CA, bundle: str, answer: Answer, over_tls: bool) -> None:
-    """The deadline holds for a receiver within a tunnel, and within TLS within TLS, before and within its answer."""
+    """The deadline holds for a receiver in a tunnel, also for TLS in TLS, before and within its response."""
     tls = tls_context(authority, "ci.example.com")
     with Receiver(200, answer, tls=tls) as receiver, Proxy(tls=tls_context(authority) if over_tls else None) as proxy:
         through = sender(proxy.through(), ca_bundle=bundle, deadline_s=0.8)
         url = f"https://ci.example.com:{receiver.port}/"
         assert post(through, url).status_code == 200
         outcome = post(through, url)
-    assert " within 0.8 s: " in outcome.error
+    assert " within 0.8 s. " in outcome.error
     assert outcome.duration_ms < SOON_S * 1000
 
 
@@ -312,7 +313,7 @@ def test_certificate_of_the_receiver(authority: trustme.CA, bundle: str) -> None
     """A receiver's certificate is verified against its own name, not the proxy's."""
     with Receiver(tls=tls_context(authority, "localhost")) as receiver, Proxy() as proxy:
         outcome = post(sender(proxy.through(), ca_bundle=bundle), f"https://ci.example.com:{receiver.port}/")
-    assert outcome.error.startswith("TLS: certificate is for localhost and not for ci.example.com: ")
+    assert outcome.error.startswith("TLS failed: the certificate is for localhost and not for ci.example.com. ")
     assert outcome.concern is Concern.HOST
     assert not receiver.requests
     assert proxy.connections == 1
@@ -320,11 +321,11 @@ def test_certificate_of_the_receiver(authority: trustme.CA, bundle: str) -> None
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_certificate_of_the_proxy(authority: trustme.CA, scheme: str) -> None:
-    """An https proxy whose certificate is not trusted is sent nothing."""
+    """Nothing is sent to an https proxy whose certificate is not trusted."""
     with Proxy(tls=tls_context(authority)) as proxy:
         outcome = post(sender(proxy.through(f"ann:{SECRET}@")), f"{scheme}://ci.example.com/")
-    advice = "the operator must check HUBHOOKS_PROXY and HUBHOOKS_CA_BUNDLE"
-    assert outcome.error == f"TLS: the proxy's certificate is refused: {advice}"
+    advice = "The operator must check HUBHOOKS_PROXY and HUBHOOKS_CA_BUNDLE."
+    assert outcome.error == f"TLS failed: the proxy's certificate was refused. {advice}"
     assert outcome.concern is Concern.NOBODY
     assert not proxy.requests
 
@@ -334,7 +335,7 @@ HOSTS = ["10.0.0.1", "127.1", "0x7f.1", "2130706433", "169.254.169.254", "[::1]"
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_what_is_judged_before(host: str) -> None:
-    """Addresses in any spelling, names of this machine, schemes and ports are judged before the proxy hears of them."""
+    """Addresses in any notation, names of this machine, schemes and ports are judged before the proxy is asked."""
     with Proxy() as proxy:
         for scheme in ("http", "https"):
             assert post(sender(proxy.through()), f"{scheme}://{host}/").blocked
@@ -347,7 +348,7 @@ def test_what_is_judged_before(host: str) -> None:
 
 @pytest.mark.parametrize("spelling", ["0x08080808", "134744072", "010.8.8.8", "8.8.2056", "8.8.8.8."])
 def test_the_proxy_reads_the_same_address(spelling: str) -> None:
-    """A proxy is given an address in the usual spelling, in which it cannot take it for another one."""
+    """A proxy is given an address in its usual notation, so that it cannot read another one."""
     with Receiver() as receiver, Proxy() as proxy:
         through = sender(proxy.through())
         assert post(through, f"http://{spelling}:{receiver.port}/").status_code == 200
@@ -358,7 +359,7 @@ def test_the_proxy_reads_the_same_address(spelling: str) -> None:
 
 
 def test_from_the_app(sqlite_uri: str, caplog: pytest.LogCaptureFixture) -> None:
-    """An app's deliveries go through HUBHOOKS_PROXY, and its password is in no history, log or text of the config."""
+    """An app's deliveries go through HUBHOOKS_PROXY, and its password is in no history, log or repr of the config."""
     caplog.set_level("DEBUG")
     with Receiver() as receiver, Proxy(guarded=True) as proxy:
         settings = {
@@ -384,7 +385,7 @@ def test_from_the_app(sqlite_uri: str, caplog: pytest.LogCaptureFixture) -> None
 
 @pytest.fixture
 def asking(authority: trustme.CA) -> Callable[..., ssl.SSLContext]:
-    """Make what a receiver serves TLS with that asks for a client certificate."""
+    """Return a function that makes TLS contexts which ask for a client certificate."""
 
     def make(name: str = "localhost", *, most: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLContext:
         context = tls_context(authority, name)
@@ -407,18 +408,18 @@ def own(authority: trustme.CA, tmp_path: Path) -> tuple[str, str]:
 
 @pytest.mark.parametrize("most", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_client_certificate(asking: Any, own: tuple[str, str], bundle: str, most: ssl.TLSVersion) -> None:
-    """A receiver that asks for a client certificate gets it, where there is one, and is told of otherwise."""
+    """A receiver that asks for a client certificate gets it; if there is none, the cause says so."""
     with Receiver(tls=asking(most=most)) as receiver:
         shown = Transport(LOOPBACK, ca_bundle=bundle, client_certificate=own)
         assert post(shown, receiver.url).status_code == 200
         error = post(Transport(LOOPBACK, ca_bundle=bundle), receiver.url).error
-    if not error.startswith("connection closed before an answer: "):  # which overtakes what TLS 1.3 says of it
-        assert error.startswith("TLS: ")
-        assert error.endswith((": set HUBHOOKS_CLIENT_CERTIFICATE", "or does it ask for a client certificate?"))
+    if not error.startswith("The connection was closed before an answer. "):  # which overtakes what TLS 1.3 says of it
+        assert error.startswith("TLS failed: ")
+        assert error.endswith((" Set HUBHOOKS_CLIENT_CERTIFICATE.", "and whether it wants a client certificate."))
 
 
 def test_proxies_see_no_client_certificate(asking: Any, own: tuple[str, str], bundle: str) -> None:
-    """A receiver within a tunnel is shown the client certificate, a proxy that asks for one is not."""
+    """A receiver in a tunnel is shown the client certificate, but a proxy that asks for one is not."""
     with Receiver(tls=asking("ci.example.com")) as receiver, Proxy() as proxy:
         through = sender(proxy.through(), ca_bundle=bundle, client_certificate=own)
         assert post(through, f"https://ci.example.com:{receiver.port}/").status_code == 200
@@ -430,7 +431,7 @@ def test_proxies_see_no_client_certificate(asking: Any, own: tuple[str, str], bu
 
 
 def test_client_certificate_that_cannot_be_read(own: tuple[str, str], tmp_path: Path) -> None:
-    """A wrong path, or a key that is not the certificate's, is told at once, not at the first POST."""
+    """A wrong path, or a key of another certificate, raises at once, not at the first POST."""
     other = trustme.CA().issue_cert("other@example.com").private_key_pem
     other.write_to_path(str(tmp_path / "other.key"))
     for pair in ((own[0], str(tmp_path / "none.key")), (own[0], str(tmp_path / "other.key"))):
@@ -441,8 +442,8 @@ def test_client_certificate_that_cannot_be_read(own: tuple[str, str], tmp_path: 
 def test_renewed_client_certificate(
     asking: Any, own: tuple[str, str], authority: trustme.CA, bundle: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A certificate that is renewed is shown without a restart, on a new connection."""
-    monkeypatch.setattr(files, "CHECK_S", 0.0)
+    """A renewed client certificate is used without a restart, on a new connection."""
+    monkeypatch.setattr(certificate_files, "CHECK_S", 0.0)
     shown: list[int] = []
 
     def note(_: Request, connection: Connection) -> int:
@@ -462,25 +463,29 @@ def test_renewed_client_certificate(
 
 
 def test_renewed_authorities(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Authorities that are replaced are trusted without a restart, and those before them no more."""
-    monkeypatch.setattr(files, "CHECK_S", 0.0)
+    """Replaced authorities are trusted without a restart, and the old ones no longer."""
+    monkeypatch.setattr(certificate_files, "CHECK_S", 0.0)
     bundle = tmp_path / "ca.pem"
     trustme.CA().cert_pem.write_to_path(str(bundle))
     sender = Transport(LOOPBACK, ca_bundle=str(bundle))
     with Receiver(tls=tls_context(authority)) as receiver:
-        assert post(sender, receiver.url).error.startswith("TLS: certificate for localhost is of an unknown authority")
+        assert post(sender, receiver.url).error.startswith(
+            "TLS failed: the certificate of localhost is from an unknown authority"
+        )
         authority.cert_pem.write_to_path(str(bundle))
         assert post(sender, receiver.url).status_code == 200
         trustme.CA().cert_pem.write_to_path(str(bundle))
-        assert post(sender, receiver.url).error.startswith("TLS: certificate for localhost is of an unknown authority")
+        assert post(sender, receiver.url).error.startswith(
+            "TLS failed: the certificate of localhost is from an unknown authority"
+        )
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no certificate"])
 def test_files_that_become_unreadable(
     authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any, content: bytes | None
 ) -> None:
-    """A file that cannot be read any more leaves its old content in use, and that is logged once."""
-    monkeypatch.setattr(files, "CHECK_S", 0.0)
+    """A file that can no longer be read leaves its old content in use, and is logged once."""
+    monkeypatch.setattr(certificate_files, "CHECK_S", 0.0)
     bundle = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(str(bundle))
     sender = Transport(LOOPBACK, ca_bundle=str(bundle))
@@ -492,6 +497,6 @@ def test_files_that_become_unreadable(
         for _ in range(3):
             receiver.drop()
             assert post(sender, receiver.url).status_code == 200
-    [record] = [each for each in caplog.records if each.name == files.__name__]
+    [record] = [each for each in caplog.records if each.name == certificate_files.__name__]
     assert record.getMessage().startswith("the new content of HUBHOOKS_CA_BUNDLE cannot be used (")
-    assert record.getMessage().endswith("): the old one stays in use")
+    assert record.getMessage().endswith("), so the old one stays in use")

@@ -24,7 +24,7 @@ from werkzeug.test import TestResponse
 from flask_hubhooks import Repository
 from flask_hubhooks.dialects import utcnow
 from flask_hubhooks.records import redelivery
-from flask_hubhooks.records.chains import SWITCHED_OFF
+from flask_hubhooks.records.cancelling import SWITCHED_OFF
 from flask_hubhooks.records.models import Delivery, Hook, Status, Webhook
 from flask_hubhooks.transport import Outcome
 from flask_hubhooks.worker import claims, recording
@@ -800,7 +800,7 @@ def lose(host: Host, number: int, *urls: str) -> dict[str, Any]:
 
 def test_recovering_in_batches(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batch by batch `remaining` counts down to what is left, and each is started once."""
-    monkeypatch.setattr(redelivery, "RECOVER_MOST", 5)
+    monkeypatch.setattr(redelivery, "MAX_RECOVERED", 5)
     webhook = lose(host, 12)
     assert [recover(host, webhook) for _ in range(4)] == [(5, 7), (5, 2), (2, 0), (0, 0)]
     assert {each.round for each in stored(host)} == {2}
@@ -810,7 +810,7 @@ def test_recovering_in_batches(host: Host, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("most", [5, 500])
 def test_recovering_twice_at_once(host: Host, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     """Two who recover at once share the work: nothing is started twice."""
-    monkeypatch.setattr(redelivery, "RECOVER_MOST", most)
+    monkeypatch.setattr(redelivery, "MAX_RECOVERED", most)
     webhook = lose(host, 12)
     answers = at_once(*[lambda: recover(host, webhook)] * 2)
     assert sorted(answers) == ([(5, 2), (5, 7)] if most == 5 else [(0, 0), (12, 0)])

@@ -125,7 +125,7 @@ def lose(host: Host, webhook: dict[str, Any], number: int) -> None:
 
 def test_recover_in_batches(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """What failed is sent again oldest first, so many at a time, each once, until nothing remains."""
-    monkeypatch.setattr(redelivery, "RECOVER_MOST", 2)
+    monkeypatch.setattr(redelivery, "MAX_RECOVERED", 2)
     with Receiver(*[308] * 5, 200) as receiver:
         webhook = host.create(receiver.url)
         lose(host, webhook, 5)

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from flask_hubhooks.records.models import Webhook
 from flask_hubhooks.records.request_headers import BadHeader, as_text, check_name, check_value, of_text
 from flask_hubhooks.transport import Transport
-from flask_hubhooks.transport.addresses import AddressPolicy
-from flask_hubhooks.transport.egress import Egress
+from flask_hubhooks.transport.egress import AddressPolicy, Egress
 
 from .host import Host
 from .posting import post
@@ -254,5 +253,5 @@ def test_not_valid_after_all(host: Host, caplog: pytest.LogCaptureFixture) -> No
         assert receiver.requests == []
     details = [host.details(webhook, each) for each in host.history(webhook)]
     causes = {attempt["cause"] for attempt in chain.from_iterable(each["attempts"] for each in details)}
-    assert causes == {"the request cannot be formed: the hook URL or a header is not valid"}
+    assert causes == {"The request cannot be built. The hook URL or a header is not valid."}
     assert not re.search("header-value", json.dumps(details) + caplog.text)

@@ -1,4 +1,4 @@
-"""What stands in the request line: path and query as their owner wrote them."""
+"""The request line: path and query as their owner wrote them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ AS_WRITTEN = [
 
 @pytest.mark.parametrize("path", AS_WRITTEN)
 def test_valid_ascii_stays(path: str) -> None:
-    """A path and a query that are valid ASCII stay byte for byte, dot segments and unneeded escapes included."""
+    """A path and a query of valid ASCII stay byte for byte, with dot segments and unneeded escapes."""
     assert target(f"http://ci.example.com{path}")[:2] == (f"http://ci.example.com{path}", path)
 
 
@@ -50,12 +50,12 @@ def test_valid_ascii_stays(path: str) -> None:
     ],
 )
 def test_all_else_is_encoded(path: str, sent: str) -> None:
-    """What no request line may hold is encoded, and nothing beside it."""
+    """Characters that a request line cannot contain are encoded, and no others."""
     assert target(f"http://ci.example.com{path}").path == sent
 
 
 def random_path(random: Random) -> str:
-    """Return a path and maybe a query, of pieces that programs like to change."""
+    """Return a path, with or without a query, of pieces that programs like to change."""
     pieces = [
         *"azAZ09-._~!$&'()*+,;=:@/[]",
         "%7E",
@@ -75,7 +75,7 @@ def random_path(random: Random) -> str:
 
 
 def test_random_paths() -> None:
-    """The request line is the path that was judged, for thousands of URLs, and an owner's bytes are all there."""
+    """The request line is the path that was judged, for thousands of URLs, with all bytes of the owner's."""
     random = Random(1)  # noqa: S311 - no secret
     sender, statuses = transport(deadline_s=60), []
     with Receiver() as receiver:
@@ -95,7 +95,7 @@ def test_random_paths() -> None:
 
 
 def test_nothing_is_sent_twice_over_one_line() -> None:
-    """Escaped line breaks in a URL stay escaped: they begin no second request."""
+    """Escaped line breaks in a URL stay escaped, so they cannot begin a second request."""
     outcomes: list[object] = []
     sender = transport()
     with Receiver() as receiver:

@@ -1,4 +1,4 @@
-"""What an outcome means, rule by rule, and the bounds of every delay."""
+"""What each outcome means for its delivery, and the bounds of every delay."""
 
 from __future__ import annotations
 
@@ -32,49 +32,49 @@ def test_schedule() -> None:
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 226, 299, 302, 303])
 def test_received(status: int) -> None:
-    """2xx is received, and 302 and 303 are: Jenkins' Docker Hub plugin answers 302."""
+    """2xx, 302 and 303 are received, since Jenkins' Docker Hub plugin answers 302."""
     assert judge(answered(status), 0).verdict is Verdict.RECEIVED
     assert judge(answered(status), len(SCHEDULE_S)).verdict is Verdict.RECEIVED
 
 
 @pytest.mark.parametrize("status", [301, 307, 308])
 def test_moved(status: int) -> None:
-    """A redirect that would have the POST repeated elsewhere fails at once, saying where to."""
+    """A redirect that asks to repeat the POST elsewhere fails at once, and the reason says where to."""
     judgement = judge(answered(status, ("LOCATION", "https://new.example:8443/hook/s3cr3t?a=b")), 0)
     assert judgement.verdict is Verdict.FAILED
-    assert f"({status}) to https://new.example:8443: redirects are not followed" in judgement.reason
+    assert f"({status}) to https://new.example:8443. Redirects are not followed. " in judgement.reason
     for elsewhere in ("/hook/s3cr3t", "//s3cr3t", "s3cr3t", f"https://{'x' * 9000}/"):
-        assert "to another URL: " in judge(answered(status, ("Location", elsewhere)), 0).reason
-    assert "without saying where" in judge(answered(status), 0).reason
+        assert "to another URL. " in judge(answered(status, ("Location", elsewhere)), 0).reason
+    assert "without a Location header" in judge(answered(status), 0).reason
 
 
 def test_gone() -> None:
-    """410 says that the receiver wants no more."""
+    """410 means that the receiver wants no more deliveries."""
     judgement = judge(answered(410), 0)
     assert judgement.verdict is Verdict.GONE
     assert "410 Gone" in judgement.reason
 
 
 def test_forbidden_address() -> None:
-    """A forbidden address fails at once, and its cause is named."""
-    judgement = judge(answered(None, error="hook address 10.0.0.1 is not public (private)", blocked=True), 0)
-    assert (judgement.verdict, judgement.reason) == (Verdict.FAILED, "hook address 10.0.0.1 is not public (private)")
+    """A forbidden address fails at once, with the cause as reason."""
+    judgement = judge(answered(None, error="Hook address 10.0.0.1 is not public (private).", blocked=True), 0)
+    assert (judgement.verdict, judgement.reason) == (Verdict.FAILED, "Hook address 10.0.0.1 is not public (private).")
 
 
 @pytest.mark.parametrize(
     "status", [None, 199, 300, 304, 400, 401, 404, 408, 413, 418, 429, 500, 502, 503, 504, 599, 999]
 )
 def test_everything_else(status: int | None) -> None:
-    """All other answers, and none, are retried until the steps are used up."""
+    """All other responses, and none, are retried until the schedule ends."""
     for step in range(len(SCHEDULE_S)):
         assert judge(answered(status), step).verdict is Verdict.RETRY
     used_up = judge(answered(status), len(SCHEDULE_S))
-    assert (used_up.verdict, used_up.reason) == (Verdict.FAILED, "all 10 attempts failed")
+    assert (used_up.verdict, used_up.reason) == (Verdict.FAILED, "All 10 attempts failed.")
 
 
 @given(STEPS)
 def test_delay(step: int) -> None:
-    """A delay is within 20 % of the scheduled one, and not always the same."""
+    """A delay is within 20 % of the scheduled one, and varies."""
     delays = {retry_delay(step) for _ in range(20)}
     assert all(0.8 * SCHEDULE_S[step] <= delay <= 1.2 * SCHEDULE_S[step] for delay in delays)
     assert len(delays) > 1
@@ -83,19 +83,19 @@ def test_delay(step: int) -> None:
 
 @given(STEPS, st.floats(allow_nan=False))
 def test_retry_after_bounds(step: int, asked: float) -> None:
-    """What a receiver asks for is held between one and two times the scheduled delay."""
+    """The delay that a receiver asks for is limited to one to two times the scheduled delay."""
     assert SCHEDULE_S[step] <= retry_delay(step, asked) <= 2 * SCHEDULE_S[step]
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 @pytest.mark.parametrize("header", ["Retry-After", "retry-after"])
 def test_retry_after_seconds(status: int, header: str) -> None:
-    """Seconds are taken as they are where they are within the bounds."""
+    """Within the bounds, the number of seconds is used as it is."""
     assert judge(answered(status, (header, " 450 ")), 1).delay_s == 450
 
 
 def test_retry_after_date() -> None:
-    """A date is the time until then."""
+    """A date means the time until then."""
     for asked in (in_seconds(450), in_seconds(450).replace("GMT", "-0000")):
         assert 440 <= judge(answered(503, ("Retry-After", asked)), 1).delay_s <= 450
 
@@ -106,7 +106,7 @@ def test_retry_after_date() -> None:
     ids=["none", "too soon", "gone by", "too late", "far too late", "a distant date"],
 )
 def test_retry_after_out_of_bounds(asked: str, delay: int) -> None:
-    """What is too soon, past or huge becomes the nearest bound."""
+    """A time that is too soon, past or huge becomes the nearest bound."""
     assert judge(answered(503, ("Retry-After", asked)), 1).delay_s == delay
 
 
@@ -127,7 +127,7 @@ GARBAGE = [
 
 @pytest.mark.parametrize("asked", GARBAGE)
 def test_retry_after_garbage(asked: str) -> None:
-    """What is neither a number nor a date is as good as nothing."""
+    """Anything but a number or a date is ignored."""
     assert 240 <= judge(answered(503, ("Retry-After", asked)), 1).delay_s <= 360
 
 
@@ -142,7 +142,7 @@ DATES = st.from_regex(r"\A(Mon, )?\d{1,2} (Jan|Feb|Foo) \d{1,20} \d{1,3}:\d{1,3}
 
 @given(BUSY, STEPS, st.text() | st.integers().map(str) | st.datetimes().map(format_datetime) | DATES)
 def test_any_retry_after(status: int, step: int, asked: str) -> None:
-    """No header, whatever it holds, raises or leads out of the bounds."""
+    """No header, whatever it contains, raises or leads out of the bounds."""
     judgement = judge(answered(status, ("Retry-After", asked)), step)
     assert judgement.verdict is Verdict.RETRY
     assert 0.8 * SCHEDULE_S[step] <= judgement.delay_s <= 2 * SCHEDULE_S[step]

@@ -1,4 +1,4 @@
-"""Signatures that the Standard Webhooks library accepts, and secrets that are unreadable without the key."""
+"""Signatures that the Standard Webhooks library accepts, and secrets that cannot be read without the key."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_standard_library_verifies(text: str) -> None:
 
 @given(st.text(min_size=1), st.integers(min_value=0), st.integers(1, 127))
 def test_a_changed_byte(text: str, place: int, change: int) -> None:
-    """One changed byte of the body makes the signature wrong."""
+    """The signature does not match if one byte of the body changes."""
     body = bytearray(text.encode("ascii", "replace"))
     headers = sign(bytes(body))
     body[place % len(body)] ^= change
@@ -43,7 +43,7 @@ def test_a_changed_byte(text: str, place: int, change: int) -> None:
 
 @pytest.mark.parametrize("changed", ["webhook-id", "webhook-timestamp", "secret"])
 def test_what_else_is_signed(changed: str) -> None:
-    """Id, time and secret are part of the signature: a request cannot be replayed as another one."""
+    """Id, time and secret are part of the signature, so a request cannot be replayed as another one."""
     headers = sign(b"{}")
     secret = new_secret() if changed == "secret" else SECRET
     if changed != "secret":
@@ -53,7 +53,7 @@ def test_what_else_is_signed(changed: str) -> None:
 
 
 def test_secrets() -> None:
-    """A secret is `whsec_` and the base64 of 24 to 64 random bytes, another one each time."""
+    """A secret is `whsec_` and the base64 of 24 to 64 random bytes, different each time."""
     secrets = {new_secret() for _ in range(50)}
     assert len(secrets) == 50
     for secret in secrets:
@@ -63,7 +63,7 @@ def test_secrets() -> None:
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_round_trip(secret: str) -> None:
-    """What was encrypted can be decrypted, and cannot be read from what is stored."""
+    """An encrypted secret can be decrypted, and cannot be read from what is stored."""
     box = SecretBox([], ["key"])
     encrypted = box.encrypt(secret)
     assert box.decrypt(encrypted) == secret
@@ -71,7 +71,7 @@ def test_round_trip(secret: str) -> None:
 
 
 def test_rotated_keys() -> None:
-    """After the key was changed the old one still decrypts, and the newest encrypts."""
+    """After a change of key the old one still decrypts, and the newest encrypts."""
     old, new, both = SecretBox([], ["old"]), SecretBox([], [b"new"]), SecretBox([], ["new", "old"])
     assert both.decrypt(old.encrypt(SECRET)) == SECRET
     assert new.decrypt(both.encrypt(SECRET)) == SECRET
@@ -83,13 +83,13 @@ def test_rotated_keys() -> None:
     ids=["another key", "empty", "nonsense"],
 )
 def test_unreadable(stored: bytes) -> None:
-    """What another key encrypted, or what is no such thing at all, is unreadable and nothing else."""
+    """A secret that another key encrypted, or that is malformed, raises `SecretUnreadable` and nothing else."""
     with pytest.raises(SecretUnreadable):
         SecretBox([], ["key"]).decrypt(stored)
 
 
 def test_on_the_wire(host: Host) -> None:
-    """With the secret that was shown at creation a receiver verifies what it got; the id is the delivery's."""
+    """A receiver verifies a delivery with the secret that was shown at creation; the id is the delivery's."""
     with Receiver() as receiver:
         webhook = host.create(receiver.url)
         host.push()

@@ -347,11 +347,11 @@ class Registry(RuleBasedStateMachine):
 
     @precondition(lambda self: self.in_flight)
     @rule(number=which, delay=st.sampled_from([0.0, 60.0]))
-    def let_go(self, number: int, delay: float) -> None:
+    def release(self, number: int, delay: float) -> None:
         post, claim = self.in_flight.pop(number % len(self.in_flight))
         with self.host.writing() as session:
-            claims.let_go(session, [claims.Unsent(claim, delay)])
-        self.model.let_go(post, -HEAD_START if claim.urgent and not delay else delay)
+            claims.release(session, [claims.Released(claim, delay)])
+        self.model.release(post, -HEAD_START if claim.urgent and not delay else delay)
 
     @precondition(lambda self: self.in_flight)
     @rule()

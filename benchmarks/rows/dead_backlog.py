@@ -10,7 +10,7 @@ from time import perf_counter
 from sqlalchemy.orm import Session
 
 from flask_hubhooks.worker.claims import claim
-from flask_hubhooks.worker.dispatcher import CLAIM_LEAST
+from flask_hubhooks.worker.dispatcher import MIN_CLAIM
 
 from ..contestants import LIMIT_S, WARM_UP, Engine, engine, race
 from ..row import Figure, Goal, Row, Run, ratios
@@ -70,7 +70,7 @@ def _claim_ms(own: Site) -> float:
     with Session(own.engine) as session:
         session.connection()
         began = perf_counter()
-        claim(session, CLAIM_LEAST)
+        claim(session, MIN_CLAIM)
         taken = (perf_counter() - began) * 1000
         session.rollback()
     return taken

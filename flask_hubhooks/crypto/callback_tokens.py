@@ -1,4 +1,4 @@
-"""The token in a callback URL: a delivery and its round, signed, so that nothing secret is stored."""
+"""Callback tokens: a delivery's id and round, signed, so that nothing secret has to be stored."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from itsdangerous import BadSignature, Signer, base64_decode, base64_encode
 
 
 class BadToken(Exception):
-    """The token was not made by us, or with a key that is gone."""
+    """The token was not made by us, or with a key that is no longer in use."""
 
 
 class CallbackTokens:
-    """Makes and reads tokens; `keys` are the app's secret keys from oldest to newest."""
+    """Makes and reads callback tokens; `keys` are the app's secret keys, oldest first."""
 
     def __init__(self, keys: Sequence[str | bytes]) -> None:
         secret_keys = [key.encode() if isinstance(key, str) else key for key in keys]
@@ -26,13 +26,13 @@ class CallbackTokens:
         return self._signer.sign(f"{delivery_id.hex}.{round_}").decode()
 
     def read(self, token: str) -> tuple[uuid.UUID, int]:
-        """The delivery's id and the round; raises `BadToken`."""
+        """Return the delivery's id and the round; raises `BadToken`."""
         try:
             delivery, round_ = self._signer.unsign(token.encode()).decode("ascii").split(".")
-            said = uuid.UUID(hex=delivery), int(round_)
-        except (BadSignature, ValueError):  # a token may hold anything, lone surrogates too
+            content = uuid.UUID(hex=delivery), int(round_)
+        except (BadSignature, ValueError):  # a token may contain anything, even lone surrogates
             raise BadToken from None
         signature = token.rpartition(".")[2]
-        if base64_encode(base64_decode(signature)).decode() != signature:  # base64 can be written in other ways
+        if base64_encode(base64_decode(signature)).decode() != signature:  # base64 can be spelled in several ways
             raise BadToken
-        return said
+        return content

@@ -12,25 +12,25 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 
 class SecretUnreadable(Exception):
-    """A stored secret cannot be decrypted with any of the keys we have."""
+    """A stored secret cannot be decrypted with any of our keys."""
 
 
 class SecretBox:
-    """Encrypts what is secret, and decrypts it.
+    """Encrypts and decrypts secrets.
 
-    `keys` are Fernet keys, the newest first: it encrypts. Behind them stand those derived from `passwords`, the
-    app's secret keys, the newest first as well: they are all there is until the operator sets keys.
+    `keys` are Fernet keys and `passwords` the app's secret keys, each newest first. The first key encrypts. Keys
+    derived from the passwords come after the Fernet keys; they are the only ones until the operator sets some.
     """
 
     def __init__(self, keys: Sequence[str], passwords: Sequence[str | bytes]) -> None:
-        self._fernet = MultiFernet([*map(Fernet, keys), *map(_derived, passwords)])
+        self._fernet = MultiFernet([*map(Fernet, keys), *map(_key_from, passwords)])
         self.decrypt = lru_cache(maxsize=4096)(self._decrypt)
 
     def encrypt(self, secret: str) -> bytes:
         return self._fernet.encrypt(secret.encode())
 
-    def encrypted_anew(self, encrypted: bytes) -> bytes:
-        """The same under the newest key; raises `SecretUnreadable`."""
+    def reencrypt(self, encrypted: bytes) -> bytes:
+        """Encrypt a secret with the newest key instead; raises `SecretUnreadable`."""
         try:
             return self._fernet.rotate(encrypted)
         except InvalidToken:
@@ -43,7 +43,7 @@ class SecretBox:
             raise SecretUnreadable from None
 
 
-def _derived(password: str | bytes) -> Fernet:
+def _key_from(password: str | bytes) -> Fernet:
     material = password.encode() if isinstance(password, str) else password
     derived = HKDF(SHA256(), length=32, salt=None, info=b"flask_hubhooks secrets").derive(material)
     return Fernet(base64.urlsafe_b64encode(derived))

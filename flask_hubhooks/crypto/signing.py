@@ -1,4 +1,4 @@
-"""Standard Webhooks signatures, and the secrets they are made with."""
+"""Standard Webhooks signatures and secrets."""
 
 from __future__ import annotations
 
@@ -9,39 +9,40 @@ import secrets
 from collections.abc import Sequence
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - the standard's prefix, not a secret
-LEAST_BYTES, MOST_BYTES = 24, 64
-"""Of a secret, by Standard Webhooks 1.0."""
+MIN_SECRET_BYTES, MAX_SECRET_BYTES = 24, 64
+"""By Standard Webhooks 1.0."""
 
 
 class BadSecret(ValueError):
-    """Text that is no secret of Standard Webhooks."""
+    """Not a Standard Webhooks secret."""
 
 
 def new_secret() -> str:
-    """A secret of 32 random bytes."""
+    """Return a secret of 32 random bytes."""
     return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
 def check_secret(secret: str) -> None:
-    """Pass `whsec_` and the base64 of 24 to 64 bytes; raises `BadSecret` for all else.
+    """Accept `whsec_` followed by the base64 of 24 to 64 bytes; raise `BadSecret` for anything else.
 
-    Base64 that leaves bits over is refused as well: some of the receivers' libraries do not read it.
+    Base64 with unused bits that are not zero is refused, too: some libraries of receivers cannot read it.
     """
     try:
         key = base64.b64decode(secret.removeprefix(SECRET_PREFIX).encode("ascii"), validate=True)
     except ValueError:
         key = b""
-    if not LEAST_BYTES <= len(key) <= MOST_BYTES or secret != SECRET_PREFIX + base64.b64encode(key).decode():
-        raise BadSecret(f"Must be {SECRET_PREFIX} and the base64 of {LEAST_BYTES} to {MOST_BYTES} bytes.")
+    if not MIN_SECRET_BYTES <= len(key) <= MAX_SECRET_BYTES or secret != SECRET_PREFIX + base64.b64encode(key).decode():
+        raise BadSecret(f"Must be {SECRET_PREFIX} and the base64 of {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes.")
 
 
 def signature_headers(keys: Sequence[str], message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """The headers that prove who sent a body: those of Standard Webhooks 1.0, and GitHub's X-Hub-Signature-256.
+    """Return the headers that prove who sent a body: Standard Webhooks 1.0, and GitHub's X-Hub-Signature-256.
 
-    `keys` are the webhook's secrets, the present one first: while one is replaced there is a signature of each.
-    The first three are HMAC-SHA256 over `id.timestamp.body`, keyed with the bytes that a secret stands for. The
-    last is HMAC-SHA256 over the body, keyed with the present secret as text, `whsec_` and all. `timestamp` is in
-    epoch seconds, `body` the very bytes that are sent.
+    `keys` are the webhook's secrets, the current one first; after a rotation there is a signature with each of them.
+    `timestamp` is in epoch seconds, `body` the exact bytes that are sent.
+
+    `webhook-signature` is HMAC-SHA256 over `id.timestamp.body`, keyed with the bytes that a secret encodes.
+    `X-Hub-Signature-256` is HMAC-SHA256 over the body, keyed with the text of the current secret, including `whsec_`.
     """
     signed = b"%s.%d.%s" % (message_id.encode(), timestamp, body)
     return {
@@ -54,5 +55,5 @@ def signature_headers(keys: Sequence[str], message_id: str, timestamp: int, body
 
 def _signature(secret: str, signed: bytes) -> str:
     key = base64.b64decode(secret.removeprefix(SECRET_PREFIX))
-    # Not `hmac.digest`: it releases the interpreter's lock, and getting that back takes longer than the signature.
+    # Not `hmac.digest`: it releases the GIL, and getting it back takes longer than the signature.
     return base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()

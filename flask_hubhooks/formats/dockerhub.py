@@ -1,4 +1,4 @@
-"""The payload as Docker Hub documented it: these keys, in this order, with these types."""
+"""The payload that Docker Hub documents: these keys, in this order, with these types."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
+
+from ..registry import Repository
+
+_DEFAULTS = Repository().snapshot()
 
 
 def callback_url(external_url: str, repository: str, token: str) -> str:
@@ -23,11 +27,13 @@ def payload(
     pushed_at: datetime,
     details: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What a receiver gets; `details` is a `Repository.snapshot()`, `token` goes into the `callback_url`.
+    """Return the payload of a push; `details` is a `Repository.snapshot()`, `token` is that of the callback URL.
 
-    Times are whole epoch seconds: receivers written in Go refuse fractions. A repository of one part is in
-    the namespace `library`; of more than two parts the last is the name.
+    Times are whole epoch seconds, because receivers written in Go refuse fractions. A repository name without a slash
+    is in the namespace `library`; of a name with several slashes, only the last part is `name`. A key that `details`
+    lacks, because the push was recorded by an older version, has its default.
     """
+    details = {**_DEFAULTS, **details}
     namespace, _, name = repository.rpartition("/")
     namespace = namespace or "library"
     return {
@@ -57,5 +63,5 @@ _encoded = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def body(content: Mapping[str, Any]) -> bytes:
-    """UTF-8 JSON, text of any script as it is."""
+    """Encode a payload as compact UTF-8 JSON."""
     return _encoded(content).encode()

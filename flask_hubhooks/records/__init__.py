@@ -1,1 +1,1 @@
-"""Everything that is stored: tables, the state of deliveries, webhooks and the history."""
+"""The stored records: tables, the states of deliveries, webhooks and the history."""

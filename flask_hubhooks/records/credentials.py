@@ -1,4 +1,4 @@
-"""What is secret of a webhook, and encrypted in the database: the secret it signs with, and its request headers."""
+"""The secrets of a webhook, encrypted in the database: the one that it signs with, and its request headers."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ FORMER_SECRET_TTL = timedelta(hours=24)
 
 
 def rotate_secret(secrets: SecretBox, webhook: Webhook, secret: str | None) -> str:
-    """Give a webhook another secret, by default a new one, and return it.
+    """Replace the secret of a webhook, by default with a random one; returns the new secret.
 
-    For `FORMER_SECRET_TTL` requests are signed with the former one, too, unless that cannot be decrypted any more.
+    For `FORMER_SECRET_TTL` requests are also signed with the former one, unless it can no longer be decrypted.
     """
     secret = secret or new_secret()
     webhook.encrypted_former_secret = webhook.former_secret_until = None
     with suppress(SecretUnreadable):
-        webhook.encrypted_former_secret = secrets.encrypted_anew(webhook.encrypted_secret)
+        webhook.encrypted_former_secret = secrets.reencrypt(webhook.encrypted_secret)
         webhook.former_secret_until = utcnow() + FORMER_SECRET_TTL
     webhook.encrypted_secret = secrets.encrypt(secret)
     return secret
 
 
 def headers_of(secrets: SecretBox, webhook: Webhook) -> dict[str, str] | None:
-    """The request headers of a webhook; None where they cannot be decrypted."""
+    """The request headers of a webhook; None if they cannot be decrypted."""
     try:
         return request_headers.of_text(secrets.decrypt(webhook.encrypted_headers)) if webhook.encrypted_headers else {}
     except SecretUnreadable:
@@ -42,9 +42,9 @@ def headers_of(secrets: SecretBox, webhook: Webhook) -> dict[str, str] | None:
 
 
 def encrypt_anew(state: State) -> tuple[int, list[str]]:
-    """Encrypt what is secret of all webhooks with the newest key.
+    """Encrypt the secrets of all webhooks with the newest key.
 
-    Returns how many webhooks that was, and which could not be decrypted, each as `repository: name`.
+    Returns how many webhooks that were, and those that could not be decrypted, as `repository: name`.
     """
     rotated, unreadable, last = 0, [], 0
     while True:
@@ -54,7 +54,7 @@ def encrypt_anew(state: State) -> tuple[int, list[str]]:
             for row in rows:
                 if _encrypt_anew(state.secrets, row):
                     rotated += 1
-                elif not row.deleted_id:  # what is deleted is not sent any more, and nobody can give it a new secret
+                elif not row.deleted_id:  # nobody can give a deleted webhook a new secret, nor needs to
                     unreadable.append(f"{row.repository}: {row.name}")
         if not rows:
             return rotated, unreadable
@@ -62,9 +62,9 @@ def encrypt_anew(state: State) -> tuple[int, list[str]]:
 
 
 def _encrypt_anew(secrets: SecretBox, webhook: Webhook) -> bool:
-    """Encrypt anew what can be decrypted; False where something cannot, and stays what it is.
+    """Encrypt the secrets of a webhook with the newest key; returns False if some stay, as they cannot be decrypted.
 
-    A former secret that is over is dropped.
+    A former secret is dropped once it is no longer used.
     """
     if webhook.former_secret_until and webhook.former_secret_until <= utcnow():
         webhook.encrypted_former_secret = webhook.former_secret_until = None
@@ -72,7 +72,7 @@ def _encrypt_anew(secrets: SecretBox, webhook: Webhook) -> bool:
     for column in ("encrypted_secret", "encrypted_former_secret", "encrypted_headers"):
         if (encrypted := getattr(webhook, column)) is not None:
             try:
-                setattr(webhook, column, secrets.encrypted_anew(encrypted))
+                setattr(webhook, column, secrets.reencrypt(encrypted))
             except SecretUnreadable:
                 readable = False
     return readable

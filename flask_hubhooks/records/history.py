@@ -1,4 +1,4 @@
-"""The history of a webhook: its deliveries, newest push first, in pages that stay fast however long it grows."""
+"""The history of a webhook by deliveries, newest push first, in pages that stay fast however long it grows."""
 
 from __future__ import annotations
 
@@ -15,41 +15,40 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, contains_eager, joine
 
 from ..dialects import UTCDateTime
 from ..transport.causes import cause
-from .models import ID_LIMIT, Attempt, Delivery, Push, Status, Webhook, unsucceeded
+from .models import ID_LIMIT, UNSENT, Attempt, Delivery, Push, Status, Webhook, unsucceeded
 
 _CURSOR = re.compile(r"(older|newer):(-?[0-9]{1,18}):([0-9]{1,19}):([0-9]{1,4})")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _Row = TypeVar("_Row")
 Edge = tuple[datetime, int, int]
-"""Where a row stands: its push's time and id, and its position in the chain."""
-_UNDER_WAY = (Status.WAITING, Status.PENDING)
+"""The place of a row: the time and id of its push, and its position in the run."""
 
 
 class BadCursor(ValueError):
-    """The text is no cursor of ours."""
+    """The text is not one of our cursors."""
 
 
 @dataclass(frozen=True)
-class Latest:
-    """What the latest attempt of a delivery tells; the cause is "" where nothing is wrong."""
+class LastAttempt:
+    """The last attempt of a delivery; its cause is empty if nothing went wrong."""
 
     cause: str = ""
     duration_ms: int | None = None
 
 
 @dataclass(frozen=True)
-class Around:
-    """What stands around deliveries of a webhook."""
+class Context:
+    """What is shown along with deliveries of a webhook."""
 
-    chains: Mapping[int, Sequence[Delivery]]
-    """The chain of each push, by the push's id."""
-    latest: Mapping[uuid.UUID, Latest]
-    """The latest attempt of each delivery that was tried, by its id."""
+    runs: Mapping[int, Sequence[Delivery]]
+    """The run of each push, by the push's id."""
+    last_attempts: Mapping[uuid.UUID, LastAttempt]
+    """The last attempt of each delivery that has one, by the delivery's id."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """Some deliveries, and the cursors of the pages before and after it; None where there are none."""
+    """Some deliveries, and the cursors of the pages before and after; None if there is none."""
 
     deliveries: list[Delivery]
     older: str | None
@@ -76,7 +75,7 @@ def page(session: Session, webhook: Webhook, wanted: Mapping[str, Any]) -> Page:
 
 
 def cut(rows: list[_Row], size: int, newer: bool, started: bool) -> tuple[list[_Row], bool, bool]:
-    """The rows of a page, newest first, of what was read with one more; and whether there are older and newer ones."""
+    """The rows of a page, newest first, from one row more; and whether there are older and newer ones."""
     more = len(rows) > size
     if newer:
         return rows[:size][::-1], bool(rows), more
@@ -93,25 +92,25 @@ def cursors(edges: Sequence[Edge], older: bool, newer: bool) -> tuple[str | None
     )
 
 
-def around(session: Session, deliveries: Sequence[Delivery]) -> Around:
-    """The chains that some deliveries of one webhook are part of, and what was wrong with each at last."""
-    return Around(_chains(session, deliveries), latest(session, deliveries))
+def context(session: Session, deliveries: Sequence[Delivery]) -> Context:
+    """The runs of some deliveries of one webhook, and the last attempts of these deliveries."""
+    return Context(_runs(session, deliveries), last_attempts(session, deliveries))
 
 
-def latest(session: Session, deliveries: Sequence[Delivery]) -> dict[uuid.UUID, Latest]:
-    """What the latest attempt of each delivery tells, by the delivery's id."""
+def last_attempts(session: Session, deliveries: Sequence[Delivery]) -> dict[uuid.UUID, LastAttempt]:
+    """The last attempt of each delivery that has one, by the delivery's id."""
     tried = (
         select(Attempt.delivery_id, Attempt.status_code, Attempt.error, Attempt.duration_ms)
         .where(Attempt.delivery_id.in_([each.id for each in deliveries]))
         .order_by(Attempt.delivery_id, Attempt.number)
     )
     return {
-        each.delivery_id: Latest(cause(each.status_code, each.error), each.duration_ms)
+        each.delivery_id: LastAttempt(cause(each.status_code, each.error), each.duration_ms)
         for each in session.execute(tried)
     }
 
 
-def _chains(session: Session, deliveries: Sequence[Delivery]) -> dict[int, list[Delivery]]:
+def _runs(session: Session, deliveries: Sequence[Delivery]) -> dict[int, list[Delivery]]:
     found = {each.push_id: [each] for each in deliveries}
     long = {each.push_id for each in deliveries if each.chain_length > 1}
     if long:
@@ -121,13 +120,13 @@ def _chains(session: Session, deliveries: Sequence[Delivery]) -> dict[int, list[
             .options(joinedload(Delivery.hook))
             .order_by(Delivery.push_id, Delivery.position)
         )
-        found |= {push_id: list(chain) for push_id, chain in groupby(all_, lambda each: each.push_id)}
+        found |= {push_id: list(run) for push_id, run in groupby(all_, lambda each: each.push_id)}
     return found
 
 
 @dataclass(frozen=True)
 class Order:
-    """What pages are ordered by. Where the push's columns lead, its indexes of tags and pushers do."""
+    """The columns that pages are ordered by: the push's if its indexes of tags and pushers are used."""
 
     pushed_at: InstrumentedAttribute[datetime]
     push_id: InstrumentedAttribute[int]
@@ -164,15 +163,15 @@ def _with_status(word: str) -> Iterator[ColumnElement[bool]]:
     if word == "success":
         yield Delivery.received_at.is_not(None)
     elif word == "pending":
-        yield Delivery.status.in_(_UNDER_WAY)
+        yield Delivery.status.in_(UNSENT)
     elif word == "error":
-        yield from (Delivery.received_at.is_(None), Delivery.status.not_in(_UNDER_WAY))
+        yield from (Delivery.received_at.is_(None), Delivery.status.not_in(UNSENT))
     else:
         yield Delivery.status == Status(word)
 
 
 def start_of(text: str | None, order: Order) -> tuple[bool, list[ColumnElement[bool]]]:
-    """Whether it leads to newer ones, and the conditions of where it starts."""
+    """Whether a cursor leads to newer rows, and the conditions for where its page starts."""
     if text is None:
         return False, []
     direction, pushed_at, push_id, position = _parsed(text)
@@ -188,7 +187,7 @@ def _parsed(cursor: str) -> tuple[str, datetime, int, int]:
     try:
         if match and int(match[3]) <= ID_LIMIT:
             return match[1], _EPOCH + timedelta(microseconds=int(match[2])), int(match[3]), int(match[4])
-    except OverflowError:  # a year that there is not
+    except OverflowError:  # no such year
         pass
     raise BadCursor("Not a valid cursor. Use the one in next or previous.")
 

@@ -1,4 +1,4 @@
-"""The five tables, on a base of our own that is copied into the host's metadata, and what each row knows of itself."""
+"""The five tables, on a base of our own that is copied into the host's metadata."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from sqlalchemy import (
     JSON,
     BigInteger,
+    ColumnElement,
     DateTime,
     Enum,
     ForeignKey,
@@ -21,6 +22,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    and_,
     false,
     func,
     literal_column,
@@ -33,18 +35,18 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_colu
 from ..dialects import UTCDateTime, time_ordered_uuid, utcnow
 
 EVENT_ID_LIMIT = TEXT_LIMIT = 255
-"""Characters of a column that an index holds."""
+"""Characters of a text column in an index."""
 ID_LIMIT = 2**63 - 1
 """The largest id that PostgreSQL's BIGINT and SQLite's INTEGER hold."""
 NUMBER_LIMIT = 2**31 - 1
-"""The largest value that PostgreSQL's INTEGER holds: rounds and attempts are counted in one."""
+"""The largest value of PostgreSQL's INTEGER, which counts rounds and attempts."""
 
 GIVE_UP_AFTER = timedelta(days=5)
-"""How long after it could first be sent a delivery is still tried, and how long a hook may fail."""
+"""How long a delivery is tried after it became due, and how long a hook may fail."""
 
 
 class Status(str, enum.Enum):
-    """Where a delivery stands; stored as its value."""
+    """The state of a delivery; its value is stored."""
 
     WAITING = "waiting"
     PENDING = "pending"
@@ -56,12 +58,21 @@ class Status(str, enum.Enum):
     CANCELLED = "cancelled"
 
 
+UNSENT = (Status.WAITING, Status.PENDING)
+"""Not received yet: Docker Hub's `pending`. These are cancelled when their webhook is paused, disabled or deleted."""
+UNDER_WAY = (Status.PENDING, Status.AWAITING_CALLBACK)
+"""Their run depends on them: they are being sent, or their callback decides. They have a time to give up."""
+UNFINISHED = (*UNSENT, Status.AWAITING_CALLBACK)
+"""All that has not ended."""
+FAILED = (Status.FAILED, Status.EXPIRED)
+"""These end their run: later hooks are skipped."""
+
 DOCKER_WORDS = ("pending", "success", "error")
-"""What Docker Hub's history says of a delivery."""
+"""Docker Hub's words for the state of a delivery."""
 
 
 class Kind(str, enum.Enum):
-    """What a push is: a real one, or one that an owner sent to try a webhook; stored as its value."""
+    """A real push, or a test that an owner sent to try a webhook; its value is stored."""
 
     PUSH = "push"
     TEST = "test"
@@ -72,12 +83,12 @@ def _stored(kind: type[enum.Enum]) -> Enum:
 
 
 RowId = Annotated[int, mapped_column(BigInteger().with_variant(Integer, "sqlite"))]
-"""64 bits: a registry with 1,000 pushes a second uses up 31 in 25 days. SQLite numbers only an INTEGER key by itself,
-which has 64 bits there anyway."""
+"""64 bits: a registry with 1,000 pushes a second uses up 31 bits in 25 days. SQLite numbers only INTEGER keys itself,
+which have 64 bits there anyway."""
 
 
 class Base(DeclarativeBase):
-    """Our own base: `copy_tables` puts its tables beside the host's."""
+    """Our own base. `copy_tables` adds its tables to the host's."""
 
     type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it from the class
         datetime: UTCDateTime,
@@ -88,12 +99,12 @@ class Base(DeclarativeBase):
 
 
 class Webhook(Base):
-    """A name and one or more hooks for the pushes of one repository; deleting keeps the row and frees the name."""
+    """A name and hooks for the pushes of one repository. Deleting keeps the row, and frees the name."""
 
     __tablename__ = "hubhooks_webhook"
     __table_args__ = (
-        # Partial indexes, and no constraints: PostgreSQL locks a row whose unique columns change so that no push can
-        # refer to it, for as long as the transaction is open in which the host deletes or renames a repository.
+        # Partial indexes instead of constraints: if columns of a constraint change, PostgreSQL locks the row so that no
+        # push can refer to it while the transaction is open in which the host deletes or renames a repository.
         *(
             Index(
                 f"uq_hubhooks_webhook_{column}",
@@ -120,13 +131,13 @@ class Webhook(Base):
     slug: Mapped[str] = mapped_column(String(255))
     active: Mapped[bool] = mapped_column(default=True, server_default=true())
     expect_final_callback: Mapped[bool | None]
-    """None: as many hooks as make a chain expect it."""
+    """None: expected from chains, not from a single hook."""
     tag_filter: Mapped[str] = mapped_column(default="", server_default=text("''"))
-    """The patterns of `tag_filter.TagFilter`, with spaces between them."""
+    """The patterns of `tag_filter.TagFilter`, separated by spaces."""
     encrypted_secret: Mapped[bytes]
     encrypted_former_secret: Mapped[bytes | None]
     former_secret_until: Mapped[datetime | None]
-    """Until then requests are signed with the secret that was replaced, too."""
+    """Until then requests are also signed with the secret that was replaced."""
     encrypted_headers: Mapped[bytes | None]
     creator: Mapped[str]
     last_updater: Mapped[str]
@@ -136,7 +147,7 @@ class Webhook(Base):
     deleted_id: Mapped[RowId] = mapped_column(default=0, server_default="0")
     """0, or the row's own id once the webhook is deleted."""
     unsettled: Mapped[bool] = mapped_column(default=False, server_default=false())
-    """A host deleted or renamed the repository: a worker has yet to look at what was recorded before its commit."""
+    """The host deleted or renamed the repository, and a worker has yet to correct what was recorded meanwhile."""
 
     hooks: Mapped[list[Hook]] = relationship(
         primaryjoin="and_(Hook.webhook_id == Webhook.id, Hook.removed_at.is_(None))",
@@ -151,7 +162,7 @@ class Webhook(Base):
 
 
 def final_callback(expect: bool | None, hooks: int) -> bool:
-    """What `expect_final_callback` comes to: unless it was said, true for a chain and false for one hook."""
+    """The meaning of `expect_final_callback`: by default true for a chain and false for a single hook."""
     return hooks > 1 if expect is None else expect
 
 
@@ -167,9 +178,9 @@ class Hook(Base):
     hook_url: Mapped[str]
     failing_since: Mapped[datetime | None]
     failed_at: Mapped[datetime | None]
-    """When an attempt failed last, to the hour; as of `failing_since`."""
+    """When the last attempt since `failing_since` failed, to the hour."""
     failed_days: Mapped[int] = mapped_column(default=0, server_default="0")
-    """On how many days attempts have failed since `failing_since`."""
+    """The number of days on which attempts have failed since `failing_since`."""
     removed_at: Mapped[datetime | None]
     creator: Mapped[str]
     last_updater: Mapped[str]
@@ -180,7 +191,7 @@ class Hook(Base):
 
 
 class Push(Base):
-    """One tag that was pushed, with what the registry knew of the repository then."""
+    """One tag that was pushed, with the details of the repository at that time."""
 
     __tablename__ = "hubhooks_push"
     __table_args__ = (
@@ -200,18 +211,18 @@ class Push(Base):
     pusher: Mapped[str] = mapped_column(String(TEXT_LIMIT))
     pushed_at: Mapped[datetime]
     snapshot: Mapped[dict[str, Any]] = mapped_column(JSON)
-    """The fields of `Repository`, `date_created` as epoch seconds."""
+    """A `Repository.snapshot`, perhaps of an earlier version with fewer keys."""
 
 
 class Delivery(Base):
-    """One hook of one webhook for one push. Its id is public: receivers see it as `webhook-id`."""
+    """One hook of one run. Its id is public: receivers see it as `webhook-id`. `transitions` writes its state."""
 
     __tablename__ = "hubhooks_delivery"
     __table_args__ = (
         UniqueConstraint("push_id", "webhook_id", "position", name="uq_hubhooks_delivery_chain"),
         Index("ix_hubhooks_delivery_hook", "hook_id"),
         Index("ix_hubhooks_delivery_history", "webhook_id", "pushed_at", "push_id"),
-        # What to look for at three in the morning, to cancel, and to recover: few beside those that succeeded.
+        # For the history of failures, cancelling and recovering: few deliveries beside those that succeeded.
         Index(
             "ix_hubhooks_delivery_unsucceeded",
             "webhook_id",
@@ -220,10 +231,10 @@ class Delivery(Base):
             postgresql_where=text("status <> 'succeeded'"),
             sqlite_where=text("status <> 'succeeded'"),
         ),
-        # Claims and the sweep of what is overdue read only these; rows at rest are in none. Claims skip from one
-        # repository to the next, and from one hook to the next. No other index may do for what these ask: where nothing
-        # was due when PostgreSQL last looked, it takes any one, to read all of it for each. Therefore they ask for no
-        # status.
+        # Claims and the sweep of overdue deliveries read only these, which hold no row that has ended. Claims skip from
+        # one repository to the next, and from one hook to the next. No other index may fit their queries, which
+        # therefore ask for no status: if nothing was due when PostgreSQL last analyzed the table, it would take any
+        # index that fits, and read all of it for each repository.
         *(
             Index(
                 name,
@@ -253,20 +264,20 @@ class Delivery(Base):
     chain_length: Mapped[int]
     callback_expected: Mapped[bool]
     repository_key: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"))
-    """`repository_key` of the repository's name when the push came: claims take turns by it."""
+    """The `repository_key` of the repository's name at the time of the push: claims take turns by it."""
     pushed_at: Mapped[datetime]
-    """The push's, for the history's order."""
+    """The push's time, by which the history is ordered."""
 
     round: Mapped[int] = mapped_column(default=1, server_default="1")
     status: Mapped[Status]
     reason: Mapped[str] = mapped_column(default="", server_default=text("''"))
-    """Why it ended, where no attempt and no callback tells."""
+    """Why it ended or is held, if no attempt and no callback shows that."""
     next_attempt_at: Mapped[datetime | None]
-    """When it is due; while leased, when the lease ends."""
+    """When it is due; while it is leased, when the lease ends. Urgent deliveries: see `transitions.URGENT_S`."""
     give_up_at: Mapped[datetime | None]
-    """Pending: when it is no longer sent. Awaiting its callback: when it expires."""
+    """When a pending delivery fails, and one that awaits its callback expires."""
     retry_step: Mapped[int] = mapped_column(default=0, server_default="0")
-    """Attempts of this round that failed."""
+    """The number of failed attempts in this round."""
     lease_token: Mapped[uuid.UUID | None]
     received_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
@@ -282,19 +293,26 @@ class Delivery(Base):
     webhook: Mapped[Webhook] = relationship()
     hook: Mapped[Hook] = relationship()
     attempts: Mapped[list[Attempt]] = relationship(order_by="Attempt.number", back_populates="delivery")
-    if TYPE_CHECKING:  # a column_property, below: it counts rows of the next class
+    if TYPE_CHECKING:  # a column_property, defined below: it counts rows of the next class
         attempt_count: Mapped[int]
 
     @property
+    def due_at(self) -> datetime | None:
+        """When the next attempt is due; None while one is in flight. An urgent one is due since it was recorded."""
+        if self.lease_token or self.next_attempt_at is None:
+            return None
+        return max(self.next_attempt_at, self.created_at)
+
+    @property
     def docker_status(self) -> str:
-        """Docker Hub's word for it: pending, success (it was received) or error."""
+        """Docker Hub's word for the state: pending, success (it was received) or error."""
         if self.received_at is not None:
             return "success"
-        return "pending" if self.status in (Status.WAITING, Status.PENDING) else "error"
+        return "pending" if self.status in UNSENT else "error"
 
 
 class Attempt(Base):
-    """One POST of a delivery: what was sent, and what came of it."""
+    """One HTTP request of a delivery, and its response."""
 
     __tablename__ = "hubhooks_attempt"
 
@@ -304,7 +322,7 @@ class Attempt(Base):
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     round: Mapped[int]
     trigger: Mapped[str] = mapped_column(String(20))
-    """push, chain (the one before succeeded), retry or redelivery."""
+    """push, test, chain (the hook before it succeeded), retry or redelivery."""
     hook_url: Mapped[str]
     started_at: Mapped[datetime]
     duration_ms: Mapped[int]
@@ -331,18 +349,27 @@ deliveries = cast(Table, Delivery.__table__)
 attempts = cast(Table, Attempt.__table__)
 
 unsucceeded = deliveries.c.status != literal_column("'succeeded'")
-"""As the index of what did not succeed says it; a bound parameter would not be recognised."""
+"""In the words of the partial index: PostgreSQL would not recognise a bound parameter."""
+
+
+Run = tuple[int, int]
+"""The ids of a push and a webhook, which name a run."""
+
+
+def same_run(one: Any, other: Any) -> ColumnElement[bool]:
+    """Whether two deliveries are of one push to one webhook. Each is a row, a class or the columns of a table."""
+    return and_(one.push_id == other.push_id, one.webhook_id == other.webhook_id)
 
 
 def repository_key(repository: str) -> int:
-    """A signed 64-bit number for a repository's name: an index on it is smaller and quicker than one on the name."""
+    """A signed 64-bit hash of a repository's name: an index on it is smaller and faster than one on the name."""
     return int.from_bytes(hashlib.blake2b(repository.encode(), digest_size=8).digest(), "big", signed=True)
 
 
 def copy_tables(metadata: MetaData) -> None:
-    """Put our tables into `metadata`, once, so that the host's `create_all` and migrations see them.
+    """Copy our tables into `metadata`, once, so that the host's `create_all` and migrations see them.
 
-    The copies have SQLAlchemy's own types only: a migration script that named one of ours would not import it.
+    The copies have SQLAlchemy's own types only: a migration script would name one of ours without importing it.
     """
     for table in Base.metadata.sorted_tables:
         if (f"{metadata.schema}.{table.name}" if metadata.schema else table.name) not in metadata.tables:

@@ -1,7 +1,7 @@
-"""What the host tells us about a repository's life: that it was deleted, or has another name now.
+"""Deleting and renaming repositories, as the host tells us.
 
-These functions write within a transaction of the caller's. They take locks in the same order as everybody else: the
-repository, deliveries by id, and then webhooks. Pushes do not wait for any of these.
+These functions write in a transaction of the caller, and take locks in the order of `locks`. Pushes wait for none of
+them.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
 from ..dialects import try_lock_repository, utcnow, wait_for_repository
-from .chains import REPOSITORY_DELETED, end_webhooks
+from .cancelling import REPOSITORY_DELETED, cancel_all
 from .models import deliveries, pushes, webhooks
 
 MAX_NAME = 255
 """Characters of a repository's name, as our tables hold it."""
-SETTLE_MOST = 20
-"""Repositories that one call of `settle` looks at."""
+MAX_SETTLED = 20
+"""Repositories that one call of `settle` corrects at most."""
 
 
 class RepositoryHasWebhooks(ValueError):
-    """The new name of a renamed repository belongs to one that has webhooks."""
+    """A repository was renamed to a name that has webhooks already."""
 
 
 def delete(session: Session, name: str, only: Collection[int] | None = None) -> int:
-    """Delete a repository's webhooks, and cancel all that they have not finished, callbacks included.
+    """Delete a repository's webhooks, and cancel all their unfinished deliveries, also those that await a callback.
 
-    Deliveries of webhooks that their owners deleted before are cancelled too. With `only`, webhooks of other ids are
-    kept. Returns how many webhooks were deleted.
+    Those of webhooks that their owners deleted before are cancelled too. With `only`, webhooks with other ids are kept.
+    Returns how many webhooks were deleted. Raises `ValueError` for what is not a repository name.
     """
     _check(name)
     wait_for_repository(session, name)
     found = session.execute(select(webhooks.c.id, webhooks.c.deleted_id).where(_belong_to(name))).all()
-    ended = [each for each in found if only is None or each.deleted_id or each.id in only]
-    if not ended:
+    chosen = [each for each in found if only is None or each.deleted_id or each.id in only]
+    if not chosen:
         return 0
-    ids = [each.id for each in ended]
-    end_webhooks(session, ids)
+    ids = [each.id for each in chosen]
+    cancel_all(session, ids)
     session.execute(
         update(webhooks)
         .where(webhooks.c.id.in_(ids))
@@ -53,13 +53,14 @@ def delete(session: Session, name: str, only: Collection[int] | None = None) -> 
             unsettled=True,
         )
     )
-    return sum(not each.deleted_id for each in ended)
+    return sum(not each.deleted_id for each in chosen)
 
 
 def rename(session: Session, old: str, new: str) -> None:
-    """Give a repository's webhooks, and their history, its new name; those that owners deleted come along.
+    """Give a repository's webhooks, and their history, its new name; also those that their owners deleted.
 
-    Does nothing where `old` has no webhooks. Raises `RepositoryHasWebhooks` where both have some.
+    Does nothing if `old` has no webhooks. Raises `RepositoryHasWebhooks` if both have some, `ValueError` for what is
+    not a repository name.
     """
     for name in (old, new):
         _check(name)
@@ -72,30 +73,30 @@ def rename(session: Session, old: str, new: str) -> None:
         if not ids:
             return
         raise RepositoryHasWebhooks(f"{old!r} cannot be renamed: {new!r} has webhooks already; delete them first")
-    # The webhooks come last: from then on claims correct what pushes in flight record under the old name.
+    # The webhooks come last: from then on claims correct pushes that are still recorded under the old name.
     _name_pushes(session, ids, new)
     session.execute(update(webhooks).where(_belong_to(old)).values(repository=new, unsettled=True))
 
 
 def settle(session: Session) -> None:
-    """Correct what was recorded and sent while a host's deletion or renaming was not committed yet.
+    """Correct what was recorded and sent before a host committed that it deleted or renamed a repository.
 
-    Workers call it, and it waits for no host: repositories that are locked are left for later. Doing so once is enough,
-    since claims correct or cancel what is recorded afterwards.
+    Workers call it, and it waits for no host: locked repositories are left for later. Once is enough, since claims
+    correct or cancel what is recorded afterwards.
     """
-    names = select(webhooks.c.repository).where(webhooks.c.unsettled).distinct().limit(SETTLE_MOST)
+    names = select(webhooks.c.repository).where(webhooks.c.unsettled).distinct().limit(MAX_SETTLED)
     for name in session.scalars(names).all():
         if not try_lock_repository(session, name):
             continue
         unsettled = select(webhooks.c.id, webhooks.c.deleted_id, webhooks.c.disabled_reason)
         rows = session.execute(unsettled.where(webhooks.c.unsettled, webhooks.c.repository == name)).all()
-        end_webhooks(session, [each.id for each in rows if each.disabled_reason == REPOSITORY_DELETED])
+        cancel_all(session, [each.id for each in rows if each.disabled_reason == REPOSITORY_DELETED])
         _name_pushes(session, [each.id for each in rows if not each.deleted_id], name)
         session.execute(update(webhooks).where(webhooks.c.id.in_([each.id for each in rows])).values(unsettled=False))
 
 
 def _name_pushes(session: Session, webhook_ids: Sequence[int], name: str) -> None:
-    """Give the pushes that were recorded for these webhooks the name of their repository."""
+    """Give the pushes of these webhooks the name of their repository."""
     delivered = select(deliveries.c.push_id).where(deliveries.c.webhook_id.in_(webhook_ids))
     misnamed = select(pushes.c.id).where(pushes.c.id.in_(delivered), pushes.c.repository != name)
     locked = misnamed.order_by(pushes.c.id).with_for_update(key_share=True).cte("locked")
@@ -103,7 +104,7 @@ def _name_pushes(session: Session, webhook_ids: Sequence[int], name: str) -> Non
 
 
 def _belong_to(name: str) -> ColumnElement[bool]:
-    """The webhooks of a repository, with those that its owners deleted; none of a former repository of that name."""
+    """The webhooks of a repository, also those that its owners deleted; none of an earlier repository of that name."""
     return (webhooks.c.repository == name) & (webhooks.c.disabled_reason != REPOSITORY_DELETED)
 
 

@@ -1,4 +1,4 @@
-"""Headers that an owner has sent with a webhook's requests, such as Authorization."""
+"""Headers of a webhook's requests that its owner sets, such as Authorization."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAME_LIMIT, VALUE_LIMIT = 100, 4096
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
 _VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")  # visible ASCII: anything else could split a line
 _OURS = frozenset({"content-type", "content-length", "content-encoding", "host", "user-agent"})
-_THE_CONNECTIONS = frozenset(  # RFC 9110 section 7.6.1, and what makes a receiver wait or answer otherwise
+_THE_CONNECTIONS = frozenset(  # RFC 9110 section 7.6.1, and headers that change how a receiver answers
     {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "expect", "accept-encoding"}
 )
 _RESERVED_STARTS = ("webhook-", "x-hub-", "proxy-")
@@ -24,8 +24,8 @@ class BadHeader(ValueError):
 
 
 def check_name(name: str) -> None:
-    """Pass a header that is not ours to set; raises `BadHeader`."""
-    lower = name.lower().replace("_", "-")  # CGI and WSGI take one for the other
+    """Check that owners may set a header; raises `BadHeader`."""
+    lower = name.lower().replace("_", "-")  # CGI and WSGI confuse them
     if len(name) > NAME_LIMIT or not _TOKEN.fullmatch(name):
         raise BadHeader(f"Must be a header's name of at most {NAME_LIMIT} characters.")
     if lower in _OURS | _THE_CONNECTIONS or lower.startswith(_RESERVED_STARTS):
@@ -33,18 +33,18 @@ def check_name(name: str) -> None:
 
 
 def check_value(value: str) -> None:
-    """Pass a value of printable ASCII on one line; raises `BadHeader`."""
+    """Check that a value is printable ASCII on one line; raises `BadHeader`."""
     if len(value) > VALUE_LIMIT or not _VALUE.fullmatch(value):
         raise BadHeader(f"Must be 1 to {VALUE_LIMIT} characters of printable ASCII, without spaces around them.")
 
 
 def as_text(headers: Mapping[str, str]) -> str:
-    """Headers as they are encrypted and stored."""
+    """The text of headers, to be encrypted and stored."""
     return json.dumps(headers)
 
 
 def secrets(headers: Mapping[str, str]) -> list[str]:
-    """What a receiver may tell back: the values, and the credentials behind a scheme such as Bearer."""
+    """The values to mask in responses, and the credentials behind a scheme such as Bearer."""
     return [*headers.values(), *(value.partition(" ")[2] for value in headers.values())]
 
 

@@ -1,4 +1,4 @@
-"""Deleting what has ended long ago: pushes with their deliveries and attempts, then webhooks and hooks left without."""
+"""Deleting old pushes with their deliveries and attempts, and deleted webhooks and hooks that have none left."""
 
 from __future__ import annotations
 
@@ -6,30 +6,29 @@ import uuid
 from collections import Counter
 from collections.abc import Collection, Iterator
 from datetime import datetime, timedelta
-from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, bindparam, delete, exists, func, select
+from sqlalchemy import ColumnElement, and_, bindparam, delete, exists, func, select
 from sqlalchemy.orm import Session
 
-from ..dialects import among, first_uuid, utcnow
+from ..dialects import first_uuid, one_of, utcnow
 from ..state import State
 from .models import attempts, deliveries, hooks, pushes, webhooks
 
 BATCH = 500
-"""Deliveries that are looked at in one transaction: PostgreSQL has it done within some 30 ms."""
+"""Deliveries of one transaction: PostgreSQL takes some 30 ms for it."""
 DAY_S = 24 * 3600
 
 
 def takes_turn(state: State) -> bool:
-    """Whether the caller is to prune now; once a day somebody is.
+    """Whether it is the caller's turn to prune, which one caller has once a day.
 
-    That two do it at once would do no harm. Raises what redis-py raises where Redis cannot be reached.
+    Two at once would do no harm. Raises redis-py's errors if Redis cannot be reached.
     """
     return bool(state.redis.set(f"{state.config.queue}:pruned", 1, nx=True, ex=DAY_S))
 
 
 def prunable(state: State) -> int:
-    """How many deliveries ended so long ago that `prune` looks at them."""
+    """The number of deliveries that ended long enough ago for `prune` to look at."""
     if (before := _limit(state)) is None:
         return 0
     with state.reading() as session:
@@ -37,12 +36,11 @@ def prunable(state: State) -> int:
 
 
 def prune(state: State) -> Iterator[int]:
-    """Delete what ended more than `HUBHOOKS_RETENTION_DAYS` ago; yields the deliveries of each batch, once committed.
+    """Delete pushes that ended more than `HUBHOOKS_RETENTION_DAYS` ago; yields the number of deliveries per batch.
 
-    A push goes with all that belongs to it, when the last of its deliveries has ended for so long: one that was sent
-    again stays, with the others of its push, until that is as long ago. Whoever takes the batches decides about
-    pauses between them. What is left of webhooks that were deleted, and hooks that were removed, so long ago goes
-    when no delivery tells of them any more.
+    A push is deleted with all that belongs to it once all its deliveries ended that long ago, redelivered ones
+    included. Webhooks that were deleted and hooks that were removed that long ago follow once they have no deliveries.
+    Each batch is committed before it is yielded, so the caller decides about pauses.
     """
     if (before := _limit(state)) is None:
         return
@@ -62,29 +60,25 @@ def _limit(state: State) -> datetime | None:
 
 
 def _ended(before: datetime) -> ColumnElement[bool]:
-    """By their ids, which begin with the time they were made, only those that are old enough are read at all."""
+    """Whether a delivery ended before a time. Ids begin with the time of recording, so that no newer row is read."""
     return and_(deliveries.c.id < first_uuid(before), deliveries.c.finished_at < before)
 
 
 def _prune_batch(session: Session, after: uuid.UUID, before: datetime) -> tuple[uuid.UUID | None, int]:
-    """Returns the delivery after which to go on, None where there is none, and how many were deleted."""
-    found = session.execute(_oldest(before), {"after": after}).all()
+    """Delete one batch; returns the delivery to continue after, None after the last, and how many were deleted."""
+    of_age = select(deliveries.c.id, deliveries.c.push_id).where(deliveries.c.id > after, _ended(before))
+    found = session.execute(of_age.order_by(deliveries.c.id).limit(BATCH)).all()
     ended = _lock_ended(session, {each.push_id for each in found}, before)
     for statement in _DELETE if ended else ():
         session.execute(statement, {"pushes": list(ended)})
     return found[-1].id if len(found) == BATCH else None, sum(ended.values())
 
 
-def _oldest(before: datetime) -> Select[Any]:
-    wanted = select(deliveries.c.id, deliveries.c.push_id).where(deliveries.c.id > bindparam("after"), _ended(before))
-    return wanted.order_by(deliveries.c.id).limit(BATCH)
-
-
 def _lock_ended(session: Session, push_ids: Collection[int], before: datetime) -> Counter[int]:
     """Lock these pushes and all their deliveries, so that nobody sends them again.
 
-    Returns the pushes of which all have ended, with how many these are. One under way has no time when it finished.
-    What another transaction has locked is not waited for: that push lasts until the next time.
+    Returns the pushes whose deliveries have all ended, with the number of deliveries. Pushes of which another
+    transaction has locked something are left for the next time.
     """
     if not push_ids:
         return Counter()
@@ -96,10 +90,10 @@ def _lock_ended(session: Session, push_ids: Collection[int], before: datetime) -
     return Counter({each: ended[each] for each in free})
 
 
-_of_pushes = among(deliveries.c.push_id, bindparam("pushes", expanding=True))
+_of_pushes = one_of(deliveries.c.push_id, "pushes")
 _PUSH_IDS = select(deliveries.c.push_id).where(_of_pushes)
 _LOCK = _PUSH_IDS.add_columns(deliveries.c.finished_at).order_by(deliveries.c.id).with_for_update(skip_locked=True)
-_these = among(pushes.c.id, bindparam("pushes", expanding=True))
+_these = one_of(pushes.c.id, "pushes")
 _LOCK_PUSHES = select(pushes.c.id).where(_these).order_by(pushes.c.id).with_for_update(skip_locked=True)
 
 _DELETE = (  # each table by itself: SQLite follows foreign keys only where it is told to
@@ -108,7 +102,7 @@ _DELETE = (  # each table by itself: SQLite follows foreign keys only where it i
     delete(pushes).where(_these),
 )
 
-# Only what was deleted long ago: a push that is recorded at this moment may still mean to deliver to it.
+# Only those deleted long ago: a push that is being recorded may still refer to a webhook.
 _gone = and_(
     webhooks.c.deleted_id != 0,
     webhooks.c.last_updated < bindparam("before"),

@@ -1,8 +1,8 @@
-"""The history by chain requests, as the pages show it: one line for each push, however many hooks were called."""
+"""The history of a webhook by runs, as the pages show it: one entry for each push, however many hooks it has."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -12,37 +12,48 @@ from sqlalchemy import ColumnElement, and_, exists, select, union_all
 from sqlalchemy.orm import Session, aliased, contains_eager, joinedload
 
 from . import history
-from .chains import OUTCOMES, outcome
-from .history import Around
-from .models import Delivery, Push, Status, Webhook, deliveries, unsucceeded
+from .history import Context
+from .models import FAILED, UNDER_WAY, Delivery, Push, Status, Webhook, deliveries, same_run, unsucceeded
 
-LAST_POSITION = 9999
-"""Of all hooks of a push, for a cursor that leads beyond the whole chain."""
+OUTCOMES: Mapping[str, tuple[Status, ...]] = {
+    "succeeded": (Status.SUCCEEDED,),
+    "under_way": UNDER_WAY,
+    "failed": FAILED,
+    "cancelled": (Status.CANCELLED,),
+}
+"""The outcomes of a run, by the states of the delivery that decides it."""
 
-RECENT = 20
-"""Chain requests whose outcome the list of webhooks shows."""
+MAX_POSITION = 9999
+"""Behind all hooks of a webhook, for a cursor that leads beyond a whole run."""
+RECENT_RUNS = 20
+"""Runs of a webhook whose outcome the list of webhooks shows."""
+
+
+def deciding_state(states: Iterable[Status]) -> Status:
+    """The state of the delivery that decides a run: the first that has not succeeded, if there is one."""
+    return next((state for state in states if state != Status.SUCCEEDED), Status.SUCCEEDED)
 
 
 @dataclass(frozen=True)
-class ChainPage:
-    """Some chain requests, each its deliveries in order, and the cursors of the pages before and after."""
+class RunPage:
+    """Some runs, each a list of its deliveries in order, and the cursors of the pages before and after."""
 
-    chains: list[list[Delivery]]
-    around: Around
+    runs: list[list[Delivery]]
+    context: Context
     older: str | None
     newer: str | None
 
 
 @dataclass(frozen=True)
-class Recent:
-    """A chain request of late: how it ended, or where it stands."""
+class RunSummary:
+    """When the tag of a run was pushed, and the state of the delivery that decides the run."""
 
     pushed_at: datetime
     state: Status
 
 
-def page(session: Session, webhook: Webhook, wanted: Mapping[str, Any], size: int) -> ChainPage:
-    """The `size` chain requests that a query, as `ChainHistorySchema` loads it, asks for; in three statements."""
+def page(session: Session, webhook: Webhook, wanted: Mapping[str, Any], size: int) -> RunPage:
+    """The `size` runs that a query, as `HistoryPageSchema` loads it, asks for; in three statements."""
     order = history.order_of(by_push=bool(wanted["tag"]))
     newer, start = history.start_of(wanted["cursor"] or None, order)
     found = (
@@ -60,13 +71,13 @@ def page(session: Session, webhook: Webhook, wanted: Mapping[str, Any], size: in
         found = found.order_by(order.pushed_at.desc(), order.push_id.desc())
     read = [(pushed_at, push_id) for pushed_at, push_id in session.execute(found)]
     pushes, has_older, has_newer = history.cut(read, size, newer, bool(start))
-    chains = _chains(session, webhook, [push_id for _, push_id in pushes])
-    edges = [(*each, 0) for each in pushes[:1]] + [(*each, LAST_POSITION) for each in pushes[-1:]]
-    return ChainPage(
-        chains,
-        Around(
-            {chain[0].push_id: chain for chain in chains},
-            history.latest(session, [each for chain in chains for each in chain]),
+    runs = _runs_of(session, webhook, [push_id for _, push_id in pushes])
+    edges = [(*each, 0) for each in pushes[:1]] + [(*each, MAX_POSITION) for each in pushes[-1:]]
+    return RunPage(
+        runs,
+        Context(
+            {run[0].push_id: run for run in runs},
+            history.last_attempts(session, [each for run in runs for each in run]),
         ),
         *history.cursors(edges, has_older, has_newer),
     )
@@ -80,15 +91,14 @@ def _filters(webhook: Webhook, wanted: Mapping[str, Any]) -> Iterator[ColumnElem
     elif wanted["outcome"]:
         earlier = aliased(Delivery)
         decided_before = exists().where(
-            earlier.push_id == Delivery.push_id,
-            earlier.webhook_id == Delivery.webhook_id,
+            same_run(earlier, Delivery),
             earlier.position < Delivery.position,
             earlier.status != Status.SUCCEEDED,
         )
         yield from (unsucceeded, Delivery.status.in_(OUTCOMES[wanted["outcome"]]), ~decided_before)
 
 
-def _chains(session: Session, webhook: Webhook, push_ids: Sequence[int]) -> list[list[Delivery]]:
+def _runs_of(session: Session, webhook: Webhook, push_ids: Sequence[int]) -> list[list[Delivery]]:
     rows = session.scalars(
         select(Delivery)
         .join(Delivery.push)
@@ -96,31 +106,31 @@ def _chains(session: Session, webhook: Webhook, push_ids: Sequence[int]) -> list
         .options(contains_eager(Delivery.push), joinedload(Delivery.hook))
         .order_by(Delivery.pushed_at.desc(), Delivery.push_id.desc(), Delivery.position)
     )
-    return [list(chain) for _, chain in groupby(rows, lambda each: each.push_id)]
+    return [list(run) for _, run in groupby(rows, lambda each: each.push_id)]
 
 
-def recent(session: Session, webhooks: Sequence[Webhook]) -> dict[int, list[Recent]]:
-    """The latest chain requests of each webhook, by its id, newest first; in one statement."""
-    found: dict[int, list[Recent]] = {each.id: [] for each in webhooks}
+def recent(session: Session, webhooks: Sequence[Webhook]) -> dict[int, list[RunSummary]]:
+    """The latest runs of each webhook, by its id, newest first; in one statement."""
+    found: dict[int, list[RunSummary]] = {each.id: [] for each in webhooks}
     if not found:
         return found
     rows = session.execute(union_all(*(_latest_of(each) for each in webhooks)))
     in_order = sorted(rows, key=lambda row: (row.webhook_id, row.pushed_at, row.push_id, -row.position), reverse=True)
-    for (webhook_id, _), chain in groupby(in_order, lambda row: (row.webhook_id, row.push_id)):
-        steps = list(chain)
-        found[webhook_id].append(Recent(steps[0].pushed_at, outcome([each.status for each in steps])))
+    for (webhook_id, _), run in groupby(in_order, lambda row: (row.webhook_id, row.push_id)):
+        steps = list(run)
+        found[webhook_id].append(RunSummary(steps[0].pushed_at, deciding_state(each.status for each in steps)))
     return found
 
 
 def _latest_of(webhook: Webhook) -> Any:
-    """All deliveries of its latest pushes, since a chain that is cut has no outcome."""
+    """All deliveries of its latest pushes, since part of a run has no outcome."""
     columns = deliveries.c
     pushed = (
         select(columns.pushed_at, columns.push_id)
         .distinct()
         .where(columns.webhook_id == webhook.id)
         .order_by(columns.pushed_at.desc(), columns.push_id.desc())
-        .limit(RECENT)
+        .limit(RECENT_RUNS)
         .subquery()
     )
     return (

@@ -1,4 +1,4 @@
-"""Which tags a webhook wants to hear of: `v*` lets through, `!*-rc*` keeps out."""
+"""Tag filters of webhooks: `v*` includes tags, `!*-rc*` excludes them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import lru_cache
 
 PATTERNS_LIMIT = 20
 PATTERN_LIMIT = 128
-"""Characters of a pattern; a tag has at most as many."""
+"""Characters of a pattern, and of a tag."""
 
 _ONE_OF = r"\[!?(?:[A-Za-z0-9]-[A-Za-z0-9]|[A-Za-z0-9_.])+-?\]"
 PATTERN = re.compile(rf"!?(?:[A-Za-z0-9_*?]|{_ONE_OF})(?:[A-Za-z0-9_.*?-]|{_ONE_OF})*")
@@ -18,14 +18,14 @@ _RANGE = re.compile(r"([A-Za-z0-9])-([A-Za-z0-9])")
 
 
 class BadPattern(ValueError):
-    """A pattern that no tag can match, or that is too long; the text says what is allowed."""
+    """No tag can match the pattern, or it is too long; the text says what is allowed."""
 
 
 class TagFilter:
     """Patterns with `*`, `?` and `[…]`; a leading `!` excludes.
 
-    A tag matches where one of the patterns matches it, or where there are only excluding ones, and none of these
-    matches it; their order does not matter. No patterns match every tag. Case counts, as in tags.
+    A tag matches if one of the including patterns matches it, or there are none, and no excluding one does. Their order
+    does not matter. Without patterns every tag matches. Patterns are case-sensitive, as tags are.
     """
 
     def __init__(self, patterns: Sequence[str]) -> None:
@@ -39,25 +39,25 @@ class TagFilter:
 
 @lru_cache(maxsize=1024)
 def stored_filter(text: str) -> TagFilter:
-    """The filter of what `Webhook.tag_filter` holds: patterns with spaces between them."""
+    """The filter of a stored `Webhook.tag_filter`: patterns separated by spaces."""
     return TagFilter(text.split())
 
 
 def check_pattern(pattern: str) -> None:
-    """Pass a pattern that a tag may match; raises `BadPattern` for any other."""
+    """Check that a tag can match a pattern; raises `BadPattern`."""
     if len(pattern) > PATTERN_LIMIT:
         raise BadPattern(f"Longer than maximum length {PATTERN_LIMIT}.")
     if not PATTERN.fullmatch(pattern):
         raise BadPattern("Must be letters, digits, '_', '.', '-' and the wildcards '*', '?', '[…]', after '!' or not.")
-    for one_of in re.findall(_ONE_OF, pattern):
-        if any(first > last for first, last in _RANGE.findall(one_of)):
-            raise BadPattern(f"Holds a range that is empty: {one_of}.")
+    for choice in re.findall(_ONE_OF, pattern):
+        if any(first > last for first, last in _RANGE.findall(choice)):
+            raise BadPattern(f"Holds a range that is empty: {choice}.")
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
-    """What the pattern stands for.
+    """The regular expression for a pattern.
 
-    `fnmatch` takes `**` for `*` and gives each but the last an atomic group, so that a match takes at most the length
-    of the tag times the length of the pattern.
+    `fnmatch` treats `**` like `*`, and gives each but the last an atomic group, so that a match takes at most as many
+    steps as the length of the tag times the length of the pattern.
     """
     return re.compile(translate(pattern))

@@ -1,4 +1,4 @@
-"""What owners do with webhooks and their hooks: create, edit, pause, delete; and how we switch one off ourselves."""
+"""Webhooks and their hooks: owners create, edit, pause and delete them, and we disable those that fail."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from ..crypto.secret_box import SecretBox
 from ..crypto.signing import new_secret
 from ..dialects import lock_repository, utcnow
 from . import request_headers
-from .chains import cancel_hook, cancel_webhook, lock_unsent
+from .cancelling import cancel_hook, cancel_webhook
 from .credentials import headers_of
+from .locks import lock_unsent
 from .models import Hook, Webhook, webhooks
 
-SLUG_LIMIT = 200
+MAX_SLUG = 200
 _OTHER_THAN_LETTERS = re.compile(r"-+")
 
 
 class Refused(Exception):
-    """What was asked for breaks a rule: messages by field, as for other bad input."""
+    """The request breaks a rule. `errors` are messages by field, as for other bad input."""
 
     def __init__(self, errors: Mapping[str, Any]) -> None:
         super().__init__(str(errors))
@@ -34,7 +35,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class HookWanted:
-    """A hook as it is to be: one of the webhook by its `id`, with a new URL or not, or a new one by its URL."""
+    """A hook that a webhook is to have: a present one by its `id`, perhaps with a new URL, or a new one by its URL."""
 
     hook_url: str | None = None
     id: int | None = None
@@ -42,7 +43,7 @@ class HookWanted:
 
 @dataclass(frozen=True)
 class Owner:
-    """Who changes webhooks of which repository, within which limits."""
+    """The user who changes webhooks, their repository, and the limits that apply."""
 
     name: str
     repository: str
@@ -51,15 +52,14 @@ class Owner:
 
 
 def live(repository: str) -> ColumnElement[bool]:
-    """The webhooks that a repository has."""
+    """The webhooks of a repository that are not deleted."""
     return (Webhook.repository == repository) & (Webhook.deleted_id == 0)
 
 
 def create(session: Session, owner: Owner, wanted: Mapping[str, Any]) -> tuple[Webhook, str]:
-    """Make a webhook of `name` and what else is given of the fields that `edit` takes, and of `secret`.
+    """Create a webhook with a `name` and perhaps a `secret` and other fields of `edit`.
 
-    Returns it with its secret, which cannot be read again. Raises `Refused` for a name that is taken and beyond the
-    limits.
+    Returns it with its secret, which cannot be read again. Raises `Refused` if the name is taken or a limit exceeded.
     """
     lock_repository(session, owner.repository)
     count = session.scalar(select(func.count()).select_from(Webhook).where(live(owner.repository))) or 0
@@ -82,23 +82,23 @@ def create(session: Session, owner: Owner, wanted: Mapping[str, Any]) -> tuple[W
 
 
 def edit(session: Session, owner: Owner, webhook: Webhook, wanted: Mapping[str, Any]) -> None:
-    """Change what is given of `name`, `active`, `expect_final_callback`, `tag_filter`, `headers` and `hooks`.
+    """Change `name`, `active`, `expect_final_callback`, `tag_filter`, `headers` and `hooks`, as far as they are given.
 
-    The transaction has locked the repository. `hooks` are all that it is to have, in order: the others are removed.
-    Pausing cancels what is not sent yet; making it active again forgets for how long hooks have been failing. Raises
-    `Refused` as `create` does.
+    The transaction has locked the repository. `hooks` are all hooks in order: those that are missing are removed.
+    Pausing cancels unsent deliveries; activating again forgets how long hooks have been failing. Raises `Refused` as
+    `create` does.
     """
     if wanted.keys() & {"active", "hooks"}:
         lock_unsent(session, webhook.id)
     with session.no_autoflush:  # deliveries are locked before their webhook, as workers do
         _change(session, owner, webhook, wanted)
-        _signed(session, owner, webhook)
+        _note_updater(session, owner, webhook)
     session.flush()
     session.refresh(webhook, ["hooks"])
 
 
 def delete(session: Session, owner: Owner, webhook: Webhook) -> None:
-    """Delete at once: the name is free, the history unreadable, nothing more is sent, what was secret is gone."""
+    """Delete at once: the name is free, the history unreadable, nothing more is sent, and secrets are gone."""
     cancel_webhook(session, webhook.id, "the webhook was deleted", tests=True)
     webhook.deleted_id = webhook.id
     webhook.encrypted_former_secret = webhook.former_secret_until = webhook.encrypted_headers = None
@@ -107,19 +107,19 @@ def delete(session: Session, owner: Owner, webhook: Webhook) -> None:
 
 
 def disable(session: Session, webhook_id: int, reason: str) -> bool:
-    """Switch a webhook off and cancel what it has not sent; False where it was off already."""
-    off = update(webhooks).where(webhooks.c.id == webhook_id, webhooks.c.active, webhooks.c.deleted_id == 0)
-    switched = session.execute(off.values(active=False, disabled_reason=reason).returning(webhooks.c.id)).all()
-    if switched:
+    """Disable a webhook and cancel its unsent deliveries; returns False if it was not active."""
+    active = update(webhooks).where(webhooks.c.id == webhook_id, webhooks.c.active, webhooks.c.deleted_id == 0)
+    disabled = session.execute(active.values(active=False, disabled_reason=reason).returning(webhooks.c.id)).all()
+    if disabled:
         cancel_webhook(session, webhook_id, f"the webhook was disabled: {reason}")
-    return bool(switched)
+    return bool(disabled)
 
 
 def _change(session: Session, owner: Owner, webhook: Webhook, wanted: Mapping[str, Any]) -> None:
     if "hooks" in wanted:
         _set_hooks(session, owner, webhook, wanted["hooks"])
     if "active" in wanted and wanted["active"] != webhook.active:
-        _switch(session, webhook, wanted["active"])
+        _set_active(session, webhook, wanted["active"])
     if "name" in wanted and wanted["name"] != webhook.name:
         _rename(session, webhook, wanted["name"])
     if "tag_filter" in wanted:
@@ -130,8 +130,8 @@ def _change(session: Session, owner: Owner, webhook: Webhook, wanted: Mapping[st
         _set_headers(owner, webhook, wanted["headers"])
 
 
-def _signed(session: Session, owner: Owner, webhook: Webhook) -> None:
-    """Note who changed something, where something was changed."""
+def _note_updater(session: Session, owner: Owner, webhook: Webhook) -> None:
+    """Note who has changed the webhook and its hooks, if anything has changed."""
     changed = {*session.new, *(each for each in session.dirty if session.is_modified(each))}
     for each in changed | {webhook} if changed else ():
         if isinstance(each, Webhook | Hook):
@@ -139,7 +139,7 @@ def _signed(session: Session, owner: Owner, webhook: Webhook) -> None:
             each.last_updated = utcnow()
 
 
-def _switch(session: Session, webhook: Webhook, active: bool) -> None:
+def _set_active(session: Session, webhook: Webhook, active: bool) -> None:
     webhook.active = active
     if active:
         webhook.disabled_reason = ""
@@ -150,7 +150,7 @@ def _switch(session: Session, webhook: Webhook, active: bool) -> None:
 
 
 def _set_headers(owner: Owner, webhook: Webhook, wanted: Mapping[str, str | None]) -> None:
-    """Set all request headers; a value of None stays what it is, since nobody can read it to send it again."""
+    """Set all request headers. None keeps a value, since nobody can read it to send it again."""
     known = {name.lower(): value for name, value in (headers_of(owner.secrets, webhook) or {}).items()}
     given = {name: known.get(name.lower(), "") if value is None else value for name, value in wanted.items()}
     headers = {name: value for name, value in given.items() if value}
@@ -173,15 +173,12 @@ def _rename(session: Session, webhook: Webhook, name: str) -> None:
 
 
 def _slug(name: str, taken: Collection[str]) -> str:
-    """The name for a URL: letters, digits and marks of any script, and hyphens; a number follows where it is taken."""
-    kept = (letter if unicodedata.category(letter)[0] in "LMN" else "-" for letter in _folded(name))
-    base = _OTHER_THAN_LETTERS.sub("-", "".join(kept)).strip("-")[:SLUG_LIMIT].rstrip("-") or "webhook"
+    """The name for a URL: letters, digits and marks of any script, hyphens, and a number if it is taken."""
+    folded = unicodedata.normalize("NFKC", name).lower()
+    kept = (letter if unicodedata.category(letter)[0] in "LMN" else "-" for letter in folded)
+    base = _OTHER_THAN_LETTERS.sub("-", "".join(kept)).strip("-")[:MAX_SLUG].rstrip("-") or "webhook"
     numbered = (f"{base}-{number}" for number in range(2, len(taken) + 3))
     return next(slug for slug in (base, *numbered) if slug not in taken)
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFKC", name).lower()
 
 
 def _set_hooks(session: Session, owner: Owner, webhook: Webhook, wanted: Sequence[HookWanted]) -> None:
@@ -192,14 +189,16 @@ def _set_hooks(session: Session, owner: Owner, webhook: Webhook, wanted: Sequenc
         cancel_hook(session, hook, "the hook was removed from the webhook")
         hook.removed_at = utcnow()
     for position, (known, each) in enumerate(zip(kept, wanted, strict=True)):
-        hook = known or _new_hook(owner, webhook, str(each.hook_url))
+        hook = known or Hook(hook_url=str(each.hook_url), creator=owner.name, last_updater=owner.name)
+        if not known:
+            webhook.hooks.append(hook)
         if each.hook_url not in (None, hook.hook_url):
             hook.hook_url, hook.failing_since = str(each.hook_url), None
         hook.position = position
 
 
 def _kept(hooks: Sequence[Hook], wanted: Sequence[HookWanted]) -> list[Hook | None]:
-    """For each hook that is wanted the one it was before, by its id or else its URL; None for a new one."""
+    """The present hook for each one that is wanted, by its id or else its URL; None for a new one."""
     left = {hook.id: hook for hook in hooks}
     kept: list[Hook | None] = [left.pop(each.id, None) if each.id is not None else None for each in wanted]
     unknown = {
@@ -214,10 +213,3 @@ def _kept(hooks: Sequence[Hook], wanted: Sequence[HookWanted]) -> list[Hook | No
             same = next((hook for hook in left.values() if hook.hook_url == each.hook_url), None)
             kept[index] = left.pop(same.id) if same else None
     return kept
-
-
-def _new_hook(owner: Owner, webhook: Webhook, url: str) -> Hook:
-    by = {"creator": owner.name, "last_updater": owner.name}
-    hook = Hook(hook_url=url, **by)
-    webhook.hooks.append(hook)
-    return hook

@@ -1,6 +1,7 @@
-"""Why an attempt failed, in words: what is wrong, and what to do about it.
+"""Why an attempt failed: what is wrong, what to do about it, and whose fault it is.
 
-The words come from libcurl's codes and what else the exchange knows, never from its messages, which may hold the URL.
+The texts are shown to everyone who may read a webhook's history. They are made from libcurl's error codes and from what
+the exchange has noted, never from libcurl's messages, which may contain the URL.
 """
 
 from __future__ import annotations
@@ -10,234 +11,387 @@ import http.client
 import os
 import re
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from enum import IntEnum
+from typing import NamedTuple
 
 import pycurl
+from cryptography import x509
+from cryptography.x509.oid import NameOID
 
-from . import certificates
 from .egress import PUBLIC_ONLY
 from .outcome import Concern
 
-_CREDENTIALS = "check its credentials: a token in the hook URL, or the webhook's secret"
-_EXPECTED = "a POST that was received is to be answered with 2xx"
+_SEE_LOG = "See the receiver's log."
+_CHECK_WORKER = "Check the worker and its machine."
+_CREDENTIALS = "Check its credentials: a token in the hook URL, or the webhook's secret."
+_EXPECTED = "The receiver should answer with 2xx once it has received a POST."
 _ADVICE = {
     304: _EXPECTED,
     401: _CREDENTIALS,
     403: _CREDENTIALS,
-    404: "check the path of the hook URL",
-    405: "does it take POST at the path of the hook URL?",
-    410: "it wants no more deliveries",
-    413: "raise its limit for the size of requests",
-    415: "it must take Content-Type application/json",
-    429: "raise its limit for the rate of requests",
-    502: "is the server behind this proxy running? See the log of both",
-    503: "is it overloaded, or being restarted? See the receiver's log",
-    504: "is the server behind this proxy too slow? See the log of both",
+    404: "Check the path of the hook URL.",
+    405: "Check that it accepts POST at the path of the hook URL.",
+    410: "It wants no more deliveries.",
+    413: "Raise its limit on the size of requests.",
+    415: "It must accept Content-Type application/json.",
+    429: "Raise its limit on the rate of requests.",
+    502: "Check that the server behind this proxy is running. See the logs of both.",
+    503: "It may be overloaded or restarting. See the receiver's log.",
+    504: "The server behind this proxy may be too slow. See the logs of both.",
 }
-_ADVICE_BY_HUNDRED = {
-    3: "redirects are not followed, set the hook URL to where it leads",
-    4: "its answer may say why, or else the receiver's log",
-    5: "see the receiver's log",
+_ADVICE_BY_CLASS = {
+    3: "Redirects are not followed. Set the hook URL to where it leads.",
+    4: "The response body may say why. If not, see the receiver's log.",
+    5: _SEE_LOG,
 }
+
+_NOT_TLS = "Check that the port speaks TLS, or begin the hook URL with http:// instead."
+_OLD_TLS = "The receiver must offer TLS 1.2 or newer."
 _TLS_ADVICE = {
-    "wrong version number": "does the port speak TLS, or should the hook URL begin with http://?",
-    "packet length too long": "does the port speak TLS, or should the hook URL begin with http://?",
-    "record layer failure": "does the port speak TLS, or should the hook URL begin with http://?",
-    "alert protocol version": "have the receiver offer TLS 1.2 or newer",
-    "unsupported protocol": "have the receiver offer TLS 1.2 or newer",
-    "alert handshake failure": "is the receiver set up for this host name, or does it ask for a client certificate?",
-    "unrecognized name": "is the receiver set up for this host name?",
-    "alert unknown ca": "it does not know the authority of HUBHOOKS_CLIENT_CERTIFICATE",
-    "certificate required": "it asks for a client certificate: set HUBHOOKS_CLIENT_CERTIFICATE",
+    "wrong version number": _NOT_TLS,
+    "packet length too long": _NOT_TLS,
+    "record layer failure": _NOT_TLS,
+    "alert protocol version": _OLD_TLS,
+    "unsupported protocol": _OLD_TLS,
+    "alert handshake failure": "Check that the receiver serves this host name, and whether it wants a client "
+    "certificate.",
+    "unrecognized name": "Check that the receiver serves this host name.",
+    "alert unknown ca": "It does not trust the authority of HUBHOOKS_CLIENT_CERTIFICATE.",
+    "certificate required": "It wants a client certificate. Set HUBHOOKS_CLIENT_CERTIFICATE.",
 }
-"""By what OpenSSL's reason ends with."""
+"""By the end of OpenSSL's reason."""
 
-
-def received(status_code: int) -> bool:
-    """Tell whether an answer's status counts as received: 2xx, and 302 and 303."""
-    return 200 <= status_code < 300 or status_code in (302, 303)
-
-
-def cause(status_code: int | None, error: str) -> str:
-    """Return why an attempt failed, from its answer's status and the transport's words; "" where nothing did.
-
-    Of an answer that was received only the error is told.
-    """
-    if status_code is None or received(status_code):
-        return error
-    said = _said(status_code)
-    return f"{said}; {error}" if error else said
-
-
-def _said(status_code: int) -> str:
-    answer = f"{status_code} {http.client.responses.get(status_code, '')}".strip()
-    advice = _ADVICE.get(status_code) or _ADVICE_BY_HUNDRED.get(status_code // 100, _EXPECTED)
-    return f"the receiver answered {answer}: {advice}"
-
-
-_PROXY_ADVICE = "is it running? The operator must check HUBHOOKS_PROXY"
-_CERTIFICATE_FILES = "the operator must check HUBHOOKS_CLIENT_CERTIFICATE and HUBHOOKS_CA_BUNDLE"
-NO_PROXY = f"no connection to the proxy: {_PROXY_ADVICE}"
-TOO_LATE = "it was not sent in time: the worker was suspended or overloaded"
-NOT_HTTP = "the answer is not HTTP/1.1: check the port of the hook URL, and whether it should begin with https://"
+_CHECK_PROXY = "The operator must check HUBHOOKS_PROXY, and that the proxy is running."
+NO_PROXY = f"No connection to the proxy. {_CHECK_PROXY}"
+TOO_LATE = "The request was not sent in time. The worker was suspended or overloaded."
+NOT_HTTP = "The response is not HTTP/1.1. Check the port of the hook URL, and whether it needs https instead of http."
 
 _CLOSED = {
     pycurl.E_OK,  # within a header line
     pycurl.E_GOT_NOTHING,
     pycurl.E_SEND_ERROR,
     pycurl.E_RECV_ERROR,
-    pycurl.E_ABORTED_BY_CALLBACK,  # a second sending
+    pycurl.E_ABORTED_BY_CALLBACK,  # libcurl wanted to send the request a second time
 }
-_LACKING = {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM}
-"""Error numbers that are for want of something of our own."""
+_OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM}
+"""Error numbers of a connect that mean a shortage on the worker's own machine."""
+
+
+# What the history shows for an attempt
+
+
+def received(status_code: int) -> bool:
+    """Return whether a receiver with this status has received the delivery: 2xx, 302 or 303."""
+    return 200 <= status_code < 300 or status_code in (302, 303)
+
+
+def cause(status_code: int | None, error: str) -> str:
+    """Return why an attempt failed, from its response's status and the transport's error; "" if nothing failed.
+
+    If the delivery was received, only the error is returned.
+    """
+    if status_code is None or received(status_code):
+        return error
+    advice = _ADVICE.get(status_code) or _ADVICE_BY_CLASS.get(status_code // 100, _EXPECTED)
+    answered = f"The receiver answered {_status_line(status_code)}. {advice}"
+    return f"{answered} {error}" if error else answered
+
+
+def _status_line(status_code: int) -> str:
+    return f"{status_code} {http.client.responses.get(status_code, '')}".rstrip()
+
+
+# Exchanges that ended without a response
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """What is known of an exchange that failed before there was an answer."""
+class Failure:
+    """What is known of an exchange that ended without a response."""
 
     code: int
     """libcurl's."""
     message: str
+    """libcurl's: only searched for what OpenSSL says."""
     host: str
     port: int
     over_tls: bool
     through_proxy: bool
     deadline_s: float
     connect_timeout_s: float
-    look_up_s: float = 0.0
-    """How long the look-up of the name took, with its time in line."""
+    lookup_s: float = 0.0
+    """How long it took to resolve the name, including the time in the queue."""
     opened: tuple[str, ...] = ()
-    """The addresses that sockets were opened for: none on a connection kept alive."""
+    """The addresses that sockets were opened for; none on a kept connection."""
     connected: bool = False
-    """TCP."""
+    """Whether a TCP connection was made."""
     ready: bool = False
-    """The request could be sent: TLS and the proxy's tunnel stand."""
-    number: int = 0
-    """The error number of the last connect."""
+    """Whether the request could be sent: TLS and the proxy's tunnel were set up."""
+    error_number: int = 0
+    """The errno of the last connect."""
     verify_result: int = 0
+    """OpenSSL's code for why it refused the certificate."""
     tunnel_status: int | None = None
-    """What the proxy answered when it was asked for a connection."""
+    """The proxy's response to CONNECT."""
     certificate: bytes = b""
     """The receiver's, as PEM."""
 
 
-def no_answer(fault: Fault) -> tuple[str, Concern]:
-    """Return what went wrong before there was an answer, and whose fault it is."""
-    if not fault.ready and fault.number in _LACKING:
-        return f"{os.strerror(fault.number).lower()}: check the worker and its machine", Concern.NOBODY
-    if fault.code == pycurl.E_OUT_OF_MEMORY:
-        return "out of memory: check the worker and its machine", Concern.NOBODY
-    if fault.code in (pycurl.E_SSL_CERTPROBLEM, pycurl.E_SSL_CACERT_BADFILE):
-        return f"TLS: our own certificate files cannot be used: {_CERTIFICATE_FILES}", Concern.NOBODY
-    if fault.code == pycurl.E_COULDNT_CONNECT and not fault.number and not fault.connected:  # it was not even tried
-        return "no socket could be opened: check the worker's limit of open files (ulimit -n)", Concern.NOBODY
-    if fault.code == pycurl.E_OPERATION_TIMEDOUT and fault.deadline_s - fault.look_up_s < _least_s(fault):
+def explain(failure: Failure) -> tuple[str, Concern]:
+    """Return why there was no response, and whose fault that is."""
+    if text := _our_fault(failure):
+        return text, Concern.NOBODY
+    if failure.through_proxy and not failure.ready and (failure.tunnel_status or 0) // 100 != 2:
+        return _proxy_failure(failure), Concern.NOBODY
+    if failure.ready:
+        return _failure_after_sending(failure), Concern.HOOK
+    return _failure_before_sending(failure), Concern.HOST
+
+
+def _our_fault(failure: Failure) -> str:
+    """Describe a shortage or a wrong setting on the worker's side; "" if it is none."""
+    if not failure.ready and failure.error_number in _OUT_OF_RESOURCES:
+        return f"{os.strerror(failure.error_number)}. {_CHECK_WORKER}"
+    if failure.code == pycurl.E_OUT_OF_MEMORY:
+        return f"Out of memory. {_CHECK_WORKER}"
+    if failure.code in (pycurl.E_SSL_CERTPROBLEM, pycurl.E_SSL_CACERT_BADFILE):
         return (
-            f"the name look-up took {fault.look_up_s:.1f} s of {fault.deadline_s:g} s, which left too little time for "
-            "an answer: check the DNS that the worker asks",
-            Concern.NOBODY,
+            "TLS failed: our own certificate files cannot be used. The operator must check HUBHOOKS_CLIENT_CERTIFICATE "
+            "and HUBHOOKS_CA_BUNDLE."
         )
-    if fault.through_proxy and not fault.ready and (fault.tunnel_status or 0) // 100 != 2:
-        return _proxy(fault), Concern.NOBODY
-    if fault.ready:
-        return _after_sending(fault), Concern.HOOK
-    return _before_sending(fault), Concern.HOST
+    if failure.code == pycurl.E_COULDNT_CONNECT and not failure.error_number and not failure.connected:
+        # libcurl did not even try to connect.
+        return "No socket could be opened. Check the worker's limit of open files (ulimit -n)."
+    # A receiver must have had some time before its silence counts against it or its host.
+    least_s = min(failure.connect_timeout_s, failure.deadline_s / 3)
+    if failure.code == pycurl.E_OPERATION_TIMEDOUT and failure.deadline_s - failure.lookup_s < least_s:
+        return (
+            f"It took {failure.lookup_s:.1f} s of {failure.deadline_s:g} s to resolve the host name, which left too "
+            "little time for an answer. Check the worker's DNS."
+        )
+    return ""
 
 
-def _least_s(fault: Fault) -> float:
-    """Return how long a receiver must have had before its silence is held against it or its host."""
-    return min(fault.connect_timeout_s, fault.deadline_s / 3)
-
-
-def _after_sending(fault: Fault) -> str:
-    match fault.code:
+def _failure_after_sending(failure: Failure) -> str:
+    match failure.code:
         case pycurl.E_OPERATION_TIMEDOUT:
-            return f"no answer within {fault.deadline_s:g} s: answer with 2xx at once, and do the work afterwards"
+            return f"No answer within {failure.deadline_s:g} s. Answer with 2xx at once and do the work afterwards."
         case pycurl.E_UNSUPPORTED_PROTOCOL:
             return NOT_HTTP
         case pycurl.E_FTP_WEIRD_SERVER_REPLY:
-            return "the answer's headers are malformed: check the receiver, or the proxy before it"
+            return "The response headers are malformed. Check the receiver, or the proxy in front of it."
         case pycurl.E_BAD_CONTENT_ENCODING:
-            return "the answer has an unknown Transfer-Encoding: it may be chunked, nothing else"
-    if fault.over_tls and (said := _openssl_said(fault.message)):
-        return f"TLS: {said}"
-    if fault.code in _CLOSED:
-        kept = "" if fault.opened else " (it was kept alive from an earlier POST)"
-        return f"connection closed before an answer{kept}: see the receiver's log"
-    return f"the answer cannot be read ({pycurl.easy_strerror(fault.code).lower()}): see the receiver's log"
+            return "The response has an unknown Transfer-Encoding. Only chunked is supported."
+    if failure.over_tls and (reason := _openssl_reason(failure.message)):
+        return f"TLS failed: {reason}"
+    if failure.code in _CLOSED:
+        kept = "" if failure.opened else ", kept alive from an earlier POST,"
+        return f"The connection{kept} was closed before an answer. {_SEE_LOG}"
+    return f"The response cannot be read ({pycurl.easy_strerror(failure.code).lower()}). {_SEE_LOG}"
 
 
-def _before_sending(fault: Fault) -> str:
-    within_s = min(fault.connect_timeout_s, fault.deadline_s)
-    match fault.code:
-        case pycurl.E_OPERATION_TIMEDOUT if fault.connected:
-            return f"TLS: no handshake within {within_s:g} s: does the port speak TLS, is the receiver overloaded?"
+def _failure_before_sending(failure: Failure) -> str:
+    within_s = min(failure.connect_timeout_s, failure.deadline_s)
+    match failure.code:
+        case pycurl.E_OPERATION_TIMEDOUT if failure.connected:
+            return (
+                f"TLS failed: no handshake within {within_s:g} s. Check that the port speaks TLS, and that the "
+                "receiver is not overloaded."
+            )
         case pycurl.E_OPERATION_TIMEDOUT:
-            return f"no connection within {within_s:g} s: is the receiver up, does a firewall drop what is sent to it?"
+            return (
+                f"No connection within {within_s:g} s. Check that the receiver is running, and that no firewall drops "
+                "the packets."
+            )
         case pycurl.E_COULDNT_CONNECT:
-            return _unreachable(fault)
+            return _unreachable(failure)
         case pycurl.E_PEER_FAILED_VERIFICATION:
-            found = re.search(r"verify result: ([\w ,/-]+) \(", fault.message)
-            why = found[1].strip().lower() if found else ""
-            code = fault.verify_result if found else certificates.OTHER_NAME  # which libcurl checks, not OpenSSL
-            seen = certificates.read(fault.certificate)
-            return f"TLS: {certificates.refusal(code, why, fault.host, seen)}"
+            found = re.search(r"verify result: ([\w ,/-]+) \(", failure.message)
+            reason = found[1].strip().lower() if found else ""
+            code = failure.verify_result if found else _Code.WRONG_HOST  # which libcurl checks, not OpenSSL
+            refused = certificate_refused(code, reason, failure.host, read_certificate(failure.certificate))
+            return f"TLS failed: {refused}"
         case pycurl.E_SSL_CONNECT_ERROR:
-            closed = "connection closed during the handshake: does the port speak TLS, and know this host name?"
-            return f"TLS: {_openssl_said(fault.message) or closed}"
-    return f"no connection ({pycurl.easy_strerror(fault.code).lower()}): see the receiver's log"
+            closed = (
+                "connection closed during the handshake. Check that the port speaks TLS, and that the receiver serves "
+                "this host name."
+            )
+            return f"TLS failed: {_openssl_reason(failure.message) or closed}"
+    return f"No connection ({pycurl.easy_strerror(failure.code).lower()}). {_SEE_LOG}"
 
 
-def _unreachable(fault: Fault) -> str:
-    host = fault.opened[0] if len(fault.opened) == 1 and PUBLIC_ONLY.allows(fault.opened[0]) else fault.host
-    where = f"[{host}]:{fault.port}" if ":" in host else f"{host}:{fault.port}"
-    if fault.number == errno.ECONNREFUSED:
-        return f"connection refused by {where}: is the receiver running, does it listen on that port?"
-    return f"no connection to {where} ({os.strerror(fault.number).lower()}): check the worker and its network"
+def _unreachable(failure: Failure) -> str:
+    host = failure.host
+    # The address of a name is shown if it is public: names of an internal network may be resolved, too.
+    if len(failure.opened) == 1 and PUBLIC_ONLY.allows(failure.opened[0]):
+        host = failure.opened[0]
+    peer = f"[{host}]:{failure.port}" if ":" in host else f"{host}:{failure.port}"
+    if failure.error_number == errno.ECONNREFUSED:
+        return f"Connection refused by {peer}. Check that the receiver is running and listens on that port."
+    reason = os.strerror(failure.error_number).lower()
+    return f"No connection to {peer} ({reason}). Check the worker and its network."
 
 
-def _openssl_said(message: str) -> str:
-    """Return OpenSSL's reason, with what to do about it; "" where it says no more than that the connection closed."""
+def _openssl_reason(message: str) -> str:
+    """Return OpenSSL's reason and advice about it; "" if it only says that the connection was closed."""
     found = re.search(r"error:[0-9A-F]+:[^:]*:[^:]*:([a-zA-Z0-9 /-]+)", message)
     if not found or "unexpected eof" in found[1]:
         return ""
     reason = found[1].strip()[:60]
-    advice = next((each for ending, each in _TLS_ADVICE.items() if reason.endswith(ending)), "see the receiver's log")
-    return f"{reason}: {advice}"
+    advice = next((text for ending, text in _TLS_ADVICE.items() if reason.endswith(ending)), _SEE_LOG)
+    return f"{reason}. {advice}"
 
 
-def _proxy(fault: Fault) -> str:
-    if fault.tunnel_status is not None:
-        return proxy_answered(fault.tunnel_status)
-    match fault.code:
+def _proxy_failure(failure: Failure) -> str:
+    if failure.tunnel_status is not None:
+        return proxy_answered(failure.tunnel_status)
+    match failure.code:
         case pycurl.E_COULDNT_CONNECT:
             return NO_PROXY
-        case pycurl.E_OPERATION_TIMEDOUT if not fault.connected:
+        case pycurl.E_OPERATION_TIMEDOUT if not failure.connected:
             return NO_PROXY
         case pycurl.E_OPERATION_TIMEDOUT:
-            within_s = min(fault.connect_timeout_s, fault.deadline_s)
-            return f"no answer of the proxy within {within_s:g} s: {_PROXY_ADVICE}"
+            within_s = min(failure.connect_timeout_s, failure.deadline_s)
+            return f"No answer from the proxy within {within_s:g} s. {_CHECK_PROXY}"
         case pycurl.E_PEER_FAILED_VERIFICATION:
             return (
-                "TLS: the proxy's certificate is refused: the operator must check HUBHOOKS_PROXY and HUBHOOKS_CA_BUNDLE"
+                "TLS failed: the proxy's certificate was refused. The operator must check HUBHOOKS_PROXY and "
+                "HUBHOOKS_CA_BUNDLE."
             )
-    return f"the proxy closed the connection, or its answer is not HTTP: {_PROXY_ADVICE}"
+    return f"The proxy closed the connection, or its response is not HTTP. {_CHECK_PROXY}"
 
 
 def proxy_answered(status: int) -> str:
-    """Return the words for a proxy's answer that is not the receiver's."""
-    answer = f"{status} {http.client.responses.get(status, '')}".strip()
+    """Describe a response of the proxy itself."""
     if status == 407:
-        return f"the proxy answered {answer}: the operator must check user and password in HUBHOOKS_PROXY"
-    return f"the proxy answered {answer}: check the host of the hook URL, and the proxy's log"
+        advice = "The operator must check the user name and password in HUBHOOKS_PROXY."
+    else:
+        advice = "Check the host of the hook URL, and the proxy's log."
+    return f"The proxy answered {_status_line(status)}. {advice}"
 
 
-def no_end(code: int, deadline_s: float) -> str:
-    """Return how the body of an answer ended before its time."""
+def incomplete_body(code: int, deadline_s: float) -> str:
+    """Describe how the body of a response ended too early, by libcurl's code."""
     if code == pycurl.E_OPERATION_TIMEDOUT:
-        return f"the answer's body did not end within {deadline_s:g} s: end it at once, and do the work afterwards"
-    return "the answer's body broke off: see the receiver's log"
+        return f"The response body did not end within {deadline_s:g} s. End it at once and do the work afterwards."
+    return f"The response body broke off. {_SEE_LOG}"
 
 
-def look_up_failed(host: str, why: str) -> str:
-    return f"name look-up of {host} failed ({why}): check the host of the hook URL, and the DNS that the worker asks"
+def lookup_failed(host: str, reason: str) -> str:
+    return (
+        f"The host name {host} could not be resolved ({reason}). Check the host of the hook URL, and the worker's DNS."
+    )
+
+
+# Certificates that were refused
+#
+# A receiver may write anything into its certificate, so its texts are shown shortened and without control characters.
+
+MAX_CERTIFICATE_TEXT = 40
+"""Characters of each text of a certificate that are shown."""
+MAX_CERTIFICATE_NAMES = 3
+"""Names of a certificate that are shown."""
+
+
+class _Code(IntEnum):
+    """OpenSSL's verification codes (x509_vfy.h)."""
+
+    NOT_YET_VALID = 9
+    EXPIRED = 10
+    SELF_SIGNED = 18
+    UNKNOWN_ROOT = 19
+    WRONG_HOST = 62
+    WRONG_ADDRESS = 64
+
+
+_UNKNOWN_ISSUER = (2, 20, 21)
+"""Codes for an issuer that is neither in the chain nor among the authorities."""
+
+
+class Certificate(NamedTuple):
+    """The fields of a receiver's own certificate; all texts are safe to show."""
+
+    names: tuple[str, ...]
+    """At most one more than are shown."""
+    issuer: str
+    """Common name and organization, if it has them."""
+    not_before: datetime
+    not_after: datetime
+
+
+def read_certificate(pem: bytes) -> Certificate | None:
+    """Return the fields of a certificate; None if it is malformed."""
+    try:
+        parsed = x509.load_pem_x509_certificate(pem)
+        try:
+            extension = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+            names = [str(each.value) for each in extension.value if isinstance(each, x509.DNSName | x509.IPAddress)]
+        except x509.ExtensionNotFound:
+            names = []
+        oids = (NameOID.COMMON_NAME, NameOID.ORGANIZATION_NAME)
+        issuer = [str(found[0].value) for oid in oids if (found := parsed.issuer.get_attributes_for_oid(oid))]
+        return Certificate(
+            _safe_texts(names)[: MAX_CERTIFICATE_NAMES + 1],
+            ", ".join(_safe_texts(issuer)),
+            parsed.not_valid_before_utc,
+            parsed.not_valid_after_utc,
+        )
+    except Exception:  # of any kind, since a receiver may send anything
+        return None
+
+
+def _safe_texts(texts: list[str]) -> tuple[str, ...]:
+    """Return each text once, printable and shortened, without those that are empty then."""
+    limit = MAX_CERTIFICATE_TEXT
+    printable = ("".join(filter(str.isprintable, text)).strip() for text in texts)
+    short = (text if len(text) <= limit else f"{text[: limit - 1]}…" for text in printable)
+    return tuple(dict.fromkeys(filter(None, short)))
+
+
+def certificate_refused(code: int, reason: str, host: str, seen: Certificate | None) -> str:
+    """Return why a host's certificate was refused and what to do; `code` and `reason` are OpenSSL's."""
+    match code:
+        case _Code.EXPIRED:
+            return _expired(host, seen)
+        case _Code.NOT_YET_VALID:
+            return _not_yet_valid(host, seen)
+        case _Code.WRONG_HOST | _Code.WRONG_ADDRESS:
+            return _wrong_host(host, seen)
+    issuer = f" ({seen.issuer})" if seen and seen.issuer else ""
+    if code == _Code.SELF_SIGNED:
+        return f"the certificate of {host} is self-signed{issuer}. Add it to HUBHOOKS_CA_BUNDLE."
+    if code == _Code.UNKNOWN_ROOT:  # the chain was sent up to its root, so no intermediate certificate is missing
+        return f"the certificate of {host} is from an unknown authority{issuer}. Add that to HUBHOOKS_CA_BUNDLE."
+    if code in _UNKNOWN_ISSUER:
+        return (
+            f"the certificate of {host} is from an unknown authority{issuer}. Add that to HUBHOOKS_CA_BUNDLE, or have "
+            "the receiver send its intermediate certificates."
+        )
+    return f"the certificate of {host} was refused ({reason}). Replace it, or its chain, at the receiver."
+
+
+def _expired(host: str, seen: Certificate | None) -> str:
+    if seen is None:
+        return f"the certificate of {host}, or one in its chain, has expired. Renew it at the receiver."
+    if seen.not_after > datetime.now(timezone.utc):
+        return f"a certificate in the chain of {host} has expired. Renew the chain at the receiver."
+    return f"the certificate of {host} expired on {seen.not_after.date()}. Renew it at the receiver."
+
+
+def _not_yet_valid(host: str, seen: Certificate | None) -> str:
+    advice = "Check the worker's clock, or replace the certificate at the receiver."
+    if seen is None:
+        return f"the certificate of {host}, or one in its chain, is not valid yet. {advice}"
+    if seen.not_before <= datetime.now(timezone.utc):
+        return f"a certificate in the chain of {host} is not valid yet. {advice}"
+    return f"the certificate of {host} is not valid before {seen.not_before.date()}. {advice}"
+
+
+def _wrong_host(host: str, seen: Certificate | None) -> str:
+    advice = "Correct the hook URL, or the certificate at the receiver."
+    if seen is None:
+        return f"the certificate is not for {host}. {advice}"
+    if not seen.names:
+        return f"the certificate is for no host at all (no subjectAltName). Have it issued for {host}."
+    more = ", …" if len(seen.names) > MAX_CERTIFICATE_NAMES else ""
+    return f"the certificate is for {', '.join(seen.names[:MAX_CERTIFICATE_NAMES])}{more} and not for {host}. {advice}"

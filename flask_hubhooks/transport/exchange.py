@@ -1,4 +1,20 @@
-"""One request and its answer: the callbacks that libcurl makes, and what they add up to."""
+"""One request and its response, as libcurl sees them.
+
+An exchange belongs to a libcurl handle. `make_handle` sets the options that never change, and `Exchange.prepare` those
+of the request. Then libcurl calls the exchange back, in this order:
+
+1. `on_socket` opens a socket for each address that is tried, unless it is forbidden. Skipped on a kept connection.
+2. `on_ready`: the connection stands, with TLS and the proxy's tunnel. The request may be sent, once.
+3. `on_header` for each line: first the proxy's response to CONNECT, then any 1xx responses, the status line, the
+   headers and, after the body, the trailers.
+4. `on_body` for each piece of the body.
+
+`on_progress` is called in between, and may end the exchange. When libcurl has ended it, `Exchange.outcome` turns
+libcurl's result code, and what the callbacks have noted, into an `Outcome`.
+
+Two times show how far an exchange has come: `ready_at` is 0 until the request may be sent, and `headers_at` is 0 until
+the headers of the final response are complete.
+"""
 
 from __future__ import annotations
 
@@ -13,52 +29,52 @@ from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
 from time import monotonic, thread_time
-from typing import Any, cast
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pycurl
 
 from . import causes
-from .addresses import Forbidden
-from .egress import Egress, patterns_of
-from .files import WatchedFiles
+from .certificate_files import WatchedFiles
+from .egress import Egress, Forbidden, patterns_of
 from .hook_url import Target
-from .lookups import Answer, Found
-from .outcome import BODY_LIMIT, HEADERS_LIMIT, Concern, Outcome, Request
+from .outcome import MAX_STORED_BODY, MAX_STORED_HEADERS, Concern, Outcome, Request
+from .resolver import Resolution
 
 Done = Callable[[Outcome], None]
-Kept = dict[tuple[str, str, int, int], int]
-"""The sockets of connections that are kept alive, by both addresses and both ports: the remote address first."""
+KeptSockets = dict[tuple[str, str, int, int], int]
+"""The sockets of kept connections, by remote address, local address, remote port and local port."""
 
 MAX_HEADER_BYTES = 64 * 1024
-"""Of an answer's headers, of 1xx answers and of trailers together."""
-CONNECTION_S = 60
-"""How long a connection is kept, from its beginning and while it is idle. A name may get another address, and NAT
-gateways and firewalls forget idle connections silently."""
+"""Of a response's headers, 1xx responses and trailers together."""
+MAX_CONNECTION_AGE_S = 60
+"""How long a connection is kept, in total and while it is idle. The name may get another address, and NAT gateways and
+firewalls forget idle connections silently."""
 
-PROCESSOR_S = 0.025
-"""Processor time that reading one answer may take: libcurl does not count chunk extensions and the like as received."""
-TURN_S = 0.005
-"""At most so much is charged at once: more is Python's garbage collector, not the receiver."""
+MAX_PROCESSOR_S = 0.025
+"""Processor time for reading one response: libcurl does not count chunk extensions and the like as received."""
+MAX_CHARGE_S = 0.005
+"""The most that is charged at once; more than this is Python's garbage collector, not the receiver."""
 
 _OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "proxy-authorization"})
-_NOT_BY_LIBCURL = ("Accept", "Content-Type", "Expect", "User-Agent")
-_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
+_HEADERS_OF_LIBCURL = ("Accept", "Content-Type", "Expect", "User-Agent")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
 _LINE_BREAK = re.compile(r"[\r\n\0]")
-_STATUS_LINE = re.compile(rb"HTTP/1\.[01] +(\d{3})(?!\S)")  # libcurl reads 200 in "2000" and in "200OK", too
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] +(\d{3})(?!\S)")  # libcurl also accepts "2000" and "200OK" as 200
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+_NO_TARGET = Target("", "", "", "", 0, None)
 
-NOT_FORMED = "the request cannot be formed: the hook URL or a header is not valid"
+NOT_FORMED = "The request cannot be built. The hook URL or a header is not valid."
 TOO_MANY_HEADERS = (
-    "the answer's headers are too long or too many (at most 64 KiB, with 1xx answers and trailers): check the "
-    "receiver, or the proxy before it"
+    "The response headers are too long or too many (over 64 KiB, with 1xx responses and trailers). Check the receiver, "
+    "or the proxy in front of it."
 )
-TOO_MUCH_WORK = "the answer takes too much work to read: check the receiver, or the proxy before it"
-_TOO_LARGE = 100  # CURLE_TOO_LARGE, for which pycurl has no name: libcurl has limits of its own for lines and headers
+TOO_MUCH_WORK = "The response takes too much work to read. Check the receiver, or the proxy in front of it."
+_TOO_LARGE = 100  # CURLE_TOO_LARGE, which pycurl does not name: libcurl has limits of its own for lines and headers
 
 
 class Proxy:
-    """A proxy's URL, taken apart: only `headers` holds its secrets."""
+    """A proxy's URL, parsed; only `headers` contains its user name and password."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -74,19 +90,19 @@ class Proxy:
 
 
 @dataclass(frozen=True)
-class Rules:
-    """What holds for all exchanges of a transport."""
+class Settings:
+    """What is the same for all exchanges of a transport."""
 
     egress: Egress
     connect_timeout_s: float
     deadline_s: float
-    authorities: WatchedFiles
-    own_certificate: WatchedFiles | None
+    ca_bundle: WatchedFiles
+    client_certificate: WatchedFiles | None
     proxy: Proxy | None
     direct_names: frozenset[str]
-    """Names, and `*.` with a name, that are not reached through the proxy."""
+    """Names, and `*.` followed by a name, that are reached without the proxy."""
     direct_networks: tuple[IPv4Network | IPv6Network, ...]
-    """Networks whose addresses in hook URLs are not reached through the proxy."""
+    """Networks whose addresses, in hook URLs, are reached without the proxy."""
 
     def proxy_for(self, target: Target) -> Proxy | None:
         if self.proxy is None:
@@ -99,51 +115,54 @@ class Rules:
 
 
 class Meter:
-    """Up to when the loop's processor time was charged to exchanges."""
+    """The processor time of the loop's thread up to which exchanges have been charged."""
 
     def __init__(self) -> None:
-        self.mark = 0.0
+        self.charged_until = 0.0
 
 
 class Exchange:
-    """One exchange at a time; belongs to a libcurl handle, whose callbacks are set once.
+    """One request at a time; it is used again for others, together with its handle.
 
-    It does not refer to the handle: in a circle of references, connections and memory would stay until the garbage
-    collector runs.
+    It does not refer to the handle: a reference cycle would keep connections and memory until the garbage collector
+    runs.
     """
 
-    def __init__(self, rules: Rules, kept: Kept, meter: Meter) -> None:
-        self.rules = rules
-        self.kept = kept
+    def __init__(self, settings: Settings, kept_sockets: KeptSockets, meter: Meter) -> None:
+        self.settings = settings
+        self.kept_sockets = kept_sockets
         self.meter = meter
-        self.serial = 0
-        self.route: object = None  # what `_set_route` set on the handle
+        self.serial = 0  # tells one request of this exchange from the next
+        self.route: object = None  # what `_set_route` has set on the handle
         self.clear()
 
     def clear(self) -> None:
         """Forget the last request."""
         self.serial += 1
+        # The request, and where it goes
         self.request = Request("", b"", {})
         self.done: Done | None = None
-        self.target: Target | None = None
+        self.target = _NO_TARGET
         self.proxy: Proxy | None = None
-        self.found: Found | None = None  # while its name is looked up
-        self.began = self.resolved_at = self.ready_at = self.headers_at = 0.0
+        self.resolution: Resolution | None = None
+        # When it came how far; 0 is not yet
         self.started_at: datetime = datetime.min
-        self.opened: list[str] = []
+        self.began = self.resolved_at = self.ready_at = self.headers_at = 0.0
+        # Connecting
+        self.opened: list[str] = []  # addresses that sockets were opened for
         self.forbidden = ""
         self.error_number = 0
-        self.again = False  # libcurl would have sent it a second time
-        self.stale = False  # the receiver closed the kept connection before anything was sent over it
-        self.addresses: Answer | None = None
-        self.own_cause = ""  # why we ended it ourselves
-        self.spent = 0.0  # processor time since the request was sent
-        self.header_bytes = 0
-        self.tunnel_status: int | None = None
+        self.tunnel_status: int | None = None  # the proxy's response to CONNECT
+        self.sending_twice = False  # libcurl wanted to send the request a second time
+        self.stale_connection = False  # the receiver closed the kept connection before anything was sent on it
+        # The response
         self.status: int | None = None  # of the block of headers that is being read
-        self.lines: list[bytes] = []
+        self.header_lines: list[bytes] = []
+        self.header_bytes = 0
         self.body = bytearray()
         self.truncated = False
+        self.processor_s = 0.0  # since the request was sent
+        self.own_error = ""  # why we ended it
 
     def begin(self, request: Request, done: Done, began: float, started_at: datetime) -> None:
         self.request, self.done = request, done
@@ -151,51 +170,98 @@ class Exchange:
 
     @property
     def deadline(self) -> float:
-        return self.began + self.rules.deadline_s
+        return self.began + self.settings.deadline_s
 
-    # What libcurl calls
+    # Before: the handle's options
+
+    def prepare(self, handle: Any, resolution: Resolution | None) -> None:
+        """Set the options that differ between requests; raises `ValueError` if a header is not valid.
+
+        `resolution` is None if the host in the URL, or the proxy's, is an IP address.
+        """
+        self.resolution = resolution
+        self.resolved_at = monotonic()
+        handle.setopt(pycurl.FRESH_CONNECT, self.stale_connection)
+        self.stale_connection = False
+        target, request = self.target, self.request
+        host = f"[{target.host}]" if ":" in target.host else target.host
+        absolute = self.proxy is not None and target.scheme == "http"  # RFC 9112 section 3.2.2
+        handle.setopt(pycurl.URL, f"{target.scheme}://{host}:{target.port}/")
+        handle.setopt(pycurl.REQUEST_TARGET, target.url if absolute else target.path)
+        handle.setopt(pycurl.POSTFIELDS, request.body)
+        handle.setopt(pycurl.HTTPHEADER, encode_headers(request.headers))
+        self._set_route(handle)
+        if resolution is None:
+            handle.setopt(pycurl.RESOLVE, [])
+        else:
+            peer, port = (self.proxy.host, self.proxy.port) if self.proxy else (target.host, target.port)
+            addresses = ",".join(f"[{each}]" if ":" in each else each for each in resolution.addresses)
+            handle.setopt(pycurl.RESOLVE, [f"+{peer}:{port}:{addresses}"])
+        handle.setopt(pycurl.TIMEOUT_MS, max(1, round((self.deadline - self.resolved_at) * 1000)))
+
+    def _set_route(self, handle: Any) -> None:
+        """Set the proxy and the certificate files, which are seldom other ones than those of the last request."""
+        [ca_bundle] = self.settings.ca_bundle.paths()
+        client_certificate = self.settings.client_certificate
+        own = client_certificate.paths() if client_certificate else ()
+        if self.route == (self.proxy, ca_bundle, own):
+            return
+        self.route = None  # until everything is set
+        handle.setopt(pycurl.PROXY, self.proxy.url if self.proxy else "")
+        handle.setopt(pycurl.NOPROXY, "")
+        handle.setopt(pycurl.PROXYHEADER, self.proxy.headers if self.proxy else [])
+        handle.setopt(pycurl.CAINFO, os.fsencode(ca_bundle))
+        handle.setopt(pycurl.PROXY_CAINFO, os.fsencode(ca_bundle))
+        if own:
+            handle.setopt(pycurl.SSLCERT, os.fsencode(own[0]))
+            handle.setopt(pycurl.SSLKEY, os.fsencode(own[1]))
+        self.route = (self.proxy, ca_bundle, own)
+
+    # During: what libcurl calls
 
     def on_socket(self, purpose: int, address: Any) -> Any:
         """Open a socket for an address, unless it is forbidden or the request was sent already."""
         host = str(address.addr[0])
         if self.ready_at:
-            self.again = True
+            self.sending_twice = True
             return pycurl.SOCKET_BAD
-        if self.proxy is None and self.target is not None:
+        if self.proxy is None:
             zone = address.addr[3] if len(address.addr) == 4 else 0
             try:
-                self.rules.egress.check_answer(self.target.host, (f"{host}%{zone}" if zone else host,))
+                self.settings.egress.check_addresses(self.target.host, (f"{host}%{zone}" if zone else host,))
             except Forbidden as forbidden:
                 self.forbidden = str(forbidden)
                 return pycurl.SOCKET_BAD
         self.opened.append(host)
         try:
             return open_socket(address)
-        except OSError as fault:
-            self.error_number = fault.errno or 0
+        except OSError as error:
+            self.error_number = error.errno or 0
             return pycurl.SOCKET_BAD
 
     def on_ready(self, *ends: Any) -> Any:
-        """Let a request be sent once: libcurl would send it again where a kept connection closes without an answer.
+        """Let the request be sent once.
 
-        Nobody can tell whether the receiver has carried it out by then (RFC 9110 section 9.2.2). So a kept connection
-        that has closed while it was idle, for which libcurl does not look each time, is not sent over.
+        libcurl would send it again if a kept connection closes without a response. By then nobody can tell whether the
+        receiver has acted on it (RFC 9110 section 9.2.2). So nothing is sent on a kept connection that was closed while
+        it was idle, which libcurl does not always notice.
         """
         if self.ready_at:
-            self.again = True
+            self.sending_twice = True
             return pycurl.PREREQFUNC_ABORT
-        if not self.opened and ends in self.kept and _has_input(self.kept.pop(ends)):
-            self.stale = True
+        if not self.opened and ends in self.kept_sockets and _has_input(self.kept_sockets.pop(ends)):
+            self.stale_connection = True
             return pycurl.PREREQFUNC_ABORT
         self.ready_at = monotonic()
         return pycurl.PREREQFUNC_OK
 
     def on_header(self, line: bytes) -> int | None:
+        """Take one line; 0 ends the exchange."""
         self.header_bytes += len(line)
         if self.header_bytes > MAX_HEADER_BYTES:
-            self.own_cause = TOO_MANY_HEADERS
+            self.own_error = TOO_MANY_HEADERS
             return 0
-        if not self.ready_at:
+        if not self.ready_at:  # the proxy's response to CONNECT
             if found := _STATUS_LINE.match(line):
                 self.tunnel_status = int(found[1])
         elif self.headers_at:
@@ -203,91 +269,63 @@ class Exchange:
         elif self.status is None:
             found = _STATUS_LINE.match(line)
             if not found:
-                self.own_cause = causes.NOT_HTTP
+                self.own_error = causes.NOT_HTTP
                 return 0
-            self.status, self.lines = int(found[1]), []
+            self.status, self.header_lines = int(found[1]), []
         elif line in (b"\r\n", b"\n"):
             if self.status >= 200:
                 self.headers_at = monotonic()
             else:
-                self.status = None
+                self.status = None  # a 1xx response: the next status line follows
         else:
-            self.lines.append(line)
+            self.header_lines.append(line)
         return None
 
     def on_body(self, data: bytes) -> int | None:
-        self.body += data[: BODY_LIMIT + 1 - len(self.body)]
-        if len(self.body) > BODY_LIMIT:
+        """Take a piece of the body; 0 ends the exchange."""
+        self.body += data[: MAX_STORED_BODY + 1 - len(self.body)]
+        if len(self.body) > MAX_STORED_BODY:
             self.truncated = True
             return 0
         return None
 
     def on_progress(self, *_: object) -> int:
-        """End an answer that takes too much work to read.
+        """End an exchange whose response takes too much work to read; 1 ends it.
 
-        libcurl runs one exchange after the other and calls this for each, so what passed since the last call is this
-        one's.
+        libcurl runs one exchange after the other and calls this for each, so the time since the last call belongs to
+        this one.
         """
         now = thread_time()
         if self.ready_at:
-            self.spent += min(now - self.meter.mark, TURN_S)
-        self.meter.mark = now
-        if self.spent < PROCESSOR_S:
+            self.processor_s += min(now - self.meter.charged_until, MAX_CHARGE_S)
+        self.meter.charged_until = now
+        if self.processor_s < MAX_PROCESSOR_S:
             return 0
-        self.own_cause = self.own_cause or TOO_MUCH_WORK
+        self.own_error = self.own_error or TOO_MUCH_WORK
         return 1
 
-    # What comes of it
-
-    def ended(self, error: str, concern: Concern, *, blocked: bool = False) -> Outcome:
-        """Return the outcome where there is no answer."""
-        now = monotonic()
-        connect_ms = _ms(self.began, self.ready_at or now) if self.opened and not blocked else None
-        return Outcome(
-            self.started_at,
-            _ms(self.began, now),
-            error=error,
-            blocked=blocked,
-            connect_ms=connect_ms,
-            concern=concern,
-            connected=self.ready_at > 0
-            and (self.proxy is None or self.target is None or self.target.scheme == "https"),
-        )
+    # After: the outcome
 
     def outcome(self, code: int, message: str, handle: Any) -> Outcome:
-        """Return what came of it, by libcurl's code."""
-        rules, target = self.rules, cast(Target, self.target)
-        if self.again:
+        """Return the outcome of an exchange that libcurl has ended, by libcurl's code and message."""
+        if self.sending_twice:
             code = pycurl.E_GOT_NOTHING
         if self.forbidden:
-            return self.ended(self.forbidden, Concern.NOBODY, blocked=True)
+            return self.without_response(self.forbidden, Concern.NOBODY, blocked=True)
         if code == _TOO_LARGE and self.ready_at:
-            self.own_cause = TOO_MANY_HEADERS
-        if self.own_cause == TOO_MANY_HEADERS or (self.own_cause and not self.headers_at):
-            return self.ended(self.own_cause, Concern.HOOK if self.ready_at else Concern.NOBODY)
+            self.own_error = TOO_MANY_HEADERS
+        if self.own_error == TOO_MANY_HEADERS or (self.own_error and not self.headers_at):
+            return self.without_response(self.own_error, Concern.HOOK if self.ready_at else Concern.NOBODY)
         if not self.headers_at:
-            fault = causes.Fault(
-                code,
-                message,
-                target.host.rstrip("."),
-                target.port,
-                over_tls=target.scheme == "https",
-                through_proxy=self.proxy is not None,
-                deadline_s=rules.deadline_s,
-                connect_timeout_s=rules.connect_timeout_s,
-                look_up_s=self.resolved_at - self.began,
-                opened=tuple(self.opened),
-                connected=handle.getinfo(pycurl.CONNECT_TIME_T) > 0,
-                ready=self.ready_at > 0,
-                number=self.error_number or handle.getinfo(pycurl.OS_ERRNO),
-                verify_result=handle.getinfo(pycurl.SSL_VERIFYRESULT),
-                tunnel_status=self.tunnel_status,
-                certificate=_leaf(handle),
-            )
-            return self.ended(*causes.no_answer(fault))
-        if self.status == 407 and self.proxy and target.scheme == "http":  # by its nature the proxy's own
-            return self.ended(causes.proxy_answered(407), Concern.NOBODY)
-        error = self.own_cause or ("" if code == 0 or self.truncated else causes.no_end(code, rules.deadline_s))
+            return self.without_response(*causes.explain(self._failure(code, message, handle)))
+        if self.status == 407 and self.proxy and self.target.scheme == "http":  # 407 is always the proxy's own response
+            return self.without_response(causes.proxy_answered(407), Concern.NOBODY)
+        return self._with_response(code)
+
+    def _with_response(self, code: int) -> Outcome:
+        error = self.own_error
+        if code and not error and not self.truncated:
+            error = causes.incomplete_body(code, self.settings.deadline_s)
         return Outcome(
             self.started_at,
             _ms(self.began, monotonic()),
@@ -295,57 +333,49 @@ class Exchange:
             error,
             connect_ms=_ms(self.began, self.ready_at) if self.opened else None,
             wait_ms=_ms(self.ready_at, self.headers_at),
-            response_headers=_stored(self.lines),
-            response_body=bytes(self.body[:BODY_LIMIT]),
+            response_headers=_stored_headers(self.header_lines),
+            response_body=bytes(self.body[:MAX_STORED_BODY]),
             truncated=self.truncated,
             connected=True,
         )
 
-    # What libcurl is told
+    def without_response(self, error: str, concern: Concern, *, blocked: bool = False) -> Outcome:
+        """Return the outcome if there is no response, at whatever step the exchange ends."""
+        now = monotonic()
+        return Outcome(
+            self.started_at,
+            _ms(self.began, now),
+            error=error,
+            blocked=blocked,
+            connect_ms=_ms(self.began, self.ready_at or now) if self.opened and not blocked else None,
+            concern=concern,
+            connected=self.ready_at > 0 and (self.proxy is None or self.target.scheme == "https"),
+        )
 
-    def prepare(self, handle: Any, addresses: Answer | None) -> None:
-        """Set what differs from one request to the next; raises `ValueError` where a header is none."""
-        self.addresses = addresses
-        self.resolved_at = monotonic()
-        handle.setopt(pycurl.FRESH_CONNECT, self.stale)
-        self.stale = False
-        target, request = cast(Target, self.target), self.request
-        host = f"[{target.host}]" if ":" in target.host else target.host
-        origin = f"{target.scheme}://{host}:{target.port}"
-        absolute = self.proxy is not None and target.scheme == "http"  # RFC 9112 section 3.2.2
-        handle.setopt(pycurl.URL, f"{origin}/")
-        handle.setopt(pycurl.REQUEST_TARGET, target.url if absolute else target.path)
-        handle.setopt(pycurl.POSTFIELDS, request.body)
-        handle.setopt(pycurl.HTTPHEADER, header_lines(target, request.headers))
-        self._set_route(handle)
-        peer, port = (self.proxy.host, self.proxy.port) if self.proxy else (target.host, target.port)
-        if addresses is None:
-            handle.setopt(pycurl.RESOLVE, [])
-        else:
-            found = ",".join(f"[{each}]" if ":" in each else each for each in addresses.addresses)
-            handle.setopt(pycurl.RESOLVE, [f"+{peer}:{port}:{found}"])
-        handle.setopt(pycurl.TIMEOUT_MS, max(1, round((self.deadline - self.resolved_at) * 1000)))
-
-    def _set_route(self, handle: Any) -> None:
-        """Set the proxy and the files of certificates, which seldom differ from those of the handle's last request."""
-        [trusted] = self.rules.authorities.paths()
-        own = self.rules.own_certificate.paths() if self.rules.own_certificate else ()
-        if self.route == (self.proxy, trusted, own):
-            return
-        self.route = None  # until all of it is set
-        handle.setopt(pycurl.PROXY, self.proxy.url if self.proxy else "")
-        handle.setopt(pycurl.NOPROXY, "")
-        handle.setopt(pycurl.PROXYHEADER, self.proxy.headers if self.proxy else [])
-        handle.setopt(pycurl.CAINFO, os.fsencode(trusted))
-        handle.setopt(pycurl.PROXY_CAINFO, os.fsencode(trusted))
-        if own:
-            handle.setopt(pycurl.SSLCERT, os.fsencode(own[0]))
-            handle.setopt(pycurl.SSLKEY, os.fsencode(own[1]))
-        self.route = (self.proxy, trusted, own)
+    def _failure(self, code: int, message: str, handle: Any) -> causes.Failure:
+        chain = handle.getinfo_raw(pycurl.INFO_CERTINFO)
+        return causes.Failure(
+            code,
+            message,
+            self.target.host.rstrip("."),
+            self.target.port,
+            over_tls=self.target.scheme == "https",
+            through_proxy=self.proxy is not None,
+            deadline_s=self.settings.deadline_s,
+            connect_timeout_s=self.settings.connect_timeout_s,
+            lookup_s=self.resolved_at - self.began,
+            opened=tuple(self.opened),
+            connected=handle.getinfo(pycurl.CONNECT_TIME_T) > 0,
+            ready=self.ready_at > 0,
+            error_number=self.error_number or handle.getinfo(pycurl.OS_ERRNO),
+            verify_result=handle.getinfo(pycurl.SSL_VERIFYRESULT),
+            tunnel_status=self.tunnel_status,
+            certificate=dict(chain[0]).get(b"Cert", b"") if chain else b"",
+        )
 
 
 def make_handle(exchange: Exchange) -> Any:
-    """Make a handle for an exchange, with the options that stay the same."""
+    """Make a libcurl handle for an exchange, with the options that never change."""
     handle = pycurl.Curl()
     for option, value in (
         (pycurl.POST, 1),
@@ -358,12 +388,12 @@ def make_handle(exchange: Exchange) -> Any:
         (pycurl.NOSIGNAL, 1),
         (pycurl.USERAGENT, ""),
         (pycurl.HEADEROPT, pycurl.HEADER_SEPARATE),
-        (pycurl.BUFFERSIZE, BODY_LIMIT),
-        (pycurl.UPLOAD_BUFFERSIZE, BODY_LIMIT),
-        (pycurl.CONNECTTIMEOUT_MS, max(1, round(exchange.rules.connect_timeout_s * 1000))),
+        (pycurl.BUFFERSIZE, MAX_STORED_BODY),
+        (pycurl.UPLOAD_BUFFERSIZE, MAX_STORED_BODY),
+        (pycurl.CONNECTTIMEOUT_MS, max(1, round(exchange.settings.connect_timeout_s * 1000))),
         (pycurl.DNS_CACHE_TIMEOUT, -1),
-        (pycurl.MAXLIFETIME_CONN, CONNECTION_S),
-        (pycurl.MAXAGE_CONN, CONNECTION_S),
+        (pycurl.MAXLIFETIME_CONN, MAX_CONNECTION_AGE_S),
+        (pycurl.MAXAGE_CONN, MAX_CONNECTION_AGE_S),
         (pycurl.SSL_VERIFYPEER, 1),
         (pycurl.SSL_VERIFYHOST, 2),
         (pycurl.PROXY_SSL_VERIFYPEER, 1),
@@ -382,7 +412,25 @@ def make_handle(exchange: Exchange) -> Any:
     return handle
 
 
-class _Lent(socket.socket):
+def encode_headers(headers: Mapping[str, str]) -> list[bytes]:
+    """Return headers as libcurl takes them; raises `ValueError` if one is not valid."""
+    if not all(map(_HEADER_NAME.fullmatch, headers)) or _LINE_BREAK.search("".join(headers.values())):
+        raise ValueError("not a valid header")
+    sent = {"accept-encoding": b"Accept-Encoding: identity"}
+    for name, value in headers.items():
+        lower = name.lower()
+        if lower not in _OWN_HEADERS:
+            value = value.strip(" \t")
+            sent[lower] = f"{name}: {value}".encode("latin-1") if value else f"{name};".encode()
+    unwanted = [f"{name}:".encode() for name in _HEADERS_OF_LIBCURL if name.lower() not in sent]
+    return [*sent.values(), *unwanted]
+
+
+def open_socket(address: Any) -> socket.socket:
+    return _LentSocket(address.family, address.socktype, address.protocol)
+
+
+class _LentSocket(socket.socket):
     """A socket that pycurl duplicates: this one closes, without a warning, as soon as nothing refers to it."""
 
     def __del__(self) -> None:
@@ -391,34 +439,16 @@ class _Lent(socket.socket):
 
 
 def _has_input(fd: int) -> bool:
-    """Tell whether there is something to read from an idle connection: its end, mostly."""
+    """Return whether there is something to read from an idle connection, which is usually its end."""
     if not hasattr(select, "poll"):  # Windows
         return bool(select.select([fd], [], [], 0)[0])
-    waiting = select.poll()
-    waiting.register(fd, select.POLLIN)
-    return bool(waiting.poll(0))
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
-def open_socket(address: Any) -> socket.socket:
-    return _Lent(address.family, address.socktype, address.protocol)
-
-
-def header_lines(target: Target, headers: Mapping[str, str]) -> list[bytes]:
-    """Return headers as libcurl takes them; raises `ValueError` where one is not valid."""
-    if not all(map(_NAME.fullmatch, headers)) or _LINE_BREAK.search("".join(headers.values())):
-        raise ValueError("not a valid header")
-    sent = {"accept-encoding": b"Accept-Encoding: identity"}
-    for name, value in headers.items():
-        lower = name.lower()
-        if lower not in _OWN_HEADERS:
-            value = value.strip(" \t")
-            sent[lower] = f"{name}: {value}".encode("latin-1") if value else f"{name};".encode()
-    unwanted = [f"{name}:".encode() for name in _NOT_BY_LIBCURL if name.lower() not in sent]
-    return [*sent.values(), *unwanted]
-
-
-def _stored(lines: list[bytes]) -> tuple[tuple[str, str], ...]:
-    """Return an answer's headers as text that any database takes, up to the limit."""
+def _stored_headers(lines: list[bytes]) -> tuple[tuple[str, str], ...]:
+    """Return a response's headers as text that any database can store, cut off at the limit."""
     fields: list[tuple[str, str]] = []
     for line in lines:
         text = line.decode("latin-1")
@@ -427,11 +457,11 @@ def _stored(lines: list[bytes]) -> tuple[tuple[str, str], ...]:
             fields[-1] = (fields[-1][0], f"{fields[-1][1]} {text.strip()}".strip())
         else:
             fields.append((name.strip(), value.strip()))
-    told = [text for field in fields for text in field]
-    if not _CONTROL.search("".join(told)) and sum(map(len, told)) <= HEADERS_LIMIT:
-        return tuple(fields)  # as most are
+    texts = [text for field in fields for text in field]
+    if not _CONTROL.search("".join(texts)) and sum(map(len, texts)) <= MAX_STORED_HEADERS:
+        return tuple(fields)  # the usual case
     stored = []
-    left = HEADERS_LIMIT
+    left = MAX_STORED_HEADERS
     for name, value in fields:
         name = _CONTROL.sub(" ", name)[:left]
         value = _CONTROL.sub(" ", value)[: left - len(name)]
@@ -440,12 +470,6 @@ def _stored(lines: list[bytes]) -> tuple[tuple[str, str], ...]:
         if left <= 0:
             break
     return tuple(stored)
-
-
-def _leaf(handle: Any) -> bytes:
-    """Return the certificate that the receiver showed, as PEM."""
-    chain = handle.getinfo_raw(pycurl.INFO_CERTINFO)
-    return dict(chain[0]).get(b"Cert", b"") if chain else b""
 
 
 def _ms(start: float, end: float) -> int:

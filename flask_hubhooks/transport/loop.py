@@ -1,6 +1,22 @@
-"""The event loop that all exchanges of a transport run on: one thread, libcurl's multi interface, and a selector.
+"""The event loop of a transport: one thread, libcurl's multi interface, and a selector.
 
-The thread itself never waits for anything but its sockets and timers: names are looked up on threads of their own.
+The life of a request, in the order of the methods below:
+
+1. Queued. `send` puts it in the inbox, on any thread, and wakes the loop.
+2. Resolving. `_begin` gives it an exchange and a libcurl handle. `_resolve` checks its target and has the name looked
+   up on one of the resolver's threads, where `_on_resolved` puts the result in a second inbox. `_take_resolution` gets
+   it from there, or `_give_up_lookups` ends the request at its deadline.
+3. Running. `_start` prepares the handle and adds it to the multi handle. From now on libcurl acts whenever the loop
+   calls it, because a socket is ready (`_attend`) or a time has come (`_run_timers`): it connects, sends and reads, and
+   calls the exchange back. It tells `_Watch` which sockets and what time it waits for, and ends the request at its
+   deadline.
+4. Ended. `_collect` asks libcurl which handles are done. `_finish` removes such a handle and has the exchange make an
+   outcome of what happened.
+5. Answered. `_answer` calls `done` with the outcome, and keeps handle and exchange for another request.
+
+A request may go from any of these to `_answer`, and every request is answered exactly once.
+
+The loop's thread waits for nothing but sockets and times. Everything but `send`, `stop` and `_on_resolved` runs on it.
 """
 
 from __future__ import annotations
@@ -14,42 +30,42 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from functools import partial
 from time import monotonic, sleep, thread_time
-from typing import Any, cast
+from typing import Any
 
 import pycurl
 
 from . import causes
-from .addresses import Forbidden, is_address
-from .exchange import NOT_FORMED, Done, Exchange, Kept, Meter, Rules, make_handle
-from .hook_url import BadURL, Target
-from .lookups import Answer, LookUp, look_ups
+from .egress import Forbidden, is_address
+from .exchange import NOT_FORMED, Done, Exchange, KeptSockets, Meter, Settings, make_handle
+from .hook_url import BadURL
 from .outcome import Concern, Outcome, Request
+from .resolver import Lookup, OnResolved, Resolution, shared_resolver
 
 logger = logging.getLogger(__name__)
 
 STEP_S = 0.01
-"""How long sockets are attended to before anything else gets its turn."""
+"""How long the loop attends to sockets before it does anything else."""
 MAX_KEPT_HANDLES = 1024
-"""Handles that are kept for reuse."""
-FAILED_S = 0.1
-"""How long the loop pauses after a fault of its own, so that one that lasts does not fill the log."""
-LOOK_UPS_S = 0.25
-"""How often it is tried whether look-ups that wait in line can start."""
+"""Handles that are kept for other requests."""
+AFTER_ERROR_S = 0.1
+"""How long the loop pauses after an error of its own, so that a permanent one does not fill the log."""
+START_QUEUED_S = 0.25
+"""How often the loop tries to start lookups that the machine had no thread for."""
 
-STOPPED = "the worker stopped before there was an answer"
+STOPPED = "The worker stopped before there was an answer."
 
 
 class _Watch:
-    """What libcurl wants to be told: which sockets are ready, and when a time is over.
+    """Which sockets and what time libcurl waits for.
 
-    It does not refer to libcurl's handle, which refers to it.
+    It does not refer to libcurl's handles, since they refer to it.
     """
 
     def __init__(self) -> None:
         self.selector = selectors.DefaultSelector()
         self.due: float | None = None
         self.turns: dict[int, int] = {}
-        """How often each socket was attended to, since its exchange began."""
+        """By socket, how often it was attended to since its exchange began."""
 
     def on_socket(self, what: int, fd: int, *_: object) -> None:
         if what == pycurl.POLL_REMOVE:
@@ -71,39 +87,42 @@ class _Watch:
 
 
 class Loop:
-    """Runs exchanges on a thread of its own until it is stopped; all but `send` and `stop` is that thread's."""
+    """Runs exchanges on a thread of its own until it is stopped."""
 
-    def __init__(self, rules: Rules, most: int) -> None:
-        self._rules = rules
-        self._most = most
+    def __init__(self, settings: Settings, max_connections: int) -> None:
+        self._settings = settings
+        self._max_connections = max_connections
         self._meter = Meter()
+        self._kept_sockets: KeptSockets = {}
+        # Requests by state; an exchange is in one of the two dictionaries, or in neither for a moment.
         self._inbox: deque[tuple[Request, Done, float, datetime]] = deque()
-        self._answers: deque[tuple[Exchange, int, Answer]] = deque()
-        self._woken, self._waker = socket.socketpair()
-        self._woken.setblocking(False)
-        self._waker.setblocking(False)
-        self._events: deque[tuple[selectors.SelectorKey, int]] = deque()  # sockets that wait to be attended to
-        self._sleeping = False
-        self._stopping = self._ended = False
-        self._waiting: dict[Exchange, LookUp] = {}  # for a look-up, those with the earliest deadline first
-        self._running: dict[Any, Exchange] = {}
-        self._idle: list[tuple[Any, Exchange]] = []
-        self._handles: dict[Exchange, Any] = {}
-        self._kept: Kept = {}
+        self._resolving: dict[Exchange, tuple[Lookup, OnResolved]] = {}  # the earliest deadline first
+        self._running: dict[Any, Exchange] = {}  # by handle
+        self._resolutions: deque[tuple[Exchange, int, Resolution]] = deque()
+        self._handles: dict[Exchange, Any] = {}  # of all requests that have begun
+        self._idle: list[tuple[Any, Exchange]] = []  # handles for other requests
+        # What the thread waits for
+        self._wakeup_reader, self._wakeup_writer = socket.socketpair()
+        self._wakeup_reader.setblocking(False)
+        self._wakeup_writer.setblocking(False)
+        self._events: deque[tuple[selectors.SelectorKey, int]] = deque()  # ready sockets that wait for their turns
+        self._sleeping = self._stopping = self._ended = False
         self._watch = _Watch()
-        self._watch.selector.register(self._woken, selectors.EVENT_READ)
+        self._watch.selector.register(self._wakeup_reader, selectors.EVENT_READ)
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch.on_socket)
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._watch.on_timer)
-        self._multi.setopt(pycurl.M_MAXCONNECTS, most)
+        self._multi.setopt(pycurl.M_MAXCONNECTS, max_connections)
         self.thread = threading.Thread(target=self._run, daemon=True, name="hubhooks-transport")
         self.thread.start()
+
+    # For other threads
 
     def send(self, request: Request, done: Done) -> None:
         self._inbox.append((request, done, monotonic(), datetime.now(timezone.utc)))
         self._wake()
         if self._ended:
-            self._refuse()
+            self._refuse_queued()
 
     def stop(self) -> None:
         self._stopping = True
@@ -112,8 +131,10 @@ class Loop:
     def _wake(self) -> None:
         if self._sleeping:
             self._sleeping = False
-            with suppress(OSError):  # it is full, so the loop wakes anyway, or closed
-                self._waker.send(b"x")
+            with suppress(OSError):  # it is full, so the loop wakes up anyway, or it is closed
+                self._wakeup_writer.send(b"x")
+
+    # The thread
 
     def _run(self) -> None:
         while not self._stopping:
@@ -121,30 +142,52 @@ class Loop:
                 self._step()
             except Exception:
                 logger.exception("a step of the transport failed")
-                sleep(FAILED_S)
+                sleep(AFTER_ERROR_S)
         self._end()
 
     def _step(self) -> None:
-        watch = self._watch
         if not self._events:
-            self._sleeping = True
-            busy = self._inbox or self._answers or self._stopping
-            events = watch.selector.select(0 if busy else self._wait_s())
-            self._sleeping = False
-            # Each call lets libcurl go on with all answers of which more has arrived: new exchanges must not wait for
-            # floods.
-            events.sort(key=lambda event: watch.turns.get(event[0].fd, 0))
-            self._events.extend(events)
-        until = monotonic() + STEP_S
+            self._wait()
+        self._attend(until=monotonic() + STEP_S)
+        self._run_timers()
+        self._collect()
+        while self._resolutions:
+            self._take_resolution(*self._resolutions.popleft())
+        self._give_up_lookups()
+        for _ in range(len(self._inbox)):
+            self._begin(*self._inbox.popleft())
+
+    def _wait(self) -> None:
+        """Wait for ready sockets, for the next time to act, or to be woken."""
+        self._sleeping = True
+        if self._inbox or self._resolutions or self._stopping:
+            wait_s: float | None = 0.0
+        else:
+            now = monotonic()
+            waits = [] if self._watch.due is None else [self._watch.due - now]
+            if self._resolving:
+                waits += [next(iter(self._resolving)).deadline - now, START_QUEUED_S]
+            wait_s = max(0.0, min(waits)) if waits else None
+        events = self._watch.selector.select(wait_s)
+        self._sleeping = False
+        # With each turn libcurl reads all that has arrived of a response. Responses that had many turns, such as
+        # floods, come last, so that new exchanges need not wait for them.
+        turns = self._watch.turns
+        events.sort(key=lambda event: turns.get(event[0].fd, 0))
+        self._events.extend(events)
+
+    def _attend(self, until: float) -> None:
+        """Have libcurl act on ready sockets for a while."""
+        turns = self._watch.turns
         while self._events:
             key, mask = self._events.popleft()
-            if key.fileobj is self._woken:
+            if key.fileobj is self._wakeup_reader:
                 with suppress(BlockingIOError):
-                    self._woken.recv(4096)
+                    self._wakeup_reader.recv(4096)
                 continue
-            if key.fd not in watch.turns:
-                continue  # it was closed meanwhile
-            watch.turns[key.fd] += 1
+            if key.fd not in turns:
+                continue  # it was closed in the meantime
+            turns[key.fd] += 1
             self._act(
                 key.fd,
                 (pycurl.CSELECT_IN if mask & selectors.EVENT_READ else 0)
@@ -152,27 +195,6 @@ class Loop:
             )
             if monotonic() > until:
                 break
-        self._run_timers()
-        self._collect()
-        while self._answers:
-            self._look_up_ended(*self._answers.popleft())
-        self._give_up_look_ups()
-        for _ in range(len(self._inbox)):
-            self._begin(*self._inbox.popleft())
-
-    def _wait_s(self) -> float | None:
-        now = monotonic()
-        waits = []
-        if self._watch.due is not None:
-            waits.append(self._watch.due - now)
-        if self._waiting:
-            first = next(iter(self._waiting))
-            waits += [first.deadline - now, LOOK_UPS_S]
-        return max(0.0, min(waits)) if waits else None
-
-    def _act(self, fd: int, ready: int) -> None:
-        self._meter.mark = thread_time()
-        self._multi.socket_action(fd, ready)
 
     def _run_timers(self) -> None:
         watch = self._watch
@@ -180,177 +202,195 @@ class Loop:
             watch.due = None
             self._act(pycurl.SOCKET_TIMEOUT, 0)
 
-    def _collect(self) -> None:
-        """Finish what libcurl has ended."""
-        left = 1
-        while left:
-            left, good, bad = self._multi.info_read()
-            for handle in good:
-                self._finish(handle, 0, "")
-            for handle, code, message in bad:
-                self._finish(handle, code, message)
+    def _act(self, fd: int, ready: int) -> None:
+        self._meter.charged_until = thread_time()
+        self._multi.socket_action(fd, ready)
+
+    # Queued, then resolving
 
     def _begin(self, request: Request, done: Done, began: float, started_at: datetime) -> None:
-        handle, exchange = self._idle.pop() if self._idle else (None, Exchange(self._rules, self._kept, self._meter))
+        if self._idle:
+            handle, exchange = self._idle.pop()
+        else:
+            handle, exchange = None, Exchange(self._settings, self._kept_sockets, self._meter)
         exchange.begin(request, done, began, started_at)
         try:
             self._handles[exchange] = handle or make_handle(exchange)
-            self._look_up(exchange)
-        except Exception as fault:
-            self._fail(exchange, fault)
+            self._resolve(exchange)
+        except Exception as error:
+            self._fail(exchange, error)
 
-    def _look_up(self, exchange: Exchange) -> None:
-        """Judge where a request goes, and look up the name of the host, or of the proxy."""
+    def _resolve(self, exchange: Exchange) -> None:
+        """Check where a request goes, and resolve the name of the host or of the proxy."""
         request = exchange.request
         try:
-            exchange.target = target = self._rules.egress.target(request.url)
+            exchange.target = target = self._settings.egress.target(request.url)
         except Forbidden as forbidden:
-            return self._answer(exchange, exchange.ended(str(forbidden), Concern.NOBODY, blocked=True))
+            return self._answer(exchange, exchange.without_response(str(forbidden), Concern.NOBODY, blocked=True))
         except BadURL:
-            return self._answer(exchange, exchange.ended(NOT_FORMED, Concern.HOOK))
-        exchange.proxy = proxy = self._rules.proxy_for(target)
+            return self._answer(exchange, exchange.without_response(NOT_FORMED, Concern.HOOK))
+        exchange.proxy = proxy = self._settings.proxy_for(target)
         host = proxy.host if proxy else target.host
         if is_address(host):
             return self._start(exchange, None)
-        exchange.found = partial(self._found, exchange, exchange.serial)
-        answer = look_ups.find(host, request.repository, exchange.found)
-        if isinstance(answer, LookUp):
-            self._waiting[exchange] = answer
+        on_resolved = partial(self._on_resolved, exchange, exchange.serial)
+        found = shared_resolver.resolve(host, request.repository, on_resolved)
+        if isinstance(found, Lookup):
+            self._resolving[exchange] = (found, on_resolved)
         else:
-            self._resolved(exchange, answer)
+            self._resolved(exchange, found)
 
-    def _found(self, exchange: Exchange, serial: int, answer: Answer) -> None:
-        """Take the answer of a look-up, on its thread."""
-        self._answers.append((exchange, serial, answer))
+    def _on_resolved(self, exchange: Exchange, serial: int, resolution: Resolution) -> None:
+        """Take a result on the resolver's thread."""
+        self._resolutions.append((exchange, serial, resolution))
         self._wake()
 
-    def _look_up_ended(self, exchange: Exchange, serial: int, answer: Answer) -> None:
-        if exchange.serial == serial and exchange in self._waiting:
-            del self._waiting[exchange]
+    def _take_resolution(self, exchange: Exchange, serial: int, resolution: Resolution) -> None:
+        if exchange.serial == serial and exchange in self._resolving:  # else it was given up
+            del self._resolving[exchange]
             try:
-                self._resolved(exchange, answer)
-            except Exception as fault:
-                self._fail(exchange, fault)
+                self._resolved(exchange, resolution)
+            except Exception as error:
+                self._fail(exchange, error)
 
-    def _give_up_look_ups(self) -> None:
-        now = monotonic()
-        while self._waiting:
-            exchange, look_up = next(iter(self._waiting.items()))
-            if now < exchange.deadline:
-                look_ups.start_waiting()
-                return
-            del self._waiting[exchange]
-            if exchange.found:
-                look_ups.leave(look_up, exchange.found)
-            in_line = look_up.started_at is None
-            why = "too many other look-ups without an answer" if in_line else "no answer"
-            error = causes.look_up_failed(look_up.host, f"{why} within {self._rules.deadline_s:g} s")
-            concern = Concern.NOBODY if in_line else Concern.HOST
-            if exchange.proxy:
-                error, concern = causes.NO_PROXY, Concern.NOBODY
-            self._answer(exchange, exchange.ended(error, concern))
-
-    def _resolved(self, exchange: Exchange, answer: Answer) -> None:
-        exchange.found = None
-        target = cast(Target, exchange.target)
+    def _resolved(self, exchange: Exchange, resolution: Resolution) -> None:
+        host = exchange.target.host
         if exchange.proxy:
-            if not answer.addresses:
-                return self._answer(exchange, exchange.ended(causes.NO_PROXY, Concern.NOBODY))
-        elif not answer.addresses:
-            error = causes.look_up_failed(target.host, answer.failure)
-            return self._answer(exchange, exchange.ended(error, Concern.HOST))
+            if not resolution.addresses:
+                return self._answer(exchange, exchange.without_response(causes.NO_PROXY, Concern.NOBODY))
+        elif not resolution.addresses:
+            error = causes.lookup_failed(host, resolution.failure)
+            return self._answer(exchange, exchange.without_response(error, Concern.HOST))
         else:
             try:
-                self._rules.egress.check_answer(target.host, answer.addresses)
+                self._settings.egress.check_addresses(host, resolution.addresses)
             except Forbidden as forbidden:
-                return self._answer(exchange, exchange.ended(str(forbidden), Concern.NOBODY, blocked=True))
-        self._start(exchange, answer)
+                return self._answer(exchange, exchange.without_response(str(forbidden), Concern.NOBODY, blocked=True))
+        self._start(exchange, resolution)
 
-    def _start(self, exchange: Exchange, answer: Answer | None) -> None:
-        if monotonic() > exchange.deadline:  # the process was suspended: another worker may be sending it by now
-            return self._answer(exchange, exchange.ended(causes.TOO_LATE, Concern.NOBODY))
+    def _give_up_lookups(self) -> None:
+        """End the requests whose names are not resolved by their deadlines."""
+        now = monotonic()
+        while self._resolving:
+            exchange, (lookup, on_resolved) = next(iter(self._resolving.items()))
+            if now < exchange.deadline:
+                shared_resolver.start_queued()
+                return
+            del self._resolving[exchange]
+            shared_resolver.cancel(lookup, on_resolved)
+            deadline = f"{self._settings.deadline_s:g} s"
+            if exchange.proxy:
+                error, concern = causes.NO_PROXY, Concern.NOBODY
+            elif lookup.started_at is None:
+                reason = f"too many other lookups were unanswered for {deadline}"
+                error, concern = causes.lookup_failed(lookup.host, reason), Concern.NOBODY
+            else:
+                error, concern = causes.lookup_failed(lookup.host, f"no answer within {deadline}"), Concern.HOST
+            self._answer(exchange, exchange.without_response(error, concern))
+
+    # Running
+
+    def _start(self, exchange: Exchange, resolution: Resolution | None) -> None:
+        if monotonic() > exchange.deadline:  # the process was suspended, and another worker may be sending it by now
+            return self._answer(exchange, exchange.without_response(causes.TOO_LATE, Concern.NOBODY))
         handle = self._handles[exchange]
         try:
-            exchange.prepare(handle, answer)
+            exchange.prepare(handle, resolution)
         except ValueError:  # also a `UnicodeError`
-            return self._answer(exchange, exchange.ended(NOT_FORMED, Concern.HOOK))
+            return self._answer(exchange, exchange.without_response(NOT_FORMED, Concern.HOOK))
         self._running[handle] = exchange
         self._multi.add_handle(handle)
+
+    # Ended
+
+    def _collect(self) -> None:
+        """Finish the requests that libcurl has ended."""
+        left = 1
+        while left:
+            left, succeeded, failed = self._multi.info_read()
+            for handle in succeeded:
+                self._finish(handle, 0, "")
+            for handle, code, message in failed:
+                self._finish(handle, code, message)
 
     def _finish(self, handle: Any, code: int, message: str) -> None:
         exchange = self._running.pop(handle)
         try:
-            if not exchange.stale:
-                self._keep(handle)
+            if not exchange.stale_connection:
+                self._remember_socket(handle)
             self._multi.remove_handle(handle)
-            if exchange.stale:
-                return self._start(exchange, exchange.addresses)
+            if exchange.stale_connection:
+                return self._start(exchange, exchange.resolution)
             outcome = exchange.outcome(code, message, handle)
-        except Exception as fault:
-            return self._fail(exchange, fault)
+        except Exception as error:
+            return self._fail(exchange, error)
         self._answer(exchange, outcome)
 
-    def _fail(self, exchange: Exchange, fault: Exception) -> None:
-        """Answer a request that a fault of ours has ended: no request may go unanswered."""
-        logger.exception("a request failed by a fault of ours")
-        self._running.pop(self._handles.pop(exchange, None), None)
-        self._answer(exchange, exchange.ended(f"unexpected fault ({type(fault).__name__})", Concern.NOBODY))
-
-    def _keep(self, handle: Any) -> None:
-        """Remember the socket of a connection that is kept alive."""
-        fd = handle.getinfo(pycurl.LASTSOCKET)
+    def _remember_socket(self, handle: Any) -> None:
+        """Remember the socket of a connection that is kept: `Exchange.on_ready` looks whether it was closed."""
+        getinfo = handle.getinfo
+        fd = getinfo(pycurl.LASTSOCKET)
         if fd >= 0:
-            getinfo = handle.getinfo
             ends = (
                 getinfo(pycurl.PRIMARY_IP),
                 getinfo(pycurl.LOCAL_IP),
                 getinfo(pycurl.PRIMARY_PORT),
                 getinfo(pycurl.LOCAL_PORT),
             )
-            self._kept.pop(ends, None)
-            if len(self._kept) > 2 * self._most:  # most of them have closed
-                del self._kept[next(iter(self._kept))]
-            self._kept[ends] = fd
+            self._kept_sockets.pop(ends, None)
+            if len(self._kept_sockets) > 2 * self._max_connections:  # most of them have been closed
+                del self._kept_sockets[next(iter(self._kept_sockets))]
+            self._kept_sockets[ends] = fd
+
+    def _fail(self, exchange: Exchange, error: Exception) -> None:
+        """Answer a request that was ended by an error of ours."""
+        logger.exception("a request failed because of an internal error")
+        self._running.pop(self._handles.pop(exchange, None), None)
+        text = f"Internal error ({type(error).__name__}). See the worker's log."
+        self._answer(exchange, exchange.without_response(text, Concern.NOBODY))
+
+    # Answered
 
     def _answer(self, exchange: Exchange, outcome: Outcome) -> None:
-        """Answer a request, and keep the handle for another one."""
+        """Call `done`, and keep the handle for another request."""
         handle, done = self._handles.pop(exchange, None), exchange.done
         exchange.clear()
         if handle is not None and len(self._idle) < MAX_KEPT_HANDLES:
             self._idle.append((handle, exchange))
         if done is not None:
-            _tell(done, outcome)
+            _call(done, outcome)
 
-    def _refuse(self) -> None:
-        """Answer what came too late, on any thread."""
-        with suppress(IndexError):
-            while True:
-                request, done, began, started_at = self._inbox.popleft()
-                exchange = Exchange(self._rules, self._kept, self._meter)
-                exchange.begin(request, done, began, started_at)
-                _tell(done, exchange.ended(STOPPED, Concern.NOBODY))
+    # Stopped
 
     def _end(self) -> None:
-        """Answer what is under way, and let go of everything."""
+        """Answer all requests, and release everything."""
         self._ended = True
-        self._refuse()
+        self._refuse_queued()
         for handle in list(self._running):
             self._multi.remove_handle(handle)
         self._running.clear()
-        for exchange, look_up in self._waiting.items():
-            if exchange.found:
-                look_ups.leave(look_up, exchange.found)
-        self._waiting.clear()
+        for lookup, on_resolved in self._resolving.values():
+            shared_resolver.cancel(lookup, on_resolved)
+        self._resolving.clear()
         for exchange in list(self._handles):
-            self._answer(exchange, exchange.ended(STOPPED, Concern.NOBODY))
+            self._answer(exchange, exchange.without_response(STOPPED, Concern.NOBODY))
         self._idle.clear()
         self._multi.close()
         self._watch.selector.close()
-        self._woken.close()
-        self._waker.close()
+        self._wakeup_reader.close()
+        self._wakeup_writer.close()
+
+    def _refuse_queued(self) -> None:
+        """Answer requests that came too late, on any thread."""
+        with suppress(IndexError):
+            while True:
+                request, done, began, started_at = self._inbox.popleft()
+                exchange = Exchange(self._settings, self._kept_sockets, self._meter)
+                exchange.begin(request, done, began, started_at)
+                _call(done, exchange.without_response(STOPPED, Concern.NOBODY))
 
 
-def _tell(done: Done, outcome: Outcome) -> None:
+def _call(done: Done, outcome: Outcome) -> None:
     try:
         done(outcome)
     except Exception:

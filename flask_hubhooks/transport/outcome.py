@@ -1,4 +1,4 @@
-"""What is sent, and what came of it."""
+"""The request that a transport sends, and its outcome."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
-BODY_LIMIT = 16 * 1024
-"""Bytes of an answer's body that are read and kept."""
-HEADERS_LIMIT = 16 * 1024
-"""Characters of an answer's headers that are kept."""
+MAX_STORED_BODY = 16 * 1024
+"""Bytes of a response body that are read and kept."""
+MAX_STORED_HEADERS = 16 * 1024
+"""Characters of a response's headers that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,38 +20,37 @@ class Request:
     url: str
     body: bytes
     headers: Mapping[str, str]
-    """Without those that the transport sets itself, which it leaves out: Host, Content-Length, Transfer-Encoding,
-    Connection and Proxy-Authorization."""
+    """The transport sets Host, Content-Length, Transfer-Encoding, Connection and Proxy-Authorization itself, and
+    ignores them here."""
     repository: str = ""
-    """Whose request it is: no repository may use up the threads that look names up."""
+    """The repository it is sent for: none may use up the threads that resolve names."""
 
 
 class Concern(Enum):
     """Whose fault a failed attempt is."""
 
     HOOK = "hook"
-    """What the path answered, or a reset or silence after the request was sent."""
+    """The path's: a bad response, or a reset or silence after the request was sent."""
     HOST = "host"
-    """The look-up of its name failed; it refused, could not be reached or did not accept the connection in time; or TLS
-    failed."""
+    """The host's: its name could not be resolved, it could not be connected to in time, or TLS failed."""
     NOBODY = "nobody"
-    """The operator forbids it, it waited in our own line for a look-up, the proxy failed, or we lack files, ports or
-    memory."""
+    """Neither's: the operator forbids it, it waited too long in our own queue for a lookup, the proxy failed, or we ran
+    out of files, ports or memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of one POST; nothing in it holds the URL's path or query."""
+    """The outcome of one POST; nothing in it contains the URL's path or query."""
 
     started_at: datetime  # aware, UTC
     duration_ms: int
-    status_code: int | None = None  # None: no HTTP answer
-    error: str = ""  # why there was no answer, or how its body broke off
-    blocked: bool = False  # the operator's rules are against it: nothing was sent
-    connect_ms: int | None = None  # name look-up, connect and TLS; None on a connection kept alive
-    wait_ms: int | None = None  # from the request sent to the answer's headers read
+    status_code: int | None = None  # None: there was no HTTP response
+    error: str = ""  # why there was no response, or how its body broke off
+    blocked: bool = False  # forbidden by the operator's rules: nothing was sent
+    connect_ms: int | None = None  # lookup, connect and TLS; None on a kept connection
+    wait_ms: int | None = None  # from sending the request to the end of the response's headers
     response_headers: tuple[tuple[str, str], ...] = ()  # Latin-1, no control characters, at most 16 KiB
     response_body: bytes = b""  # as sent, never decompressed, at most 16 KiB
-    truncated: bool = False  # more of the body followed; the connection was closed instead
-    concern: Concern = Concern.HOOK  # whose fault it is where it failed
-    connected: bool = False  # a connection to the host was made, or one was kept alive, whatever came then
+    truncated: bool = False  # the body was longer; the connection was closed
+    concern: Concern = Concern.HOOK  # whose fault a failure is
+    connected: bool = False  # the host was reached, over a new or a kept connection, whatever happened then

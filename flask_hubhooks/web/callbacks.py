@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..announce import announce
 from ..crypto.callback_tokens import BadToken
-from ..records.chains import CallbackRefused, decide, lock_called_back
+from ..records.callbacks import CallbackRefused, decide, lock_called_back
 from ..state import current_state
 from ..wakeups import wake
 from .documents import CallbackTakenDocument

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, ClassVar
 
 from ..config import Config
 from ..formats import dockerhub
-from ..records.history import Around, Latest
+from ..records.history import Context, LastAttempt
 from ..records.models import DOCKER_WORDS, Attempt, Delivery, Kind, Status, Webhook
 from ..transport.causes import cause
 from ..transport.hook_url import hosts
@@ -65,7 +64,7 @@ class DeliveryView:
     """
 
     row: Delivery
-    latest: Latest
+    latest: LastAttempt
     chain: Sequence[Delivery]
     attempts: Sequence[AttemptView] = ()
 
@@ -80,8 +79,10 @@ class Page:
     count: int = 0
 
 
-def delivery_views(rows: Sequence[Delivery], around: Around) -> list[DeliveryView]:
-    return [DeliveryView(row, around.latest.get(row.id, Latest()), around.chains[row.push_id]) for row in rows]
+def delivery_views(rows: Sequence[Delivery], context: Context) -> list[DeliveryView]:
+    return [
+        DeliveryView(row, context.last_attempts.get(row.id, LastAttempt()), context.runs[row.push_id]) for row in rows
+    ]
 
 
 def sent_body(row: Delivery, config: Config) -> str:
@@ -209,14 +210,6 @@ class DeliveryHookDocument(Document):
     hook_url = HookURL()
 
 
-def _next_attempt_at(view: DeliveryView) -> datetime | None:
-    """None while an attempt is under way. An urgent delivery is due since before it was made."""
-    delivery = view.row
-    if delivery.lease_token or delivery.next_attempt_at is None:
-        return None
-    return max(delivery.next_attempt_at, delivery.created_at)
-
-
 class DeliveryDocument(Document):
     """A delivery: one hook of a webhook for one push."""
 
@@ -241,7 +234,7 @@ class DeliveryDocument(Document):
     callback_expected = Flag()
     callback = Nested(CallbackDocument, read=lambda view: view.row if view.row.callback_state else None, null=True)
     created_at = Time()
-    next_attempt_at = Time(read=_next_attempt_at, null=True)
+    next_attempt_at = Time(read="row.due_at", null=True)
     received_at = Time(null=True)
     finished_at = Time(null=True)
 

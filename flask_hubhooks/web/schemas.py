@@ -12,16 +12,16 @@ from urllib.parse import urlsplit
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_load, validates_schema
 from marshmallow.validate import Length, OneOf, Range
 
-from ..crypto.signing import LEAST_BYTES, MOST_BYTES, SECRET_PREFIX, BadSecret, check_secret
-from ..records.chains import OUTCOMES, Callback
+from ..crypto.signing import MAX_SECRET_BYTES, MIN_SECRET_BYTES, SECRET_PREFIX, BadSecret, check_secret
+from ..records.callbacks import Callback
 from ..records.models import DOCKER_WORDS, NUMBER_LIMIT, Status
 from ..records.request_headers import HEADERS_LIMIT, NAME_LIMIT, VALUE_LIMIT, BadHeader, check_name, check_value
+from ..records.runs import OUTCOMES
 from ..records.tag_filter import PATTERN, PATTERN_LIMIT, PATTERNS_LIMIT, BadPattern, check_pattern
 from ..records.webhooks import HookWanted
 from ..registry import as_utc, storable
 from ..state import current_state
-from ..transport.addresses import Forbidden
-from ..transport.egress import egress_of
+from ..transport.egress import Forbidden, egress_of
 from ..transport.hook_url import BadURL
 from ..worker.masking import without_tokens
 
@@ -208,8 +208,8 @@ def secret(text: str) -> None:
 
 SECRET = {
     "pattern": f"^{SECRET_PREFIX}[A-Za-z0-9+/]+=*$",
-    "minLength": len(SECRET_PREFIX) + 4 * math.ceil(LEAST_BYTES / 3),
-    "maxLength": len(SECRET_PREFIX) + 4 * math.ceil(MOST_BYTES / 3),
+    "minLength": len(SECRET_PREFIX) + 4 * math.ceil(MIN_SECRET_BYTES / 3),
+    "maxLength": len(SECRET_PREFIX) + 4 * math.ceil(MAX_SECRET_BYTES / 3),
 }
 PATTERNS = fields.List(
     fields.String(validate=pattern, metadata={"pattern": f"^{PATTERN.pattern}$", "maxLength": PATTERN_LIMIT}),

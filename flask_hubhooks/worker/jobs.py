@@ -1,4 +1,4 @@
-"""The one RQ job. It has no arguments: what is to be sent stands in the database."""
+"""The only RQ job. It has no arguments: the database knows what is due."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from .dispatcher import Dispatcher
 
 
 def deliver_due() -> None:
-    """Deliver all that is due; the name that jobs are enqueued under.
+    """Deliver all that is due. Jobs are enqueued under this function's name.
 
-    In a plain `rq worker` the app is loaded from FLASK_APP, once per process.
+    A plain `rq worker` loads the app from FLASK_APP, once per process.
     """
     with _app().app_context():
         state = current_state()
-        with state.redis_outage.watched():  # what is due is delivered all the same
+        with state.redis_outage.watched():  # without Redis deliveries go out all the same
             forget_wake(state)
         if state not in dispatchers:
             dispatchers[state] = Dispatcher(state)
         if dispatchers[state].run():
-            wake(state)  # whoever is free goes on
+            wake(state)  # for a free worker to continue
 
 
 dispatchers: dict[State, Dispatcher] = {}
-"""This process's dispatchers: their threads and connections are kept from job to job."""
+"""The dispatchers of this process, which keep their threads and connections from job to job."""
 
 
 def _app() -> Flask:

@@ -1,180 +1,254 @@
-"""Writing down what came of claims: their attempts, where their deliveries go, and how their hooks do."""
+"""Recording results: the attempts, the next states of deliveries, and the health of hooks.
+
+`record` has three passes: it locks the deliveries and reads what it goes by, it decides in plain Python, and it writes
+what it has decided in one statement for each kind of transition.
+"""
 
 from __future__ import annotations
 
 import uuid
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Float, and_, bindparam, case, literal, or_, select, update
+from sqlalchemy import Float, and_, bindparam, case, or_, select, update
 from sqlalchemy.orm import Session
 
-from ..dialects import UTCDateTime, among, insert_rows, now_plus, try_lock_repository, utcnow
-from ..records.chains import Changes, advance, leases, lock_free, locking, unsent
-from ..records.models import GIVE_UP_AFTER, Status, attempts, deliveries, hooks, unsucceeded, webhooks
+from ..dialects import UTCDateTime, insert_rows, one_of, try_lock_repository, utcnow
+from ..records import transitions
+from ..records.chains import Changes, advance
+from ..records.locks import in_order, leases, lock_free, unsent
+from ..records.models import GIVE_UP_AFTER, Run, Status, attempts, deliveries, hooks, unsucceeded, webhooks
 from ..records.webhooks import disable
 from ..transport import Concern, Outcome
 from ..transport.hook_url import origin
 from .claims import Claim
 from .retry import Judgement, Verdict
 
-FAILING_DAYS = 5
-FAILING_GAP = timedelta(days=3)
+MIN_FAILED_DAYS = 5
+MAX_GAP = timedelta(days=3)
 """A webhook is disabled when one of its hooks has failed for 5 days (`GIVE_UP_AFTER`): attempts failed on at least 5
-days, none succeeded, and never were there 3 days without an attempt. Retries of one delivery are two days apart at
-most, so a gap means that nothing was pushed, which says nothing about the receiver."""
-NOTED_EVERY = timedelta(hours=1)
-"""How often it is written down that a hook is still failing."""
+days, none succeeded, and there was no gap of 3 days without an attempt. The retries of one delivery are two days apart
+at most, so a gap means that nothing was pushed, which says nothing about the receiver."""
+FAILURE_NOTED_EVERY = timedelta(hours=1)
+"""How often it is written that a hook is still failing."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one claim: the request's headers, the outcome and what it means."""
+    """The result of a claim: the headers of the request, the outcome, and its judgement."""
 
     claim: Claim
     request_headers: dict[str, str]
     outcome: Outcome
     judgement: Judgement
 
+    @property
+    def received(self) -> bool:
+        return self.judgement.verdict is Verdict.RECEIVED
+
+
+@dataclass
+class Decisions:
+    """The transitions of deliveries, by their ids, and the health of their hooks."""
+
+    succeeded: list[uuid.UUID] = field(default_factory=list)
+    awaiting_callback: list[uuid.UUID] = field(default_factory=list)
+    failed: defaultdict[str, list[uuid.UUID]] = field(default_factory=lambda: defaultdict(list))
+    """By their reasons."""
+    retries: dict[uuid.UUID, float] = field(default_factory=dict)
+    """Each with the seconds until its next attempt."""
+    received: list[uuid.UUID] = field(default_factory=list)
+    """Cancelled deliveries that were received nevertheless."""
+    ended_runs: set[Run] = field(default_factory=set)
+    """Runs in which a delivery ended that is not the last."""
+    more_due: bool = False
+    working_hooks: set[int] = field(default_factory=set)
+    failing_hooks: set[int] = field(default_factory=set)
+    gone_hooks: dict[int, str] = field(default_factory=dict)
+    """Hooks whose receivers want no more requests, with the reason."""
+
 
 def record(
     session: Session, results: Sequence[Result], callback_ttl_s: float, *, with_attempts: bool = True
 ) -> Changes:
-    """Write every attempt; move a delivery only where lease, round and pending still hold.
+    """Write every attempt, and change the deliveries whose claims still hold.
 
-    A callback, a cancellation or a redelivery in between has cleared the lease: then the attempt is history and
-    the delivery stays as they left it, but for its having been received. Nothing is written of a delivery that
-    another transaction has locked, nor where a webhook is to be switched off whose repository is locked: a host's
-    transaction may be open for long. The changes name these, to be recorded later. What an earlier URL of a hook
-    answered, unless it received the delivery, is not held against the present one: that is tried at once.
+    A callback, a cancellation or a redelivery has ended the claims of others: their attempts are history, and their
+    deliveries stay as they are. Nothing is written of a delivery that another transaction has locked, nor of one whose
+    webhook is to be disabled while its repository is locked, since a host's transaction may be open for long. The
+    changes name these as `locked`, to be recorded later.
     """
-    rows, locked, off = _lock(session, results)
+    rows, locked, may_disable = _lock(session, results)
     results = [result for result in results if result.claim.id in rows]  # a row may have been deleted meanwhile
     if not results:
         return Changes(locked=locked)
+    decisions = decide(results, rows, _present_urls(session, results, rows))
+
     if with_attempts:
-        _add_attempts(session, results)
-    held = [result for result in results if _still_held(rows[result.claim.id], result.claim)]
-    _note_receipt(session, [each for each in results if _cancelled_meanwhile(rows[each.claim.id], each)])
-    stale = _of_earlier_urls(session, held)
-    held = [replace(each, judgement=_AT_ONCE) if each.claim.id in stale else each for each in held]
-    _put_off(session, [each for each in held if each.judgement.verdict is Verdict.RETRY])
-    ended = [each for each in held if each.judgement.verdict is not Verdict.RETRY]
-    finished = [claim for move, claims in _moves(ended, callback_ttl_s) for claim in _apply(session, move, claims)]
-    chains = {(each.push_id, each.webhook_id) for each in finished if each.position + 1 < each.chain_length}
-    goes_on = bool(chains) and advance(session, chains)
-    telling = [
-        each
-        for each in held
-        if each.claim.id not in stale and not each.claim.is_test and each.outcome.concern is not Concern.NOBODY
+        _insert_attempts(session, results)
+    _write_transitions(session, decisions, callback_ttl_s)
+    more_due = bool(decisions.ended_runs) and advance(session, decisions.ended_runs)
+    reasons = _write_health(session, decisions)
+    webhook_of = {each.claim.hook_id: each.claim.webhook_id for each in results}
+    disabled = [
+        webhook_of[hook]
+        for hook, reason in reasons.items()
+        if webhook_of[hook] in may_disable and disable(session, webhook_of[hook], reason)
     ]
-    disabled = _note_health(session, telling, off)
-    return Changes([each.id for each in finished], disabled, goes_on or bool(stale), locked)
+    finished = [*decisions.succeeded, *(each for ids in decisions.failed.values() for each in ids)]
+    return Changes(finished, disabled, more_due or decisions.more_due, locked)
 
 
-_AT_ONCE = Judgement(Verdict.RETRY, delay_s=0.0)
-
-
-def _of_earlier_urls(session: Session, held: Sequence[Result]) -> set[uuid.UUID]:
-    """The deliveries that failed at a URL which their hook does not have any more."""
-    failed = [each.claim for each in held if each.judgement.verdict is not Verdict.RECEIVED and not each.claim.is_test]
-    if not failed:
-        return set()
-    urls = {row.id: row.hook_url for row in session.execute(_HOOK_URLS, {"ids": [each.hook_id for each in failed]})}
-    return {each.id for each in failed if urls.get(each.hook_id, each.hook_url) != each.hook_url}
-
-
-def _cancelled_meanwhile(row: Any, result: Result) -> bool:
-    received = result.judgement.verdict is Verdict.RECEIVED
-    return received and row.status == Status.CANCELLED and bool(row.round == result.claim.round)
-
-
-def _note_receipt(session: Session, results: Sequence[Result]) -> None:
-    """Note that what was cancelled on the wire has arrived: the history says so, and recovering does not repeat it."""
-    if results:
-        these = {"ids": [each.claim.id for each in results]}
-        session.execute(_RECEIVED, these)
-
-
-_RECEIVED = (
-    update(deliveries)
-    .where(among(deliveries.c.id, bindparam("ids", expanding=True)))
-    .values(received_at=now_plus(literal(0.0)))
-)
+# Lock
 
 
 def _lock(
     session: Session, results: Sequence[Result]
 ) -> tuple[dict[uuid.UUID, Any], frozenset[uuid.UUID], frozenset[int]]:
-    """Lock what can be locked: all deliveries before any hook or webhook.
+    """Lock all deliveries that can be locked, before any hook or webhook.
 
-    Returns the rows by id, the deliveries to be recorded later, and the webhooks that may be switched off. Of these
-    all that is cancelled then is locked first, in one order; only short transactions are waited for there, since the
-    repository is locked before that, as owners and hosts do.
+    Returns their `leases` rows by id, the deliveries to be recorded later, and the webhooks that may be disabled. All
+    that disabling cancels is locked with the others, in one order. That waits for short transactions only, since the
+    repository is locked first, as owners and hosts do.
     """
-    failed = [each for each in results if each.judgement.verdict is not Verdict.RECEIVED and not each.claim.is_test]
-    off = {each.claim.webhook_id for each in failed if each.judgement.verdict is Verdict.GONE}
-    if failed:
-        which = {
-            "ids": [each.claim.hook_id for each in failed],
-            "limit": utcnow() - GIVE_UP_AFTER,
-            "days": FAILING_DAYS - 1,  # today may be the last one
-        }
-        off |= {row.webhook_id for row in session.execute(_FAILING_TOO_LONG, which)}
-    repository_of = {row.id: row.repository for row in session.execute(_LIVE, {"ids": list(off)})} if off else {}
-    free = {each for each in sorted(set(repository_of.values())) if try_lock_repository(session, each)}
-    lockable = frozenset(each for each, repository in repository_of.items() if repository in free)
-    later = {each.claim.id for each in failed if each.claim.webhook_id in repository_of.keys() - lockable}
-    whole = {each.claim.id for each in results if each.claim.webhook_id in lockable} - later
+    failed = [each for each in results if not each.received and not each.claim.is_test]
+    may_disable, busy = _lock_repositories(session, failed)
+    later = {each.claim.id for each in failed if each.claim.webhook_id in busy}
+    of_disabled = {each.claim.id for each in results if each.claim.webhook_id in may_disable} - later
     rows: dict[uuid.UUID, Any] = {}
-    if lockable:
-        rows = {row.id: row for row in session.execute(_LOCK_WHOLE, {"ids": list(whole), "webhooks": list(lockable)})}
-    others, locked = lock_free(session, {each.claim.id for each in results} - later - whole)
-    return rows | others, locked | later, lockable
+    if may_disable:
+        which = {"ids": list(of_disabled), "webhooks": list(may_disable)}
+        rows = {row.id: row for row in session.execute(_LOCK_WITH_WEBHOOKS, which)}
+    others, locked = lock_free(session, {each.claim.id for each in results} - later - of_disabled)
+    return rows | others, locked | later, may_disable
 
 
-_LIVE = select(webhooks.c.id, webhooks.c.repository).where(
-    among(webhooks.c.id, bindparam("ids", expanding=True)), webhooks.c.deleted_id == 0
-)
-_these = among(deliveries.c.id, bindparam("ids", expanding=True))
-_whole = and_(among(deliveries.c.webhook_id, bindparam("webhooks", expanding=True)), unsucceeded, unsent)
-_LOCK_WHOLE = locking(leases.where(or_(_these, _whole)))
+def _lock_repositories(session: Session, failed: Sequence[Result]) -> tuple[frozenset[int], frozenset[int]]:
+    """Lock the repositories of webhooks that these failures may disable, without waiting.
 
-
-def _still_held(row: Any, claim: Claim) -> bool:
-    return bool(row.lease_token == claim.lease_token) and row.round == claim.round and row.status == Status.PENDING
-
-
-def _add_attempts(session: Session, results: Sequence[Result]) -> None:
-    """Number the attempts on from what each delivery has; the rows are locked, so numbers cannot collide.
-
-    Those that are there already are of a commit whose answer was lost: the batch is being written again.
+    Returns the webhooks whose repositories are locked now, and those whose repositories somebody else has locked.
     """
-    rows: list[dict[str, Any]] = []
-    began = _attempts_began(session, {each.claim.id for each in results})
+    if not failed:
+        return frozenset(), frozenset()
+    which = {
+        "ids": [each.claim.hook_id for each in failed],
+        "failing_before": utcnow() - GIVE_UP_AFTER,
+        "min_days": MIN_FAILED_DAYS - 1,  # today may be the last one
+    }
+    candidates = {each.claim.webhook_id for each in failed if each.judgement.verdict is Verdict.GONE}
+    candidates |= {row.webhook_id for row in session.execute(_FAILING_TOO_LONG, which)}
+    if not candidates:
+        return frozenset(), frozenset()
+    repository_of = {row.id: row.repository for row in session.execute(_LIVE, {"ids": list(candidates)})}
+    free = {each for each in sorted(set(repository_of.values())) if try_lock_repository(session, each)}
+    may_disable = frozenset(each for each, repository in repository_of.items() if repository in free)
+    return may_disable, frozenset(repository_of) - may_disable
+
+
+_LIVE = select(webhooks.c.id, webhooks.c.repository).where(one_of(webhooks.c.id, "ids"), webhooks.c.deleted_id == 0)
+_FAILING_TOO_LONG = select(hooks.c.id, hooks.c.webhook_id, hooks.c.hook_url, hooks.c.failing_since).where(
+    one_of(hooks.c.id, "ids"),
+    hooks.c.failing_since <= bindparam("failing_before", type_=UTCDateTime),
+    hooks.c.failed_days >= bindparam("min_days"),
+)
+_these = one_of(deliveries.c.id, "ids")
+_unsent_of_webhooks = and_(one_of(deliveries.c.webhook_id, "webhooks"), unsucceeded, unsent)
+_LOCK_WITH_WEBHOOKS = in_order(leases.where(or_(_these, _unsent_of_webhooks)))
+
+
+def _present_urls(session: Session, results: Sequence[Result], rows: Mapping[uuid.UUID, Any]) -> dict[int, str]:
+    """The present URLs of hooks to which a delivery failed, by the hook's id."""
+    failed = [
+        each.claim.hook_id
+        for each in results
+        if not each.received and not each.claim.is_test and holds(each.claim, rows[each.claim.id])
+    ]
+    return {row.id: row.hook_url for row in session.execute(_HOOK_URLS, {"ids": failed})} if failed else {}
+
+
+_HOOK_URLS = select(hooks.c.id, hooks.c.hook_url).where(one_of(hooks.c.id, "ids"))
+
+
+# Decide
+
+
+def holds(claim: Claim, row: Any) -> bool:
+    """Whether a delivery is still as its claim left it."""
+    return bool((row.lease_token, row.round, row.status) == (claim.lease_token, claim.round, Status.PENDING))
+
+
+def decide(results: Sequence[Result], rows: Mapping[uuid.UUID, Any], urls: Mapping[int, str]) -> Decisions:
+    """Decide the transitions of deliveries from their `leases` rows, and the health of hooks from their present URLs.
+
+    A failure at an earlier URL of a hook is not held against the present one: that is tried at once. A failure that
+    concerns nobody, such as one of the proxy, and the result of a test say nothing about the hook.
+    """
+    decisions = Decisions()
     for result in results:
-        its = began[result.claim.id]
-        if result.outcome.started_at not in its:
-            its.append(result.outcome.started_at)
-            rows.append(_attempt_row(result, len(its)))
+        claim, row = result.claim, rows[result.claim.id]
+        if not holds(claim, row):
+            if result.received and row.status is Status.CANCELLED and row.round == claim.round:
+                decisions.received.append(claim.id)
+        elif not result.received and not claim.is_test and urls.get(claim.hook_id, claim.hook_url) != claim.hook_url:
+            decisions.retries[claim.id] = 0.0
+            decisions.more_due = True
+        else:
+            _decide_delivery(result, decisions)
+            if not claim.is_test and result.outcome.concern is not Concern.NOBODY:
+                _decide_health(result, decisions)
+    decisions.failing_hooks -= decisions.working_hooks
+    return decisions
+
+
+def _decide_delivery(result: Result, decisions: Decisions) -> None:
+    claim, judgement = result.claim, result.judgement
+    if judgement.verdict is Verdict.RETRY:
+        decisions.retries[claim.id] = judgement.delay_s
+        return
+    if result.received and claim.callback_expected:
+        decisions.awaiting_callback.append(claim.id)
+        return
+    (decisions.succeeded if result.received else decisions.failed[judgement.reason]).append(claim.id)
+    if claim.position + 1 < claim.chain_length:
+        decisions.ended_runs.add((claim.push_id, claim.webhook_id))
+
+
+def _decide_health(result: Result, decisions: Decisions) -> None:
+    hook_id = result.claim.hook_id
+    if result.received:
+        decisions.working_hooks.add(hook_id)
+        return
+    decisions.failing_hooks.add(hook_id)
+    if result.judgement.verdict is Verdict.GONE:
+        decisions.gone_hooks[hook_id] = result.judgement.reason
+
+
+# Write
+
+
+def _insert_attempts(session: Session, results: Sequence[Result]) -> None:
+    """Insert the attempts, numbered on from those that each delivery has: it is locked, so numbers cannot collide.
+
+    An attempt that is there already was committed, but the commit's answer was lost: the batch is written again.
+    """
+    started_at: defaultdict[uuid.UUID, list[datetime]] = defaultdict(list)
+    # Not read with the locks: a statement that waits for locks has read before.
+    for row in session.execute(_STARTED_AT, {"ids": list({each.claim.id for each in results})}).all():
+        started_at[row.delivery_id].append(row.started_at)
+    rows: list[dict[str, Any]] = []
+    for result in results:
+        known = started_at[result.claim.id]
+        if result.outcome.started_at not in known:
+            known.append(result.outcome.started_at)
+            rows.append(_attempt_row(result, len(known)))
     if rows:
         insert_rows(session, attempts, rows)
 
 
-def _attempts_began(session: Session, ids: Iterable[uuid.UUID]) -> defaultdict[uuid.UUID, list[datetime]]:
-    """When each attempt began. Read when the deliveries are locked: a statement that waits for locks reads before."""
-    began: defaultdict[uuid.UUID, list[datetime]] = defaultdict(list)
-    for row in session.execute(_ATTEMPTS_BEGAN, {"ids": list(ids)}).all():
-        began[row.delivery_id].append(row.started_at)
-    return began
-
-
-_ATTEMPTS_BEGAN = select(attempts.c.delivery_id, attempts.c.started_at).where(
-    among(attempts.c.delivery_id, bindparam("ids", expanding=True))
-)
+_STARTED_AT = select(attempts.c.delivery_id, attempts.c.started_at).where(one_of(attempts.c.delivery_id, "ids"))
 
 
 def _attempt_row(result: Result, number: int) -> dict[str, Any]:
@@ -198,134 +272,70 @@ def _attempt_row(result: Result, number: int) -> dict[str, Any]:
     }
 
 
-def _put_off(session: Session, results: Sequence[Result]) -> None:
-    """Let each be tried again after its own delay. One round trip: where many hang, many fail together."""
-    rows = [
-        {"claim_id": each.claim.id, "step": each.claim.retry_step + 1, "delay_s": each.judgement.delay_s}
-        for each in results
-    ]
-    if rows:
-        session.execute(_PUT_OFF, rows)
+def _write_transitions(session: Session, decisions: Decisions, callback_ttl_s: float) -> None:
+    if decisions.received:
+        session.execute(_RECEIVE, {"ids": decisions.received})
+    if decisions.retries:  # in one round trip: where many receivers hang, many deliveries fail together
+        delays = decisions.retries.items()
+        session.execute(_RETRY, [{"delivery_id": each, "delay_s": delay_s} for each, delay_s in delays])
+    if decisions.succeeded:
+        session.execute(_SUCCEED, {"ids": decisions.succeeded})
+    if decisions.awaiting_callback:
+        session.execute(_AWAIT_CALLBACK, {"ids": decisions.awaiting_callback, "ttl_s": callback_ttl_s})
+    for reason, ids in decisions.failed.items():
+        session.execute(_FAIL, {"ids": ids, "new_reason": reason})
 
 
-_PUT_OFF = (
+_update_these = update(deliveries).where(_these)
+_RECEIVE = _update_these.values(transitions.received())
+_SUCCEED = _update_these.values(transitions.succeeded())
+_AWAIT_CALLBACK = _update_these.values(transitions.awaiting_callback(bindparam("ttl_s", type_=Float)))
+_FAIL = _update_these.values(transitions.failed(bindparam("new_reason")))
+_RETRY = (
     update(deliveries)
-    .where(deliveries.c.id == bindparam("claim_id"))
-    .values(
-        reason="",
-        retry_step=bindparam("step"),
-        lease_token=None,
-        next_attempt_at=now_plus(bindparam("delay_s", type_=Float)),
-    )
+    .where(deliveries.c.id == bindparam("delivery_id"))
+    .values(transitions.retry_in(bindparam("delay_s", type_=Float)))
 )
 
 
-@dataclass(frozen=True)
-class _Move:
-    """Where an outcome takes a delivery that is not tried again. Times are seconds from now; None becomes NULL."""
-
-    new_status: Status
-    new_reason: str
-    new_retry_step: int
-    expires_in_s: float | None = None
-    received_in_s: float | None = None
-    finished_in_s: float | None = None
+def _write_health(session: Session, decisions: Decisions) -> dict[int, str]:
+    """Write since when hooks have been failing; returns the reasons to disable webhooks, by the ids of their hooks."""
+    if decisions.working_hooks:
+        session.execute(_HOOKS_WORK, {"ids": list(decisions.working_hooks)})
+    failing = _write_failures(session, decisions.failing_hooks) if decisions.failing_hooks else {}
+    return failing | decisions.gone_hooks
 
 
-_MOVE = (
-    update(deliveries)
-    .where(among(deliveries.c.id, bindparam("ids", expanding=True)))
-    .values(
-        status=bindparam("new_status"),
-        reason=bindparam("new_reason"),
-        retry_step=bindparam("new_retry_step"),
-        lease_token=None,
-        next_attempt_at=None,
-        give_up_at=now_plus(bindparam("expires_in_s", type_=Float)),
-        received_at=now_plus(bindparam("received_in_s", type_=Float)),
-        finished_at=now_plus(bindparam("finished_in_s", type_=Float)),
-    )
-)
+def _write_failures(session: Session, hook_ids: Iterable[int]) -> dict[int, str]:
+    now, ids = utcnow(), list(hook_ids)
+    times = {
+        "now": now,
+        "today": now.replace(hour=0, minute=0, second=0, microsecond=0),
+        "gap_began": now - MAX_GAP,
+        "noted_before": now - FAILURE_NOTED_EVERY,
+    }
+    session.execute(_HOOKS_FAIL, times | {"ids": ids})
+    which = {"ids": ids, "failing_before": now - GIVE_UP_AFTER, "min_days": MIN_FAILED_DAYS}
+    return {
+        row.id: f"deliveries to {origin(row.hook_url)} have failed since {row.failing_since:%Y-%m-%d %H:%M} UTC"
+        for row in session.execute(_FAILING_TOO_LONG, which)
+    }
 
 
-def _moves(results: Sequence[Result], callback_ttl_s: float) -> Iterable[tuple[_Move, list[Claim]]]:
-    """The moves, each with all the claims that make it: most of a batch makes the same one."""
-    grouped: dict[_Move, list[Claim]] = {}
-    for result in results:
-        grouped.setdefault(_move(result.claim, result.judgement, callback_ttl_s), []).append(result.claim)
-    return grouped.items()
-
-
-def _move(claim: Claim, judgement: Judgement, callback_ttl_s: float) -> _Move:
-    step = claim.retry_step
-    if judgement.verdict is not Verdict.RECEIVED:
-        return _Move(Status.FAILED, judgement.reason, step + 1, finished_in_s=0.0)
-    if claim.callback_expected:
-        return _Move(Status.AWAITING_CALLBACK, "", step, expires_in_s=callback_ttl_s, received_in_s=0.0)
-    return _Move(Status.SUCCEEDED, "", step, received_in_s=0.0, finished_in_s=0.0)
-
-
-def _apply(session: Session, move: _Move, claims: list[Claim]) -> list[Claim]:
-    """Make a move; returns the claims whose deliveries are finished with it."""
-    session.execute(_MOVE, vars(move) | {"ids": [each.id for each in claims]})
-    return claims if move.finished_in_s is not None else []
-
-
-_these_hooks = update(hooks).where(among(hooks.c.id, bindparam("ids", expanding=True)))
-_HOOKS_ARE_WELL = _these_hooks.where(hooks.c.failing_since.is_not(None)).values(failing_since=None)
+_these_hooks = update(hooks).where(one_of(hooks.c.id, "ids"))
+_HOOKS_WORK = _these_hooks.where(hooks.c.failing_since.is_not(None)).values(failing_since=None)
 _now, _today = bindparam("now", type_=UTCDateTime), bindparam("today", type_=UTCDateTime)
-_begins_anew = or_(
+_begins_to_fail = or_(
     hooks.c.failing_since.is_(None),
     hooks.c.failed_at.is_(None),
     hooks.c.failed_at < bindparam("gap_began", type_=UTCDateTime),
 )
 _HOOKS_FAIL = _these_hooks.where(
-    or_(_begins_anew, hooks.c.failed_at < _today, hooks.c.failed_at < bindparam("noted_before", type_=UTCDateTime))
+    or_(_begins_to_fail, hooks.c.failed_at < _today, hooks.c.failed_at < bindparam("noted_before", type_=UTCDateTime))
 ).values(
-    failing_since=case((_begins_anew, _now), else_=hooks.c.failing_since),
+    failing_since=case((_begins_to_fail, _now), else_=hooks.c.failing_since),
     failed_days=case(
-        (_begins_anew, 1), (hooks.c.failed_at < _today, hooks.c.failed_days + 1), else_=hooks.c.failed_days
+        (_begins_to_fail, 1), (hooks.c.failed_at < _today, hooks.c.failed_days + 1), else_=hooks.c.failed_days
     ),
     failed_at=_now,
 )
-_HOOK_URLS = select(hooks.c.id, hooks.c.hook_url).where(among(hooks.c.id, bindparam("ids", expanding=True)))
-_FAILING_TOO_LONG = select(hooks.c.id, hooks.c.webhook_id, hooks.c.hook_url, hooks.c.failing_since).where(
-    among(hooks.c.id, bindparam("ids", expanding=True)),
-    hooks.c.failing_since <= bindparam("limit", type_=UTCDateTime),
-    hooks.c.failed_days >= bindparam("days"),
-)
-
-
-def _note_health(session: Session, results: Sequence[Result], off: Collection[int]) -> list[int]:
-    """Note since when hooks have been failing; switch off webhooks whose receiver is gone or failed too long.
-
-    `results` are those that tell of a hook's present URL, and are no tests; only webhooks in `off` may be switched off,
-    since what they have to deliver is locked. Returns the ids of the webhooks that
-    were switched off.
-    """
-    received = {each.claim.hook_id for each in results if each.judgement.verdict is Verdict.RECEIVED}
-    if received:
-        session.execute(_HOOKS_ARE_WELL, {"ids": list(received)})
-    failed = [each for each in results if each.judgement.verdict is not Verdict.RECEIVED]
-    failing = {each.claim.hook_id for each in failed} - received
-    reasons = _failing_too_long(session, failing) if failing else {}
-    reasons |= {each.claim.hook_id: each.judgement.reason for each in failed if each.judgement.verdict is Verdict.GONE}
-    webhook_of = {each.claim.hook_id: each.claim.webhook_id for each in results}
-    failing_for_good = [(webhook_of[hook], reason) for hook, reason in reasons.items() if webhook_of[hook] in off]
-    return [webhook for webhook, reason in failing_for_good if disable(session, webhook, reason)]
-
-
-def _failing_too_long(session: Session, hook_ids: Collection[int]) -> dict[int, str]:
-    now = utcnow()
-    times = {
-        "now": now,
-        "today": now.replace(hour=0, minute=0, second=0, microsecond=0),
-        "gap_began": now - FAILING_GAP,
-        "noted_before": now - NOTED_EVERY,
-    }
-    session.execute(_HOOKS_FAIL, times | {"ids": list(hook_ids)})
-    which = {"ids": list(hook_ids), "limit": now - GIVE_UP_AFTER, "days": FAILING_DAYS}
-    return {
-        row.id: f"deliveries to {origin(row.hook_url)} have failed since {row.failing_since:%Y-%m-%d %H:%M} UTC"
-        for row in session.execute(_FAILING_TOO_LONG, which)
-    }

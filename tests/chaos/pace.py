@@ -14,9 +14,9 @@ from flask_hubhooks.worker import process as worker
 
 LEASE_S = 9.0
 DEADLINE_S = 3.0
-WAIT_MOST_S = 2.0
+MAX_WAIT_S = 2.0
 """What a lease has beyond this and the deadline is for writing: the machine is not quicker than at other times."""
-LEASE_LEFT_S = LEASE_S - WAIT_MOST_S
+LEASE_LEFT_S = LEASE_S - MAX_WAIT_S
 """How long nobody else sends a delivery, at least, after its POST has begun."""
 SCHEDULE_S = (1, 1, 2, 2, 3, 3, 3, 3, 3)
 OPEN_S = (0.5, 1.0, 2.0)
@@ -33,7 +33,7 @@ def quicken(name: str) -> None:
     _shorten_leases()
     _replace(claims, "LEASE_S", LEASE_S)
     _replace(dispatcher, "DEADLINE_S", DEADLINE_S)
-    _replace(dispatcher, "WAIT_MOST_S", WAIT_MOST_S)
+    _replace(dispatcher, "MAX_WAIT_S", MAX_WAIT_S)
     _replace(dispatcher, "BACK_OFF_S", BACK_OFF_S)
     _replace(dispatcher, "USER_AGENT", name)
     _replace(retry, "SCHEDULE_S", SCHEDULE_S)

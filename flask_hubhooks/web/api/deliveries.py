@@ -110,7 +110,7 @@ def recover(call: Call, wanted: dict[str, Any], webhook_id: int) -> Recovered:
 def list_deliveries(call: Call, query: dict[str, Any], webhook_id: int) -> Page:
     with call.state.reading() as session:
         page = history.page(session, find_webhook(session, call, webhook_id), query)
-        around = history.around(session, page.deliveries)
+        around = history.context(session, page.deliveries)
 
     def url(cursor: str | None) -> str | None:
         query = request.args.to_dict() | {"cursor": cursor}
@@ -159,7 +159,7 @@ def redeliver(call: Call, webhook_id: int, delivery_id: uuid.UUID) -> DeliveryVi
 def _read(call: Call, webhook_id: int, delivery_id: uuid.UUID, *, with_attempts: bool = False) -> DeliveryView:
     with call.state.reading() as session:
         row = find_delivery(session, find_webhook(session, call, webhook_id), delivery_id)
-        [view] = delivery_views([row], history.around(session, [row]))
+        [view] = delivery_views([row], history.context(session, [row]))
         if not with_attempts:
             return view
         body = sent_body(row, call.state.config)

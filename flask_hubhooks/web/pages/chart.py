@@ -12,8 +12,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ...dialects import utcnow
-from ...records.chains import OUTCOMES
 from ...records.models import Webhook, attempts, deliveries
+from ...records.runs import OUTCOMES
 
 DAYS = 7
 GROUND, BAR_HEIGHT = 94.0, 78.0

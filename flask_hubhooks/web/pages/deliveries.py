@@ -13,8 +13,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ...records import history, runs
-from ...records.chains import OUTCOMES, outcome
 from ...records.models import NUMBER_LIMIT, Attempt, Delivery
+from ...records.runs import OUTCOMES, deciding_state
 from ...transport.causes import received
 from ..api import deliveries as api
 from ..api.webhooks import WEBHOOK_DOCUMENT, find_webhook
@@ -43,7 +43,7 @@ def show_history(call: Call, query: dict[str, Any], webhook_id: int) -> Response
         call,
         "history.html",
         webhook=call.viewer.document(WEBHOOK_DOCUMENT, row),
-        chains=[_shown_run(call, delivery_views(run, found.around)) for run in found.chains],
+        chains=[_shown_run(call, delivery_views(run, found.context)) for run in found.runs],
         chart=chart,
         outcomes=list(OUTCOMES),
         query={name: query[name] for name in ("outcome", "tag") if query[name]},
@@ -55,7 +55,7 @@ def show_history(call: Call, query: dict[str, Any], webhook_id: int) -> Response
 def _shown_run(call: Call, views: Sequence[DeliveryView]) -> dict[str, Any]:
     return {
         "deliveries": [call.viewer.document(api.DELIVERY_DOCUMENT, each) for each in views],
-        "state": outcome(each.row.status for each in views).value,
+        "state": deciding_state(each.row.status for each in views).value,
     }
 
 
@@ -63,9 +63,9 @@ def show(call: Call, query: dict[str, Any], webhook_id: int, delivery_id: uuid.U
     with call.state.reading() as session:
         webhook = find_webhook(session, call, webhook_id)
         row = api.find_delivery(session, webhook, delivery_id)
-        around = history.around(session, [row])
+        context = history.context(session, [row])
         attempts = _read_attempts(session, row, query["attempt"])
-        run = _shown_run(call, delivery_views(around.chains[row.push_id], around))
+        run = _shown_run(call, delivery_views(context.runs[row.push_id], context))
     sent = sent_body(row, call.state.config)
     shown = attempts.shown and call.viewer.document(_ATTEMPT_DOCUMENT, AttemptView(attempts.shown, sent))
     pretty = sent if query["payload"] == "raw" else json.dumps(json.loads(sent), indent=2, ensure_ascii=False)

@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from ...dialects import utcnow
-from ...records.runs import Recent
+from ...records.runs import RunSummary
 from .chart import Chart, Day
 from .translation import gettext as _
 from .translation import marked, marked_plural, ngettext
@@ -185,7 +185,7 @@ def timing(attempt: Mapping[str, Any]) -> Markup:
     return _(", ").join(parts)
 
 
-def summary(recent: Sequence[Recent]) -> Markup:
+def summary(recent: Sequence[RunSummary]) -> Markup:
     """The latest runs in words, for those who cannot see the marks."""
     counts = Counter(each.state.value for each in recent)
     outcomes = _(", ").join(

@@ -1,8 +1,8 @@
 """Certificate files, read again when they change.
 
-libcurl reads a file of authorities once a day at most, and goes on with the connections that were made with an earlier
-client certificate, as long as the paths stay the same. So it is given the path of a private copy, and every version
-gets a new copy. On Linux the copies are in memory: nothing stays behind, whatever becomes of the process.
+libcurl reads a file of authorities at most once a day, and keeps using connections that were made with an old client
+certificate, as long as the paths stay the same. So libcurl is given the path of a private copy, and each new version of
+the files gets a new copy. On Linux the copies are in memory, so that nothing is left behind, however the process ends.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from time import monotonic
 logger = logging.getLogger(__name__)
 
 CHECK_S = 1.0
-"""How often files are looked at."""
+"""How often files are checked for changes."""
 MAX_VERSIONS = 80
-"""Versions that are kept. One that is older than the connections that libcurl keeps (`CONNECTION_S`), and than the
-requests that are under way, may go: its path may then come back."""
+"""Versions that are kept. A version's path may be used again once it is older than the connections that libcurl keeps
+(`MAX_CONNECTION_AGE_S`) and than the requests in flight."""
 
 
 class _Copies:
-    """Private copies of one version of some files; they last as long as this object."""
+    """Private copies of one version of some files; they exist as long as this object."""
 
     def __init__(self, contents: tuple[bytes, ...]) -> None:
         self.contents = contents
-        self.paths = tuple(self._copy(each) for each in contents)
+        self.paths = tuple(map(self._copy, contents))
 
     def _copy(self, content: bytes) -> str:
         if hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd"):
@@ -48,19 +48,21 @@ class _Copies:
 
 
 class WatchedFiles:
-    """Some files that belong together, such as a certificate and its key, and that `load` accepts.
+    """Files that belong together, such as a certificate and its key.
 
-    `key` is the one in the config that names them. Raises `OSError` where they cannot be read or are not accepted.
+    `key` is the configuration key that names them; `load` is called with the paths of each new version, and raises
+    `OSError` or `ValueError` if the files cannot be used. Raises what `load` raises, and
+    `OSError` if a file cannot be read.
     """
 
     def __init__(self, key: str, files: tuple[str, ...], load: Callable[..., object]) -> None:
         self._key = key
         self._files = files
         self._load = load
-        self._seen = self._state()
+        self._seen = self._stat()
         self._versions = deque([self._read()], MAX_VERSIONS)
         self._checked_at = monotonic()
-        self._told = False
+        self._reported = False
 
     def paths(self) -> tuple[str, ...]:
         """Return the paths of the newest version that can be used."""
@@ -71,22 +73,24 @@ class WatchedFiles:
 
     def _check(self) -> None:
         try:
-            state = self._state()
-            if state == self._seen and not self._told:
+            stat = self._stat()
+            if stat == self._seen and not self._reported:
                 return
             version = self._read()
-        except (OSError, ValueError) as fault:
-            if not self._told:
-                why = fault.strerror if isinstance(fault, OSError) and fault.strerror else type(fault).__name__
-                logger.error("the new content of %s cannot be used (%s): the old one stays in use", self._key, why)
-            self._told = True
+        except (OSError, ValueError) as error:
+            if not self._reported:
+                reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+                logger.error(
+                    "the new content of %s cannot be used (%s), so the old one stays in use", self._key, reason
+                )
+            self._reported = True
             return
-        self._told, self._seen = False, state
+        self._reported, self._seen = False, stat
         if version.contents != self._versions[-1].contents:
             self._versions.append(version)
             logger.info("the content of %s has changed and is used from now on", self._key)
 
-    def _state(self) -> tuple[tuple[int, int, int], ...]:
+    def _stat(self) -> tuple[tuple[int, int, int], ...]:
         found = [os.stat(each) for each in self._files]
         return tuple((each.st_mtime_ns, each.st_size, each.st_ino) for each in found)
 
@@ -100,13 +104,13 @@ class WatchedFiles:
         return copies
 
 
-def authorities(key: str, file: str) -> WatchedFiles:
-    """Watch a file of the authorities that certificates are checked against."""
+def ca_bundle(key: str, file: str) -> WatchedFiles:
+    """Watch a file of authorities that certificates are checked against."""
     return WatchedFiles(key, (file,), lambda path: _context().load_verify_locations(path))
 
 
-def own_certificate(key: str, certificate: str, private_key: str) -> WatchedFiles:
-    """Watch a certificate of our own and its key."""
+def client_certificate(key: str, certificate: str, private_key: str) -> WatchedFiles:
+    """Watch our own certificate and its key."""
 
     def load(certificate: str, private_key: str) -> None:
         _context().load_cert_chain(certificate, private_key, _no_password)
@@ -119,5 +123,5 @@ def _context() -> ssl.SSLContext:
 
 
 def _no_password() -> str:
-    """Refuse, where OpenSSL would otherwise ask for the key's password on the terminal."""
+    """Refuse a key with a password; OpenSSL would ask for it on the terminal."""
     raise ValueError("the key has a password")

@@ -1,0 +1,57 @@
+"""Cancelling deliveries whose webhook, hook or repository is paused, disabled, removed or deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from sqlalchemy import ColumnElement, and_, exists, or_, select, update
+from sqlalchemy.orm import Session, aliased
+
+from . import transitions
+from .locks import locked_ids, unsent
+from .models import UNFINISHED, Delivery, Hook, Kind, Push, Status, deliveries, hooks, pushes, same_run, webhooks
+
+switched_off = or_(
+    webhooks.c.deleted_id != 0,
+    hooks.c.removed_at.is_not(None),
+    and_(~webhooks.c.active, pushes.c.kind != Kind.TEST),
+)
+"""Whether a delivery with this webhook, hook and push is not to be sent. A test is sent for a paused webhook too."""
+SWITCHED_OFF = "the webhook was paused, disabled or deleted, or the hook removed"
+REPOSITORY_DELETED = "the repository was deleted"
+"""The reason of cancelled deliveries, and the `disabled_reason` of the webhooks of a deleted repository."""
+
+
+def cancel_webhook(session: Session, webhook_id: int, reason: str, *, tests: bool = False) -> None:
+    """Cancel the pending and waiting deliveries of a webhook, and those of `tests` if asked to."""
+    of_webhook = unsent & (deliveries.c.webhook_id == webhook_id)
+    is_real = exists().where(Push.id == deliveries.c.push_id, Push.kind != Kind.TEST)
+    _cancel(session, of_webhook if tests else of_webhook & is_real, reason)
+
+
+def cancel_hook(session: Session, hook: Hook, reason: str) -> None:
+    """Cancel the pending and waiting deliveries of a hook, and those that wait behind it.
+
+    A callback may still decide a delivery that awaits it.
+    """
+    of_hook = aliased(Delivery)
+    behind = (deliveries.c.status == Status.WAITING) & exists().where(
+        same_run(of_hook, deliveries.c),
+        of_hook.hook_id == hook.id,
+        of_hook.position < deliveries.c.position,
+        of_hook.status.in_(UNFINISHED),
+    )
+    its_own = unsent & (deliveries.c.hook_id == hook.id)
+    _cancel(session, (deliveries.c.webhook_id == hook.webhook_id) & (its_own | behind), reason)
+
+
+def cancel_all(session: Session, webhook_ids: Collection[int]) -> None:
+    """Cancel all unfinished deliveries of webhooks of a deleted repository: no callback decides them any more."""
+    unfinished = deliveries.c.status.in_(UNFINISHED)
+    _cancel(session, unfinished & deliveries.c.webhook_id.in_(webhook_ids), REPOSITORY_DELETED)
+
+
+def _cancel(session: Session, condition: ColumnElement[bool], reason: str) -> None:
+    chosen = locked_ids(condition).cte("chosen")
+    these = deliveries.c.id.in_(select(chosen.c.id))
+    session.execute(update(deliveries).where(these).values(transitions.cancelled(reason)))

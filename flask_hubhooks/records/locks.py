@@ -1,0 +1,57 @@
+"""Locks on deliveries, in one order for all transactions, so that no two wait for each other.
+
+The order is: the repository, deliveries by their ids, hooks, and then webhooks. SQLite, which has one writer at a time,
+ignores row locks.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, select, tuple_
+from sqlalchemy.orm import Session
+
+from ..dialects import one_of
+from .models import UNSENT, Run, Status, deliveries, unsucceeded
+
+unsent = deliveries.c.status.in_(UNSENT)
+leases = select(deliveries.c.id, deliveries.c.lease_token, deliveries.c.round, deliveries.c.status)
+"""Deliveries with the columns that show whether a claim still holds."""
+
+
+def in_order(found: Select[Any]) -> Select[Any]:
+    """Lock the deliveries that a query finds, in the order of their ids."""
+    return found.order_by(deliveries.c.id).with_for_update()
+
+
+def locked_ids(condition: ColumnElement[bool]) -> Select[Any]:
+    """Lock deliveries, and select their ids. The index of those that have not succeeded is small."""
+    return in_order(select(deliveries.c.id).where(unsucceeded, condition))
+
+
+def lock_unsent(session: Session, webhook_id: int) -> None:
+    """Lock the pending and waiting deliveries of a webhook before several changes to it."""
+    session.execute(locked_ids(unsent & (deliveries.c.webhook_id == webhook_id)))
+
+
+def lock_waiting(session: Session, runs: Collection[Run]) -> None:
+    """Lock the waiting deliveries of runs in which only the delivery under way is locked."""
+    of_runs = tuple_(deliveries.c.push_id, deliveries.c.webhook_id).in_(list(runs))
+    session.execute(locked_ids(of_runs & (deliveries.c.status == Status.WAITING)))
+
+
+def lock_free(session: Session, ids: Collection[uuid.UUID]) -> tuple[dict[uuid.UUID, Any], frozenset[uuid.UUID]]:
+    """Lock those of these deliveries that no other transaction has locked, without waiting.
+
+    Returns the `leases` rows that are locked now, by id, and the ids of deliveries that another transaction has locked.
+    """
+    rows = {row.id: row for row in session.execute(_LOCK_FREE, {"ids": list(ids)}).all()}
+    missing = [each for each in ids if each not in rows]
+    return rows, frozenset(session.scalars(_EXISTING, {"ids": missing}) if missing else ())
+
+
+_these = one_of(deliveries.c.id, "ids")
+_EXISTING = select(deliveries.c.id).where(_these)
+_LOCK_FREE = leases.where(_these).order_by(deliveries.c.id).with_for_update(skip_locked=True)
