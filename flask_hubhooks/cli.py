@@ -35,14 +35,14 @@ def add_commands(blueprint: Blueprint) -> None:
 @click.option(
     "--concurrency",
     type=click.IntRange(1, 65_536),
-    help="Requests on the wire at most.  [default: HUBHOOKS_CONCURRENCY, 1000]",
+    help="Maximum number of requests in flight.  [default: HUBHOOKS_CONCURRENCY, 1000]",
 )
-@click.option("--burst", is_flag=True, help="Deliver what is due now, then exit.")
+@click.option("--burst", is_flag=True, help="Deliver everything that is due now, then exit.")
 @with_appcontext
 def worker(concurrency: int | None, burst: bool) -> None:
     """Deliver webhooks.
 
-    Run as many as you like, on as many machines as you like. SIGTERM lets it finish what is on the wire.
+    Run any number of workers on any number of machines. On SIGTERM a worker finishes its requests in flight and exits.
     """
     config = current_state().config
     click.echo(f"hubhooks: delivering from queue {config.queue!r}", err=True)
@@ -56,15 +56,15 @@ def worker(concurrency: int | None, burst: bool) -> None:
 @click.command()
 @with_appcontext
 def prune() -> None:
-    """Delete what ended longer than HUBHOOKS_RETENTION_DAYS ago.
+    """Delete deliveries that ended more than HUBHOOKS_RETENTION_DAYS ago.
 
-    Workers do so once a day; this does it now, and takes half of the time, so that deliveries have the other half.
+    Workers do this once a day. This command does it now, and pauses after each batch so that deliveries go on.
     """
     state = current_state()
     if state.config.retention_days is None:
-        return click.echo("hubhooks: nothing is deleted, HUBHOOKS_RETENTION_DAYS is None")
+        return click.echo("hubhooks: nothing to delete, because HUBHOOKS_RETENTION_DAYS is None")
     deleted = sum(_shown(prune_ended(state), prunable(state)))
-    click.echo(f"hubhooks: {deleted} deliveries that ended over {state.config.retention_days} days ago are deleted")
+    click.echo(f"hubhooks: deleted {deleted} deliveries that ended more than {state.config.retention_days} days ago")
 
 
 def _shown(batches: Iterator[int], length: int) -> Iterator[int]:
@@ -82,19 +82,19 @@ def _shown(batches: Iterator[int], length: int) -> Iterator[int]:
 @click.command()
 @with_appcontext
 def rotate_keys() -> None:
-    """Encrypt all secrets and headers anew, with the newest key.
+    """Encrypt all secrets and headers again, with the newest key.
 
-    First put a new key before the others in HUBHOOKS_ENCRYPTION_KEYS, or set a new SECRET_KEY with the old one in
-    SECRET_KEY_FALLBACKS, and restart every web process and worker: one that does not have the new key goes on
-    encrypting with the old one, and cannot read what this has encrypted. Then run this; then the old key can go.
+    First put the new key at the beginning of HUBHOOKS_ENCRYPTION_KEYS, or set a new SECRET_KEY and move the old one to
+    SECRET_KEY_FALLBACKS. Restart every web process and worker: a process without the new key keeps encrypting with the
+    old one, and cannot read what this command has encrypted. Then run this command. Afterwards, remove the old key.
     """
     rotated, unreadable = encrypt_anew(current_state())
-    click.echo(f"hubhooks: secrets and headers of {rotated} webhooks are encrypted with the newest key")
+    click.echo(f"hubhooks: encrypted the secrets and headers of {rotated} webhooks with the newest key")
     if unreadable:
         names = ", ".join(unreadable[:10])
         raise click.ClickException(
-            f"{len(unreadable)} webhooks could not be decrypted with any key ({names}): put the old key behind the "
-            "new one and run this again, or give them new secrets"
+            f"{len(unreadable)} webhooks could not be decrypted with any key ({names}). Put the old key after the "
+            "new one and run this command again, or give them new secrets."
         )
 
 
@@ -112,7 +112,7 @@ def orphans(delete: bool, yes: bool, force: bool) -> None:
     """
     state = current_state()
     if state.handlers.repository_loader is None:
-        raise click.ClickException("this needs a repository_loader: without one, every repository exists")
+        raise click.ClickException("This command needs a repository_loader. Without one, every repository exists.")
     with state.reading() as session:
         live = select(Webhook.repository, Webhook.name, Webhook.id).where(Webhook.deleted_id == 0)
         webhooks = session.execute(live.order_by(Webhook.repository, Webhook.id)).all()
@@ -126,8 +126,8 @@ def orphans(delete: bool, yes: bool, force: bool) -> None:
         return
     if len(found) * 10 > len(webhooks) and not force:
         raise click.ClickException(
-            "not deleted, because this is more than a tenth of all webhooks: check that your repository_loader works "
-            "outside of a request, then use --force"
+            "Nothing was deleted, because this is more than a tenth of all webhooks. Check that your repository_loader "
+            "works outside of a request, then use --force."
         )
     if not yes:
         click.confirm(f"Delete the listed webhooks ({len(found)})?", abort=True, err=True)

@@ -1,4 +1,4 @@
-"""`HubHooks`: the blueprint that a host registers. It wires the parts together, and nothing else."""
+"""`HubHooks`, the blueprint that a host registers. It only wires the parts together."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ Adapter = TypeVar("Adapter", bound=Callable[..., ImagePush | None])
 class HubHooks(Blueprint):
     """Webhooks for the repositories of the registry whose app registers this blueprint.
 
-    `db` is the host's Flask-SQLAlchemy. `push_signal` is the blinker signal the host sends when a tag was
-    pushed, by default our own `signals.image_pushed`. With `join_session` a push is recorded in the host's
-    `db.session` and commits with it; without, in a transaction of our own.
+    `db` is the host's Flask-SQLAlchemy. `push_signal` is the blinker signal that the host sends when a tag has been
+    pushed, by default our `signals.image_pushed`. With `join_session` a push is recorded in the host's `db.session`
+    and commits with it; otherwise in a transaction of its own.
 
-    It may be registered on several apps; each keeps a state of its own.
+    The blueprint may be registered on several apps. Each has its own state.
     """
 
     def __init__(self, db: SQLAlchemy, push_signal: Signal | None = None, *, join_session: bool = False) -> None:
@@ -56,31 +56,31 @@ class HubHooks(Blueprint):
     def authorizer(self, function: AuthorizerT) -> AuthorizerT:
         """Decorate `function(action, repository)`, which decides who may "read" or "write" webhooks.
 
-        It returns the user's name; None, False and a name without a visible character deny. It may abort, or return a
-        response such as a redirect: that passes through unchanged. Anything else, a name with a NUL included, is an
-        error of the host's, and denies with 500. Without an authorizer everything is denied.
+        It returns the user's name. None, False and a name without a visible character deny. It may also abort or
+        return a response such as a redirect, which is passed on unchanged. Anything else, including a name with a NUL
+        character, is an error in the host and denies with 500. Without an authorizer everything is denied.
         """
         self._handlers.authorizer = function
         return function
 
     def repository_loader(self, function: Loader) -> Loader:
-        """Decorate `function(name)`, which returns a `Repository`, or None where there is no such repository."""
+        """Decorate `function(name)`, which returns a `Repository`, or None if there is no such repository."""
         self._handlers.repository_loader = function
         return function
 
     def push_adapter(self, function: Adapter) -> Adapter:
-        """Decorate `function(sender, **kwargs)`, which makes an `ImagePush` of what the host's signal carries.
+        """Decorate `function(sender, **kwargs)`, which turns the host's signal into an `ImagePush`.
 
-        It returns None for a signal that is no push of a tag.
+        It returns None for a signal that is not the push of a tag.
         """
         self._handlers.push_adapter = function
         return function
 
     def push(self, push: ImagePush) -> None:
-        """Record that a tag was pushed to the current app's registry, and have its webhooks called.
+        """Record that a tag was pushed to the current app's registry, and call its webhooks.
 
-        It never raises for a fault of ours, which is logged instead. Raises `RuntimeError` outside of an app
-        context, and with `join_session` whatever flushing the host's session raises.
+        Errors of hubhooks itself are logged, not raised. Raises `RuntimeError` outside of an app context, and with
+        `join_session` whatever flushing the host's session raises.
         """
         state = current_state()
         if self._join_session:
@@ -89,32 +89,32 @@ class HubHooks(Blueprint):
             accept(state, push)
 
     def repository_deleted(self, name: str) -> None:
-        """Delete the webhooks of a repository that the host deletes, and cancel what they have not finished.
+        """Delete the webhooks of a repository that the host deletes, and cancel their unfinished deliveries.
 
-        It writes in `db.session`, without and with `join_session`, and commits or rolls back with it. Call it last
+        It writes in `db.session`, with and without `join_session`, and commits or rolls back with it. Call it last
         before your commit: until then that repository's deliveries are locked. In autocommit it commits at once.
-        Repeating it changes nothing. Raises `ValueError` for what is no name, and whatever the database raises.
+        Calling it again changes nothing. Raises `ValueError` for an invalid name, and whatever the database raises.
         """
         with current_state().in_host_transaction() as session:
             repositories.delete(session, name)
 
     def repository_renamed(self, old: str, new: str) -> None:
-        """Have a repository's webhooks, with history, secrets and callback URLs, go along to its new name.
+        """Move a repository's webhooks, with their history, secrets and callback URLs, to its new name.
 
-        It writes in `db.session` as `repository_deleted` does. Raises `RepositoryHasWebhooks`, a `ValueError`, and
-        changes nothing, if both names have webhooks.
+        It writes in `db.session` as `repository_deleted` does. If both names have webhooks, it raises
+        `RepositoryHasWebhooks`, a `ValueError`, and changes nothing.
         """
         with current_state().in_host_transaction() as session:
             repositories.rename(session, old, new)
 
     def register(self, app: Flask, options: dict[str, Any]) -> None:  # type: ignore[override]
-        """Called by `app.register_blueprint`. Raises `ConfigError` for a config that cannot work."""
+        """Register the blueprint on an app. Raises `ConfigError` for a config that cannot work."""
         config = Config.from_app(app.config)
         _check_database(app, self._db)
         if not self._join_session and _in_memory(app.config.get("SQLALCHEMY_DATABASE_URI")):
             raise ConfigError(
-                "an in-memory SQLite database has one connection, which our transactions would share with the "
-                "host's: use HubHooks(db, join_session=True) or a database file"
+                "An in-memory SQLite database has only one connection, which the host and hubhooks would share. "
+                "Use HubHooks(db, join_session=True) or a database file."
             )
         app.extensions["hubhooks"] = State(app, self._db, self._handlers, config, self._join_session)
         copy_tables(self._db.metadata)
@@ -147,13 +147,13 @@ class HubHooks(Blueprint):
             self.repository_renamed(old, new)
 
     def _concerns_current_app(self) -> bool:
-        """Whether a signal is not for another app's registration; raises `RuntimeError` outside of an app context."""
+        """Whether a signal is for this registration; raises `RuntimeError` outside of an app context."""
         state = current_app.extensions.get("hubhooks")
         return isinstance(state, State) and state.handlers is self._handlers
 
 
 def _check_database(app: Flask, db: SQLAlchemy) -> None:
-    """Raise `ConfigError` if our tables would be in no database, or in one that we do not support."""
+    """Raise `ConfigError` if there is no default database, or one that is not supported."""
     if app.extensions.get("sqlalchemy") is db:
         with app.app_context():
             urls = {key: engine.url for key, engine in db.engines.items()}
@@ -162,11 +162,11 @@ def _check_database(app: Flask, db: SQLAlchemy) -> None:
         urls = {None: make_url(uri)} if uri else dict.fromkeys(app.config.get("SQLALCHEMY_BINDS") or ())
     if urls and None not in urls:
         raise ConfigError(
-            "SQLALCHEMY_DATABASE_URI is not set: hubhooks keeps its tables in the default database, and does not use "
-            "SQLALCHEMY_BINDS"
+            "SQLALCHEMY_DATABASE_URI is not set. hubhooks keeps its tables in the default database and does not use "
+            "SQLALCHEMY_BINDS."
         )
     if (url := urls.get(None)) and (name := url.get_backend_name()) not in ("postgresql", "sqlite"):
-        raise ConfigError(f"SQLALCHEMY_DATABASE_URI names a {name} database: hubhooks supports PostgreSQL and SQLite")
+        raise ConfigError(f"SQLALCHEMY_DATABASE_URI names a {name} database. hubhooks supports PostgreSQL and SQLite.")
 
 
 def _in_memory(uri: Any) -> bool:

@@ -1,14 +1,14 @@
-"""For a host's own pytest tests: webhooks are delivered in the test's thread, without Redis, to receivers in it.
+"""For a host's own pytest tests: delivers webhooks in the test's thread, without Redis, to receivers in the test.
 
-With `pytest_plugins = ["flask_hubhooks.testing"]` in its `conftest.py` a test has the fixture `hubhooks`, which is a
-`Deliveries` of the app that the fixture `app` gives:
+With `pytest_plugins = ["flask_hubhooks.testing"]` in `conftest.py`, tests have the fixture `hubhooks`, which is the
+`Deliveries` of the app in the fixture `app`:
 
     ci = hubhooks.receiver("https://ci.example.com/hook")
-    ...                                 # a webhook is made for ci.url, and an image is pushed
+    ...                                 # create a webhook for ci.url, and push an image
     hubhooks.deliver_now()
     assert ci.payloads[0]["push_data"]["tag"] == "latest"
 
-pytest is no dependency of the package: import this module in tests only.
+pytest is not a dependency of the package. Import this module in tests only.
 PYTEST_DONT_REWRITE (nothing here asserts, and a conftest may have imported it before pytest would rewrite it).
 """
 
@@ -46,12 +46,12 @@ from .worker.limits import Limits
 __all__ = ["Answer", "Deliveries", "Receiver", "Request", "hubhooks"]
 
 TOLERANCE_S = 300.0
-"""How far a signature's time may be from now, as Standard Webhooks' own libraries have it."""
+"""How far the time of a signature may be from now; the libraries of Standard Webhooks allow the same."""
 
 
 @pytest.fixture
 def hubhooks(app: Flask) -> Iterator[Deliveries]:
-    """The webhook deliveries of the fixture `app`; until the test ends the app does not touch Redis."""
+    """The webhook deliveries of the fixture `app`. Until the test ends, the app does not use Redis."""
     with Deliveries(app) as deliveries:
         yield deliveries
 
@@ -59,8 +59,8 @@ def hubhooks(app: Flask) -> Iterator[Deliveries]:
 class Deliveries:
     """Delivers an app's webhooks in the calling thread, and makes receivers for them.
 
-    As a context manager it also keeps pushes and callbacks from waking workers: then Redis is not needed at all.
-    Raises `RuntimeError` where HubHooks is not registered on the app.
+    As a context manager it also keeps pushes and callbacks from waking workers, so that Redis is not needed at all.
+    Raises `RuntimeError` if HubHooks is not registered on the app.
     """
 
     def __init__(self, app: Flask) -> None:
@@ -82,21 +82,21 @@ class Deliveries:
             self._network.close()
 
     def receiver(self, url: str, *answers: int | Answer, calls_back: str = "") -> Receiver:
-        """A receiver in this process for what is sent to exactly this URL, whatever its address.
+        """Make a receiver in this process for requests to exactly this URL, whatever its address.
 
-        Other URLs are reached over the network, under the app's `HUBHOOKS_ALLOWED_NETWORKS`. `answers` are given in
-        turn, the last one for ever; a status alone will do, and 200 is the default. With `calls_back`, which is
-        "success", "failure" or "error", it posts this to the `callback_url` each time before it answers.
+        Requests to other URLs go over the network, subject to the app's `HUBHOOKS_ALLOWED_NETWORKS`. The receiver
+        gives its `answers` in turn, and repeats the last one. An answer may be a status; the default is 200. With
+        `calls_back` ("success", "failure" or "error") it posts this state to the `callback_url` before each answer.
         """
         self._receivers[url] = Receiver(self._app, url, answers or (200,), calls_back)
         return self._receivers[url]
 
     def deliver_now(self) -> int:
-        """Deliver what is due, and what becomes due by that, such as the next hook of a chain.
+        """Deliver everything that is due, and what becomes due by that, such as the next hook of a chain.
 
-        Returns how many requests were sent. What is to be tried again later stays: see `make_due`. A push that the
-        test has not committed is not seen. Raises what the app raised when a receiver called back, and SQLAlchemy's
-        `OperationalError` where the test's own open transaction has locked an SQLite file.
+        Returns the number of requests. Retries stay for later: see `make_due`. Pushes that the test has not committed
+        are not delivered. Raises what the app raised when a receiver called back, and SQLAlchemy's `OperationalError`
+        if an open transaction of the test has locked an SQLite file.
         """
         before = self._sent
         with self._app.app_context():  # one of its own, as a worker has: the test's `db.session` is left alone
@@ -107,7 +107,7 @@ class Deliveries:
         return self._sent - before
 
     def make_due(self) -> None:
-        """Let the time of every retry come: the next `deliver_now` sends it."""
+        """Make every retry due, so that the next `deliver_now` sends it."""
         retries = update(Delivery).where(Delivery.status == Status.PENDING, Delivery.lease_token.is_(None))
         with self._app.app_context(), self._state.writing() as session:
             session.execute(retries.values(transitions.retried_now()))
@@ -117,7 +117,7 @@ class Deliveries:
         return guarded_transport(self._state.config, most=1)
 
     def send(self, request: transport.Request, done: Callable[[Outcome], None]) -> None:
-        """Take the place of the transport: have the receiver answer at once."""
+        """Stand in for the transport: the receiver answers at once."""
         self._sent += 1
         if request.url not in self._receivers:
             answered: SimpleQueue[Outcome] = SimpleQueue()
@@ -126,13 +126,13 @@ class Deliveries:
         try:
             outcome = self._receivers[request.url].post(request.body, request.headers)
         except Exception as fault:
-            self._faults.append(fault)  # the dispatcher takes it for a fault of ours, and would only log it
+            self._faults.append(fault)  # the dispatcher would only log it
             raise
         return done(outcome)
 
 
 class _NoBreakers(Limits):
-    """Holds nothing back, however often a receiver has failed."""
+    """Holds back no request, however often a receiver has failed."""
 
     def _learn(self, *_: object) -> None:
         pass
@@ -140,7 +140,7 @@ class _NoBreakers(Limits):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a receiver answers."""
+    """A receiver's response."""
 
     status: int = 200
     body: bytes = b""
@@ -149,7 +149,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Request:
-    """A request as a receiver got it; its headers are found whatever the case of their names."""
+    """A request as a receiver got it. The names of its headers are case-insensitive."""
 
     method: str
     url: str
@@ -161,9 +161,9 @@ class Request:
         return dict(json.loads(self.body))
 
     def verify(self, secret: str, tolerance_s: float = TOLERANCE_S) -> None:
-        """Check the Standard Webhooks signature, which may be `tolerance_s` seconds from now.
+        """Check the Standard Webhooks signature, whose time may be up to `tolerance_s` seconds from now.
 
-        `secret` is the webhook's, as it was shown when it was made. Raises `AssertionError` that says what is wrong.
+        `secret` is the webhook's secret, as it was shown. Raises an `AssertionError` that says what is wrong.
         """
         names = ("webhook-id", "webhook-timestamp", "webhook-signature")
         message_id, timestamp, signatures = (self.headers.get(name, "") for name in names)
@@ -178,7 +178,7 @@ class Request:
 
 
 class Receiver:
-    """A receiver that `Deliveries.receiver` made; its `answers` and `calls_back` may be changed at any time."""
+    """A receiver made by `Deliveries.receiver`. Its `answers` and `calls_back` may be changed at any time."""
 
     def __init__(self, app: Flask, url: str, answers: Sequence[int | Answer], calls_back: str) -> None:
         self._app = app
@@ -187,7 +187,7 @@ class Receiver:
         self.calls_back = calls_back
         self.requests: list[Request] = []
         self.callbacks: list[TestResponse] = []
-        """What was answered to its callbacks."""
+        """The app's responses to its callbacks."""
 
     @property
     def payloads(self) -> list[dict[str, Any]]:
@@ -195,7 +195,7 @@ class Receiver:
 
     @property
     def last(self) -> Request:
-        """The latest request; raises `AssertionError` where none came."""
+        """The latest request; raises `AssertionError` if there was none."""
         if not self.requests:
             raise AssertionError(f"no request came to {self.url}")
         return self.requests[-1]
@@ -205,22 +205,22 @@ class Receiver:
         self.last.verify(secret, tolerance_s)
 
     def call_back(self, state: str = "success", **details: str) -> TestResponse:
-        """Post to the latest payload's `callback_url`, through the app; returns the app's answer.
+        """Post to the latest payload's `callback_url`, through the app, and return the app's response.
 
-        `details` are `description`, `context` and `target_url`. Raises `AssertionError` where no request came, and
-        what the app raises while it is testing.
+        `details` are `description`, `context` and `target_url`. Raises `AssertionError` if there was no request, and
+        what the app raises in testing mode.
         """
         url = self.last.payload["callback_url"]
-        with self._app.app_context():  # as over the network: nothing of the test's own `g` and `db.session`
+        with self._app.app_context():  # as over the network, without the test's own `g` and `db.session`
             answer = self._app.test_client().post(url, json={"state": state, **details})
         self.callbacks.append(answer)
         return answer
 
     def post(self, body: bytes, headers: Mapping[str, str]) -> Outcome:
-        """Take a request and return what came of it, as the real transport does."""
+        """Take a request and return its outcome, as the real transport does."""
         started_at, began = utcnow(), monotonic()
         answer = self.answers[min(len(self.requests), len(self.answers) - 1)]
-        own = {"Host": urlsplit(self.url).netloc, "Content-Length": str(len(body))}  # which a real transport adds
+        own = {"Host": urlsplit(self.url).netloc, "Content-Length": str(len(body))}  # added by a real transport
         self.requests.append(Request("POST", self.url, CaseInsensitiveDict(own | dict(headers)), body))
         if self.calls_back:
             self.call_back(self.calls_back)
@@ -242,7 +242,7 @@ def _outcome(answer: Answer, started_at: datetime, began: float) -> Outcome:
 
 
 class _AlwaysListening:
-    """Stands in for the Redis client: a wake-up is heard, so none is queued, and nothing is counted."""
+    """Stands in for the Redis client: wake-ups are received, so none is queued, and nothing is counted."""
 
     def publish(self, channel: str, message: str) -> int:
         return 1

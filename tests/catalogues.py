@@ -19,7 +19,7 @@ import flask_hubhooks
 from flask_hubhooks.transport.hook_url import ABSOLUTE
 from flask_hubhooks.web.pages.translation import DOMAIN, FOLDER
 
-LANGUAGES = {"en": "en", "zh": "zh_Hans"}
+LANGUAGES = {"zh": "zh_Hans"}
 """What the catalogues are written in, by the folder in which gettext looks for a locale's."""
 SOURCES = [("templates/**.html", "jinja2"), ("**.py", "python")]
 CALLS = {
@@ -28,6 +28,7 @@ CALLS = {
     "hubhooks_say": None,
     "hubhooks_say_number": (1, 2),
     "marked": None,
+    "marked_plural": (1, 2),
     "Problem": (2,),
     "BadHeader": None,
     "BadPattern": None,
@@ -36,14 +37,14 @@ CALLS = {
 """Which calls hold a text, and as which argument where it is not the first."""
 ELSEWHERE = (
     ABSOLUTE,
-    "Has no value, or one that cannot be read any more: give one.",
+    "Enter a value: there is none, or it can no longer be decrypted.",
     "Missing data for required field.",
-    "Must hold no control characters.",
+    "Must not contain control characters.",
     "Must not be blank.",
-    "Not a cursor of ours: take the one in next or previous.",
+    "Not a valid cursor. Use the one in next or previous.",
     "Not a valid integer.",
-    "This repository has a webhook of this name.",
-    "This webhook has no such hook, or it is named twice.",
+    "This repository already has a webhook with this name.",
+    "This webhook has no such hook, or the hook is listed twice.",
 )
 """What pages show that no such call holds: messages of marshmallow's, and those of our own in mappings."""
 
@@ -101,13 +102,13 @@ def _text(text: Any) -> Text:
 
 
 def fresh(folder: str) -> Catalogue:
-    """A catalogue of the texts that there are now, with their translations as far as there are some; of English all."""
+    """A catalogue of the texts that there are now, with their translations as far as there are some."""
     language = LANGUAGES[folder]
     known = strings(stored(folder)) if path(folder).exists() else {}
     catalogue = Catalogue(language, DOMAIN, header_comment=f"# The texts of flask_hubhooks's pages in {language}.")
     catalogue.fuzzy = False
     for text in texts():
-        catalogue.add(text, text if folder == "en" else known.get(text, ""))
+        catalogue.add(text, known.get(text, ""))
     return catalogue
 
 

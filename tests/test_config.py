@@ -55,15 +55,10 @@ def test_defaults() -> None:
         allowed_networks=(),
         ca_bundle=None,
         encryption_keys=(),
-        former_secret_ttl=timedelta(hours=24),
         callback_ttl=timedelta(days=7),
         max_webhooks=50,
         max_hooks=10,
-        max_name_length=255,
-        max_url_length=2048,
         max_body_bytes=65536,
-        max_json_depth=16,
-        max_page_size=100,
         max_sends_per_minute=60,
     )
 

@@ -72,7 +72,7 @@ def test_no_match(owned: Owned, path: str, header: str) -> None:
     tag = etag(owned, path)
     for method in ("PATCH", "DELETE"):
         answer = owned(method, path, json=change(path, 1), headers={"If-Match": header.format(tag)})
-        assert "read it again" in problem(answer, 412)["detail"]
+        assert "Read it again" in problem(answer, 412)["detail"]
     assert etag(owned, path) == tag
 
 

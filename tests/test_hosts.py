@@ -519,7 +519,7 @@ NOT_THERE = {
     "type": "about:blank",
     "title": "Not Found",
     "status": 404,
-    "detail": "There is no such thing here, or you may not read it.",
+    "detail": "Not found, or you do not have access to it.",
 }
 
 

@@ -112,7 +112,7 @@ def test_words(host: Host) -> None:
 @on_sqlite
 def test_limits_and_servers(make_host: MakeHost) -> None:
     """Its limits are those of the config, and its server is the external URL, whatever the prefix in the app."""
-    config = {"HUBHOOKS_MAX_PAGE_SIZE": 7, "HUBHOOKS_MAX_HOOKS": 3, "HUBHOOKS_EXTERNAL_URL": "https://example.com/hub"}
+    config = {"HUBHOOKS_MAX_HOOKS": 3, "HUBHOOKS_EXTERNAL_URL": "https://example.com/hub"}
     host = make_host(url_prefix="/hub", config=config)
     content = host.client.get(f"/hub{DOCUMENT}").get_json()
     assert content["servers"] == [{"url": "https://example.com/hub"}]
@@ -122,7 +122,7 @@ def test_limits_and_servers(make_host: MakeHost) -> None:
         for each in content["paths"]["/v2/repositories/{repository}/webhooks/"]["get"]["parameters"]
         if each["name"] == "page_size"
     ]
-    assert (size["default"], size["maximum"]) == (7, 7)
+    assert (size["default"], size["maximum"]) == (25, 100)
     assert content["components"]["schemas"]["WebhookWanted"]["properties"]["hooks"]["maxItems"] == 3
     listed = host.client.get("/hub/v2/repositories/acme/app/webhooks/", headers={"X-User": "alice"})
     assert listed.status_code == 200

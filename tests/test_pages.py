@@ -190,12 +190,12 @@ def test_creating(filled: Filled) -> None:
 @pytest.mark.parametrize(
     ("name", "urls", "message"),
     [
-        ("deploy", [URL], "has a webhook of this name"),
+        ("deploy", [URL], "already has a webhook with this name"),
         ("", [URL], "Must not be blank"),
-        ("bad\x07", [URL], "no control characters"),
+        ("bad\x07", [URL], "not contain control characters"),
         ("x" * 256, [URL], "Longer than maximum length"),
-        ("new", [], "Give the URL"),
-        ("new", [""], "Give the URL"),
+        ("new", [], "Enter the URL"),
+        ("new", [""], "Enter the URL"),
         ("new", ["ftp://example.com/"], "http"),
         ("new", [URL, "http://169.254.169.254/"], "169.254.169.254"),
         ("new", [f"{URL}/{number}" for number in range(11)], "at most 10 hooks"),
@@ -288,9 +288,9 @@ def test_editing(filled: Filled) -> None:
         ({"tag_filter": "v* [z-a]"}, "[z-a]: Holds a range that is empty"),
         ({"tag_filter": " ".join(["v*"] * 21)}, "Longer than maximum length"),
         ({"header_name": ["Host"], "header_value": ["x"]}, "is set by the registry itself"),
-        ({"header_name": ["X-New"], "header_value": [""]}, "Has no value"),
-        ({"header_name": ["X-A", "X-A"], "header_value": ["1", "2"]}, "Is given more than once"),
-        ({"header_name": ["X-A", "x-a"], "header_value": ["1", "2"]}, "Is given more than once"),
+        ({"header_name": ["X-New"], "header_value": [""]}, "Enter a value"),
+        ({"header_name": ["X-A", "X-A"], "header_value": ["1", "2"]}, "Appears more than once"),
+        ({"header_name": ["X-A", "x-a"], "header_value": ["1", "2"]}, "Appears more than once"),
         ({"header_name": [""], "header_value": ["1"]}, "name"),
         ({"hook_id": ["999999"]}, "no such hook"),
         ({"hook_id": ["9" * 5000]}, ""),
@@ -374,7 +374,7 @@ def test_an_expired_form(filled: Filled) -> None:
     visitor.client.delete_cookie("session")
     answer = visitor.ask("POST", data={"csrf_token": token, "name": "typed", "hook_url": URL, "hook_id": ""})
     check_page(answer, 400)
-    assert "had expired" in text_of(answer) and 'value="typed"' in answer.text
+    assert "has expired" in text_of(answer) and 'value="typed"' in answer.text
     fresh = re.search(r'name="csrf_token" value="([^"]+)"', answer.text)
     assert fresh
     check_page(visitor.ask("POST", data={"csrf_token": fresh[1], "name": "typed", "hook_url": URL, "hook_id": ""}), 201)
@@ -628,7 +628,7 @@ def test_the_attempts_in_pages(host: Host) -> None:
     delivery = host.history(webhook)[0]["id"]
     path = f"{webhook['id']}/history/{delivery}/"
     visitor = Visitor(host)
-    assert "It was not sent yet." in text_of(visitor.get(path))
+    assert "Not sent yet." in text_of(visitor.get(path))
     try_often(host, delivery, 45)
     answer = visitor.get(path)
     assert "Attempt 45 " in text_of(answer) and "Attempts (45)" in text_of(answer)
@@ -711,7 +711,15 @@ def test_the_history_by_outcome_and_tag(host: Host) -> None:
         assert visitor.ask("GET", f"{path}?{query}").status_code in (200, 400)
     check_page(visitor.ask("GET", f"{path}?outcome=x"), 400)
     words = text_of(visitor.get(path))
-    for word in ("Succeeded", "Failed", "No callback came", "Awaiting callback", "Under way", "Cancelled", "skipped"):
+    for word in (
+        "Succeeded",
+        "Failed",
+        "No callback received",
+        "Awaiting callback",
+        "Under way",
+        "Cancelled",
+        "Skipped",
+    ):
         assert word in words
 
 
@@ -725,11 +733,11 @@ def test_the_list_tells_how_it_stands(host: Host) -> None:
         host.deliver()
     words = text_of(Visitor(host).get())
     assert "Disabled" in words and "410" in words
-    assert "Nothing was delivered yet" in words
+    assert "No deliveries yet" in words
     assert f"{URL} {URL}/2" in words
-    assert re.search(r"The latest 1: 1 Under way", Visitor(host).get().text)
+    assert re.search(r"Latest 1: 1 Under way", Visitor(host).get().text)
     empty = text_of(Visitor(host, repository="acme/other").get())
-    assert "gets a POST whenever a tag" in empty and '"repo_name": "acme/other"' in empty
+    assert "sends a POST request to your URL" in empty and '"repo_name": "acme/other"' in empty
 
 
 def test_an_attempt(host: Host) -> None:
@@ -743,7 +751,7 @@ def test_an_attempt(host: Host) -> None:
         page = Visitor(host).get(f"{webhook['id']}/history/{delivery}/")
     words = text_of(page)
     assert "<script>no" not in page.text and "<b>load" not in page.text
-    for each in ("HTTP 503", "<b>load</b>", "<script>no</script", "Took", "next try", "X-Why", "user-agent"):
+    for each in ("HTTP 503", "<b>load</b>", "<script>no</script", "Took", "next attempt", "X-Why", "user-agent"):
         assert each.lower() in words.lower(), each
     assert "503" in host.history(webhook)[0]["cause"] and host.history(webhook)[0]["cause"] in words
     token = re.search(r"hook/([^/]+)/", receiver.requests[0].body.decode())
@@ -847,7 +855,7 @@ def test_the_outcomes_of_longer_chains(host: Host) -> None:
             row.status = Status.SUCCEEDED if row.position else Status.FAILED
     hooks = [{"id": webhook["hooks"][0]["id"]}]
     assert host.api("PATCH", f"acme/app/webhooks/{webhook['id']}/", json={"hooks": hooks}).status_code == 200
-    assert "The latest 20: 20 Failed" in Visitor(host).get().text
+    assert "Latest 20: 20 Failed" in Visitor(host).get().text
 
 
 def test_a_hook_is_not_removed_by_emptying_its_line(filled: Filled) -> None:
@@ -855,7 +863,7 @@ def test_a_hook_is_not_removed_by_emptying_its_line(filled: Filled) -> None:
     hook = str(filled.ids["hook"])
     answer = edit(filled, hook_id=[hook, ""], hook_url=["", "http://127.0.0.1:9/other"])
     check_page(answer, 400)
-    assert "Give a URL, or remove the line" in text_of(answer)
+    assert "Enter a URL or remove the line" in text_of(answer)
     document = filled.host.api("GET", f"{filled.repository}/webhooks/{filled.webhook['id']}/").get_json()
     assert [each["id"] for each in document["hooks"]] == [filled.ids["hook"]]
 

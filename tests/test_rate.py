@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import func, select
 
 from flask_hubhooks.records.models import Delivery, Push
-from flask_hubhooks.web import rate
+from flask_hubhooks.web.api import deliveries
 
 from .host import Host
 from .processes import free_port
@@ -25,7 +25,7 @@ NOW = 1_800_000_015.0  # 15 s after the beginning of a minute
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time that sends are counted by, to be set."""
     now = [NOW]
-    monkeypatch.setattr(rate.time, "time", lambda: now[0])
+    monkeypatch.setattr(deliveries.time, "time", lambda: now[0])
     return now
 
 

@@ -18,7 +18,7 @@ from flask_hubhooks import ImagePush, Repository, RepositoryHasWebhooks
 from flask_hubhooks.dialects import utcnow
 from flask_hubhooks.records.models import Delivery, Push, Status, Webhook
 from flask_hubhooks.signals import delivery_finished, repository_deleted, repository_renamed
-from flask_hubhooks.web import pipeline
+from flask_hubhooks.web import endpoints
 
 from .host import Host, problem
 from .receivers import Receiver, poll
@@ -303,7 +303,7 @@ def test_a_worker_goes_on(host: Host, ends: str) -> None:
 @pytest.mark.parametrize("what", ["deleted", "renamed"])
 def test_requests_take_no_connection_while_they_wait(host: Host, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     """Owners' changes and callbacks that find a repository locked leave our connections to others, and end in a 503."""
-    monkeypatch.setattr(pipeline, "LOCKED_MOST_S", 1.0)
+    monkeypatch.setattr(endpoints, "MAX_LOCKED_S", 1.0)
     webhook, payload = sent(host, expect_final_callback=True)
     path = f"acme/app/webhooks/{webhook['id']}/"
     client = host.app.test_client

@@ -84,7 +84,7 @@ def pushed(host: Host, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_what_ended_long_ago_goes(host: Host, pushed: dict[str, Any]) -> None:
     """A push that ended 91 days ago goes with its deliveries and attempts, one that ended 89 days ago stays whole."""
     assert count(host, Push, Delivery, Attempt) == [2, 4, 2]
-    assert prune(host) == "hubhooks: 2 deliveries that ended over 90 days ago are deleted\n"
+    assert prune(host) == "hubhooks: deleted 2 deliveries that ended more than 90 days ago\n"
     assert tags(host) == {"new"}
     assert count(host, Push, Delivery, Attempt, Hook, Webhook) == [1, 2, 1, 2, 1]
     assert "0 deliveries" in prune(host)
@@ -191,7 +191,7 @@ def test_kept_for_ever(make_host: MakeHost, monkeypatch: pytest.MonkeyPatch) -> 
     with long_ago(monkeypatch):
         host.push(tag="old")
     end(host, "old")
-    assert prune(host) == "hubhooks: nothing is deleted, HUBHOOKS_RETENTION_DAYS is None\n"
+    assert prune(host) == "hubhooks: nothing to delete, because HUBHOOKS_RETENTION_DAYS is None\n"
     assert tags(host) == {"old"}
     for days, left in ((92, {"old"}), (90, set())):
         assert "hubhooks:" in prune(make_host(config={"HUBHOOKS_RETENTION_DAYS": days}))
@@ -214,7 +214,7 @@ def test_progress_is_shown_on_a_terminal(host: Host, pushed: dict[str, Any], dat
     drawn = os.read(terminal, 65536).decode()
     os.close(terminal)
     assert "100%" in drawn
-    assert ran.stdout == b"hubhooks: 2 deliveries that ended over 90 days ago are deleted\n"
+    assert ran.stdout == b"hubhooks: deleted 2 deliveries that ended more than 90 days ago\n"
 
 
 def test_once_a_day(make_host: MakeHost) -> None:

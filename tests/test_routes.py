@@ -18,17 +18,19 @@ from sqlalchemy.orm import Session
 from werkzeug.test import TestResponse
 
 from flask_hubhooks.crypto.callback_tokens import CallbackTokens
+from flask_hubhooks.web.endpoints import ENDPOINTS
 
 from .host import Host, Owned, api_rules, problem
 
 URL = "http://127.0.0.1:9/hook"
 COLUMNS = ("ok", "bad input", "reader", "stranger", "missing", "wrong method")
 BAD = {"nonsense": True}
+WITH_ETAG = ("read_webhook", "edit_webhook", "read_hook", "edit_hook")
 
 
 @dataclass(frozen=True)
 class Case:
-    """A route by its endpoint, a method that it has, and what it is to answer in each column; None: cannot be."""
+    """An endpoint by the name of its function, its method, and what it is to answer in each column; None: cannot be."""
 
     endpoint: str
     method: str
@@ -46,29 +48,29 @@ def case(endpoint: str, method: str, ok: int, bad: int | None, reader: int, cont
 
 
 CASES = [
-    case("webhooks", "GET", 200, 400, 200, bad_query="page=0"),
-    case("webhooks", "POST", 201, 400, 403, {"name": "new", "hook_url": URL}),
-    case("matching_tags", "GET", 200, 400, 200, below="matching-tags/", bad_query="tag_filter="),
-    case("webhook", "GET", 200, None, 200, below="{webhook}/"),
-    case("webhook", "PATCH", 200, 400, 403, {"name": "new"}, below="{webhook}/"),
-    case("webhook", "DELETE", 204, None, 403, below="{webhook}/"),
-    case("hooks", "GET", 200, None, 200, below="{webhook}/hooks/"),
-    case("hooks", "POST", 201, 400, 403, {"hook_url": URL}, below="{webhook}/hooks/"),
-    case("hook", "GET", 200, None, 200, below="{webhook}/hooks/{hook}/"),
-    case("hook", "PATCH", 200, 400, 403, {"hook_url": URL}, below="{webhook}/hooks/{hook}/"),
-    case("hook", "DELETE", 204, None, 403, below="{webhook}/hooks/{hook}/"),
+    case("list_webhooks", "GET", 200, 400, 200, bad_query="page=0"),
+    case("create_webhook", "POST", 201, 400, 403, {"name": "new", "hook_url": URL}),
+    case("match_tags", "GET", 200, 400, 200, below="matching-tags/", bad_query="tag_filter="),
+    case("read_webhook", "GET", 200, None, 200, below="{webhook}/"),
+    case("edit_webhook", "PATCH", 200, 400, 403, {"name": "new"}, below="{webhook}/"),
+    case("delete_webhook", "DELETE", 204, None, 403, below="{webhook}/"),
+    case("list_hooks", "GET", 200, None, 200, below="{webhook}/hooks/"),
+    case("add_hook", "POST", 201, 400, 403, {"hook_url": URL}, below="{webhook}/hooks/"),
+    case("read_hook", "GET", 200, None, 200, below="{webhook}/hooks/{hook}/"),
+    case("edit_hook", "PATCH", 200, 400, 403, {"hook_url": URL}, below="{webhook}/hooks/{hook}/"),
+    case("remove_hook", "DELETE", 204, None, 403, below="{webhook}/hooks/{hook}/"),
     case("rotate_secret", "POST", 200, 400, 403, below="{webhook}/rotate-secret/"),
-    case("test", "POST", 202, 400, 403, below="{webhook}/test/"),
+    case("send_test", "POST", 202, 400, 403, below="{webhook}/test/"),
     case("recover", "POST", 200, 400, 403, {"since": "2026-01-01"}, below="{webhook}/recover/"),
-    case("history", "GET", 200, 400, 200, below="{webhook}/history/", bad_query="cursor=x"),
-    case("delivery", "GET", 200, None, 200, below="{webhook}/history/{delivery}/"),
+    case("list_deliveries", "GET", 200, 400, 200, below="{webhook}/history/", bad_query="cursor=x"),
+    case("read_delivery", "GET", 200, None, 200, below="{webhook}/history/{delivery}/"),
     case("redeliver", "POST", 202, None, 403, below="{webhook}/history/{delivery}/redeliver/"),
     # Everybody may read what there is.
-    Case("openapi", "GET", (200, None, 200, 200, None, 405)),
+    Case("read_openapi", "GET", (200, None, 200, 200, None, 405)),
     # The token is the authority: who calls back is nobody's reader and no stranger.
-    Case("callback", "POST", (200, 400, None, None, 404, 405), {"state": "success"}, bad_content=BAD),
+    Case("post_callback", "POST", (200, 400, None, None, 404, 405), {"state": "success"}, bad_content=BAD),
 ]
-WITH_A_DATABASE = [each for each in CASES if each.endpoint != "openapi"]
+WITH_A_DATABASE = [each for each in CASES if each.endpoint != "read_openapi"]
 
 
 class Filled:
@@ -96,9 +98,9 @@ class Filled:
         method = "PUT" if column == "wrong method" else case.method
         user = {"reader": "reader", "stranger": "bob"}.get(column, "alice")
         missing = column == "missing"
-        if case.endpoint == "openapi":
+        if case.endpoint == "read_openapi":
             return self.host.client.open("/hubhooks/openapi.json", method=method)
-        if case.endpoint == "callback":
+        if case.endpoint == "post_callback":
             token = self.token(self.none["delivery"] if missing else self.delivery)
             return self.host.client.open(f"/u/{self.owned.repository}/hook/{token}/", method=method, **options)
         repository = "acme/missing" if missing and not case.below.startswith("{") else self.owned.repository
@@ -114,7 +116,7 @@ def seen(standing: Host) -> Iterator[dict[tuple[str, str, str], int]]:
     """The statuses that were seen; printed at the end."""
     found: dict[tuple[str, str, str], int] = {}
     yield found
-    rules = {rule.endpoint.removeprefix("hubhooks."): rule.rule for rule in api_rules(standing.app)}
+    rules = {each.function.__name__: each.rule for each in ENDPOINTS}
     print(f"\n\n{make_url(standing.database_uri).get_backend_name()}\n")
     print("| method | route |", " | ".join(COLUMNS), "|\n|---|---|" + "---|" * len(COLUMNS))
     for each in CASES:
@@ -148,19 +150,19 @@ def test_route(filled: Filled, seen: dict[tuple[str, str, str], int], case: Case
         assert answer.data == b""
     else:
         assert answer.content_type == "application/json" and answer.get_json()
-    assert ("ETag" in answer.headers) is (expected == 201 or (case.endpoint in ("webhook", "hook") and expected == 200))
+    assert ("ETag" in answer.headers) is (expected == 201 or (case.endpoint in WITH_ETAG))
     assert ("Location" in answer.headers) is (expected in (201, 202))
 
 
 def test_no_route_is_missing(standing: Host) -> None:
     """Every route of ours is in the table with every method that it has."""
-    table = {(case.endpoint, case.method) for case in CASES}
+    rules = {each.function.__name__: each.rule for each in ENDPOINTS}
+    table = {(rules[case.endpoint], case.method) for case in CASES}
     for rule in api_rules(standing.app):
-        endpoint = rule.endpoint.removeprefix("hubhooks.")
         with standing.app.test_request_context(method="OPTIONS"):
             view: Callable[..., Any] = standing.app.view_functions[rule.endpoint]
             allowed = set(view(**dict.fromkeys(rule.arguments)).headers["Allow"].split(", "))
-        assert {method for name, method in table if name == endpoint} == allowed - {"OPTIONS", "HEAD"}, rule
+        assert {method for name, method in table if name == rule.rule} == allowed - {"OPTIONS", "HEAD"}, rule
 
 
 @pytest.mark.parametrize("case", WITH_A_DATABASE, ids=lambda case: f"{case.method}-{case.endpoint}")
@@ -194,7 +196,7 @@ def test_a_database_that_cannot_be_reached(
     for case in WITH_A_DATABASE:
         problem(filled.ask(case, "ok"), 503)
         assert filled.ask(case, "bad input").status_code in (400, 503)
-        if case.endpoint != "callback":
+        if case.endpoint != "post_callback":
             problem(filled.ask(case, "stranger"), 404)
             if case.expected[2] == 403:
                 problem(filled.ask(case, "reader"), 403)
@@ -232,3 +234,44 @@ def test_trace(filled: Filled) -> None:
     for path in ("", f"{filled.ids['webhook']}/"):
         assert "GET" in filled.owned("TRACE", path).headers["Allow"]
         problem(filled.owned("TRACE", path), 405)
+
+
+CONFUSING_NAMES = [
+    "acme",
+    "webhooks",
+    "webhooks/webhooks",
+    "acme/webhooks",
+    "acme/webhooks/webhooks",
+    "acme/webhooks/5",
+    "acme/webhooks/5/history",
+    "acme/webhooks/5/hooks",
+    "acme/webhooks/5/hooks/6",
+    "acme/webhooks/5/test",
+    "acme/webhooks/5/delete",
+    "acme/webhooks/matching-tags",
+    f"acme/webhooks/5/history/{uuid.UUID(int=1)}",
+    f"acme/webhooks/5/history/{uuid.UUID(int=1)}/redeliver",
+    "acme/hook",
+    "acme/hook/token",
+    "hook",
+    "u/acme/hook",
+    "r/acme/webhooks",
+    "v2/repositories/acme/webhooks",
+]
+
+
+def test_a_url_names_one_repository(standing: Host) -> None:
+    """The URL of each route, for each of many confusable names, leads to that route and name, and to no other."""
+    adapter = standing.app.url_map.bind("registry.example.com")
+    ids = {"webhook_id": 5, "hook_id": 6, "delivery_id": uuid.UUID(int=1), "token": "token"}
+    rules = [each for each in standing.app.url_map.iter_rules() if "repository" in each.arguments]
+    assert len(rules) > 20
+    urls = set()
+    for rule in rules:
+        for name in CONFUSING_NAMES:
+            arguments = {key: ids.get(key, name) for key in rule.arguments}
+            url = adapter.build(rule.endpoint, arguments, method="GET")
+            for each in (url, url.rstrip("/")):
+                assert adapter.match(each, method="GET") == (rule.endpoint, arguments), each
+                assert each not in urls
+                urls.add(each)

@@ -79,7 +79,7 @@ class Page(HTMLParser):
     """
 
     VOID = ("meta", "link", "input", "br")
-    TOLD = ("aria-label", "title", "data-label", "data-said", "data-copied", "data-not-copied")
+    TOLD = ("aria-label", "title", "data-label", "data-announce", "data-copied", "data-not-copied")
     QUOTED = ("bdi", "code", "pre", "script", "style")
 
     def __init__(self, answer: TestResponse) -> None:

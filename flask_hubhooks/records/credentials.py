@@ -15,18 +15,20 @@ from . import request_headers
 from .models import Webhook
 
 BATCH = 500
+FORMER_SECRET_TTL = timedelta(hours=24)
+"""How long requests are also signed with a secret that was replaced."""
 
 
-def rotate_secret(secrets: SecretBox, webhook: Webhook, secret: str | None, former_ttl: timedelta) -> str:
+def rotate_secret(secrets: SecretBox, webhook: Webhook, secret: str | None) -> str:
     """Replace the secret of a webhook, by default with a random one; returns the new secret.
 
-    For `former_ttl` requests are also signed with the former one, unless it can no longer be decrypted.
+    For `FORMER_SECRET_TTL` requests are also signed with the former one, unless it can no longer be decrypted.
     """
     secret = secret or new_secret()
     webhook.encrypted_former_secret = webhook.former_secret_until = None
     with suppress(SecretUnreadable):
         webhook.encrypted_former_secret = secrets.reencrypt(webhook.encrypted_secret)
-        webhook.former_secret_until = utcnow() + former_ttl
+        webhook.former_secret_until = utcnow() + FORMER_SECRET_TTL
     webhook.encrypted_secret = secrets.encrypt(secret)
     return secret
 

@@ -189,7 +189,7 @@ def _parsed(cursor: str) -> tuple[str, datetime, int, int]:
             return match[1], _EPOCH + timedelta(microseconds=int(match[2])), int(match[3]), int(match[4])
     except OverflowError:  # no such year
         pass
-    raise BadCursor("Not a cursor of ours: take the one in next or previous.")
+    raise BadCursor("Not a valid cursor. Use the one in next or previous.")
 
 
 def _cursor_text(direction: str, pushed_at: datetime, push_id: int, position: int) -> str:

@@ -37,9 +37,9 @@ def redeliver(session: Session, delivery: Delivery) -> None:
     if delivery.hook.removed_at:
         raise NotNow("the hook has been removed from its webhook")
     if any(each.in_flight for each in chain):
-        raise NotNow("a delivery of this chain is being sent: try again in a moment")
+        raise NotNow("a delivery of this run is being sent. Try again in a moment")
     if any(each.position < delivery.position and each.status in UNFINISHED for each in chain):
-        raise NotNow("the chain has not come this far yet: an earlier hook is still under way")
+        raise NotNow("an earlier hook of the chain is still under way")
     _begin_round(session, [delivery], urgent=True)
 
 

@@ -53,7 +53,7 @@ class RunSummary:
 
 
 def page(session: Session, webhook: Webhook, wanted: Mapping[str, Any], size: int) -> RunPage:
-    """The `size` runs that a query, as `ChainHistorySchema` loads it, asks for; in three statements."""
+    """The `size` runs that a query, as `HistoryPageSchema` loads it, asks for; in three statements."""
     order = history.order_of(by_push=bool(wanted["tag"]))
     newer, start = history.start_of(wanted["cursor"] or None, order)
     found = (

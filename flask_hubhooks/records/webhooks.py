@@ -64,7 +64,7 @@ def create(session: Session, owner: Owner, wanted: Mapping[str, Any]) -> tuple[W
     lock_repository(session, owner.repository)
     count = session.scalar(select(func.count()).select_from(Webhook).where(live(owner.repository))) or 0
     if count >= owner.config.max_webhooks:
-        raise Refused({"name": [f"This repository has {count} webhooks, and may have no more: delete one first."]})
+        raise Refused({"name": [f"This repository has {count} webhooks, the maximum. Delete one first."]})
     secret = wanted.get("secret") or new_secret()
     webhook = Webhook(
         repository=owner.repository,
@@ -156,7 +156,7 @@ def _set_headers(owner: Owner, webhook: Webhook, wanted: Mapping[str, str | None
     headers = {name: value for name, value in given.items() if value}
     if missing := given.keys() - headers.keys():
         raise Refused(
-            {"headers": {name: ["Has no value, or one that cannot be read any more: give one."] for name in missing}}
+            {"headers": {name: ["Enter a value: there is none, or it can no longer be decrypted."] for name in missing}}
         )
     if headers != headers_of(owner.secrets, webhook):
         webhook.encrypted_headers = owner.secrets.encrypt(request_headers.as_text(headers)) if headers else None
@@ -167,7 +167,7 @@ def _rename(session: Session, webhook: Webhook, name: str) -> None:
         select(Webhook.name, Webhook.slug).where(live(webhook.repository), Webhook.id != webhook.id)
     ).all()
     if any(each.name == name for each in others):
-        raise Refused({"name": ["This repository has a webhook of this name."]})
+        raise Refused({"name": ["This repository already has a webhook with this name."]})
     webhook.name = name
     webhook.slug = _slug(name, {each.slug for each in others})
 
@@ -202,7 +202,7 @@ def _kept(hooks: Sequence[Hook], wanted: Sequence[HookWanted]) -> list[Hook | No
     left = {hook.id: hook for hook in hooks}
     kept: list[Hook | None] = [left.pop(each.id, None) if each.id is not None else None for each in wanted]
     unknown = {
-        index: {"id": ["This webhook has no such hook, or it is named twice."]}
+        index: {"id": ["This webhook has no such hook, or the hook is listed twice."]}
         for index, each in enumerate(wanted)
         if each.id is not None and kept[index] is None
     }

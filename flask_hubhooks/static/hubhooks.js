@@ -1,19 +1,19 @@
-/* Extras for the pages of flask_hubhooks, which work without it: what moves is read anew, forms are rearranged without
-   a new page, text is copied, and menus close. */
+/* Extras for the pages of flask_hubhooks, which work without JavaScript: refresh states, rearrange forms without a new
+   page, copy text, and close menus. */
 "use strict";
 (() => {
   const root = document.querySelector(".hubhooks");
-  const said = document.getElementById("hubhooks-said");
+  const announcer = document.getElementById("hubhooks-announcer");
   const MOVING_MS = 2000, RESTING_MS = 15000;
 
-  const say = (...texts) => { if (texts.length) said.textContent = texts.join("; "); };
+  const announce = (...texts) => { if (texts.length) announcer.textContent = texts.join("; "); };
   const page = async (url, options) => {
     const answer = await fetch(url, { headers: { Accept: "text/html" }, ...options });
     if (!answer.headers.get("Content-Type")?.startsWith("text/html")) throw new Error("no page");
     return new DOMParser().parseFromString(await answer.text(), "text/html");
   };
 
-  /* Put new content into an element, and leave the focus where it was. */
+  /* Replace the content of an element, and keep the focus where it was. */
   const nameOf = (element) => element.id || element.getAttribute("href") || element.getAttribute("formaction");
   const fill = (element, fresh) => {
     const focused = element.contains(document.activeElement) && nameOf(document.activeElement);
@@ -25,8 +25,8 @@
     offerCopying(element);
   };
 
-  /* Whether something came that is not shown yet; how long ago it was is told anew in its place.
-     What somebody has selected stays until it is copied. */
+  /* Relative times are updated in place; other content is replaced only if it is new. Selected text stays until it
+     is copied. */
   const times = (element) => [...element.querySelectorAll("time")];
   const timeless = (element) => {
     const copy = element.cloneNode(true);
@@ -47,11 +47,11 @@
     return false;
   };
 
-  /* Refreshing tells what has changed, for who does not see it. */
+  /* Announce what a refresh has changed. */
   const refreshRow = (row, fresh) => {
     if (!isNew(row, fresh)) return [];
-    const text = fresh.dataset.said;
-    const changed = text !== row.dataset.said;
+    const text = fresh.dataset.announce;
+    const changed = text !== row.dataset.announce;
     if (changed) row.classList.add("changed");
     [...fresh.attributes].forEach((each) => each.name !== "class" && row.setAttribute(each.name, each.value));
     row.toggleAttribute("data-moving", fresh.hasAttribute("data-moving"));
@@ -68,15 +68,15 @@
       shown.set(each, timeless(each));
       rows.insertBefore(each, rows.children[index] ?? null);
       each.classList.add("changed");
-      return each.dataset.said ?? [];
+      return each.dataset.announce ?? [];
     });
   };
 
   const refresh = (element, fresh) => {
     if (element.tagName === "TBODY") return refreshRows(element, fresh);
     if (element.querySelector(".menu[open]") || !isNew(element, fresh)) return [];
-    const before = element.querySelector("[data-said]")?.dataset.said;
-    const after = fresh.querySelector("[data-said]")?.dataset.said;
+    const before = element.querySelector("[data-announce]")?.dataset.announce;
+    const after = fresh.querySelector("[data-announce]")?.dataset.announce;
     [...fresh.attributes].forEach((each) => element.setAttribute(each.name, each.value));
     element.toggleAttribute("data-moving", fresh.hasAttribute("data-moving"));
     fill(element, fresh);
@@ -88,11 +88,11 @@
     if (!document.hidden) {
       try {
         const fresh = await page(root.querySelector("[data-here]")?.dataset.here ?? location.href);
-        say(...live().flatMap((element) => {
+        announce(...live().flatMap((element) => {
           const found = fresh.querySelector(`[data-live="${element.dataset.live}"]`);
           return found ? refresh(element, found) : [];
         }));
-      } catch { /* the registry is away: the next time */ }
+      } catch { /* the registry does not answer: try again next time */ }
     }
     wait();
   };
@@ -106,15 +106,15 @@
     document.addEventListener("visibilitychange", () => { if (!document.hidden) refreshAll(); });
   }
 
-  /* What a button or a field of a form asks for without saving: the server's own answer is put in its place. */
+  /* Rearrange a form without saving: the server answers with the new form, which replaces the old one. */
   let asking, typing;
   const ask = async (form, action, selector) => {
     clearTimeout(typing);
-    asking?.abort(); // lest an older answer come after a newer one
+    asking?.abort(); // an older response must not come after a newer one
     asking = new AbortController();
     const sent = new URLSearchParams(new FormData(form));
     sent.set("action", action);
-    const url = form.getAttribute("action"); // form.action is the buttons of that name
+    const url = form.getAttribute("action"); // form.action would be the buttons with that name
     const fresh = (await page(url, { method: "POST", body: sent, signal: asking.signal })).querySelector(selector);
     const shown = document.querySelector(selector);
     fill(shown, fresh);
@@ -127,7 +127,7 @@
     const fields = button.closest("[data-fields]");
     try {
       const asked = ask(button.form, button.value, "[data-fields]");
-      fields.inert = true; // what is typed meanwhile would be lost
+      fields.inert = true; // anything typed meanwhile would be lost
       await asked;
       fields.inert = false;
       fields.querySelector("[autofocus]")?.focus();
@@ -149,18 +149,18 @@
     if (!id) return;
     try {
       await navigator.clipboard.writeText(document.getElementById(id).textContent);
-      say(event.target.textContent = root.dataset.copied);
+      announce(event.target.textContent = root.dataset.copied);
     } catch {
       getSelection().selectAllChildren(document.getElementById(id));
-      say(event.target.textContent = root.dataset.notCopied);
+      announce(event.target.textContent = root.dataset.notCopied);
     }
   });
   offerCopying(root);
 
-  /* What was just done is announced, and not told again when the page is loaded again. */
+  /* Announce the notice, but not again when the page is reloaded. */
   const notice = root.querySelector(".notice");
   if (notice) {
-    setTimeout(() => say(notice.textContent), 100); // a live region announces what comes after it
+    setTimeout(() => announce(notice.textContent), 100); // a live region announces only later changes
     const here = new URL(location.href);
     here.searchParams.delete("notice");
     history.replaceState(history.state, "", here);

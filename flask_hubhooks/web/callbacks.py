@@ -1,32 +1,42 @@
-"""Where receivers post what became of a delivery: `POST /u/<repository>/hook/<token>/`."""
+"""The callback URL, to which receivers post the outcome of a delivery."""
 
 from __future__ import annotations
 
-from functools import partial
-
-from flask import Blueprint, Response
+import uuid
+from dataclasses import dataclass
 
 from ..announce import announce
 from ..crypto.callback_tokens import BadToken
 from ..records.callbacks import CallbackRefused, decide, lock_called_back
 from ..state import current_state
 from ..wakeups import wake
-from .pipeline import Handler, Route, carried_out, json_response, parse_json, read_body, route
+from .documents import CallbackTakenDocument
+from .endpoints import Endpoint, parse_json, read_body
 from .problems import Problem
 from .schemas import CallbackSchema
 
 _CALLBACK = CallbackSchema()
 
 
-def add_routes(blueprint: Blueprint) -> list[Route]:
-    post = Handler(partial(carried_out, post_callback), body=_CALLBACK)
-    return [route(blueprint, "/u/<path:repository>/hook/<token>/", "callback", POST=post)]
+@dataclass(frozen=True)
+class CallbackTaken:
+    delivery: uuid.UUID
+    state: str
 
 
-def post_callback(repository: str, token: str) -> Response:
-    """Take a callback, whatever its Content-Type says; the token in the URL is all the authority it needs.
+@Endpoint(
+    "POST",
+    "/u/<path:repository>/hook/<token>/",
+    summary="Report the outcome of a delivery; any Content-Type is accepted",
+    tag="callbacks",
+    body=_CALLBACK,
+    returns=CallbackTakenDocument(),
+    problems=(404, 409, 410, 503),
+)
+def post_callback(repository: str, token: str) -> CallbackTaken:
+    """Accept a callback, whatever its Content-Type. The token in the URL authorizes it.
 
-    The repository in the URL does not count: it may have another name by now.
+    The repository in the URL is ignored, since it may have been renamed.
     """
     state = current_state()
     try:
@@ -45,8 +55,8 @@ def post_callback(repository: str, token: str) -> Response:
     if changes.more_due:
         wake(state)
     announce(state, changes)
-    return json_response({"delivery": str(delivery_id), "state": callback.state})
+    return CallbackTaken(delivery_id, callback.state)
 
 
 def _unknown() -> Problem:
-    return Problem(404, "There is no such callback URL: post to the callback_url of the payload as it is.")
+    return Problem(404, "Unknown callback URL. Post to the payload's callback_url unchanged.")

@@ -1,176 +1,92 @@
-"""The JSON that our API answers with."""
+"""The JSON documents that the API answers with. Each schema serializes its document and describes it in OpenAPI.
+
+To add a read-only field, add it here. It shows the attribute of the same name of the value that the endpoint returns,
+unless `read` says otherwise. The first line of a docstring is the description in OpenAPI.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from ..config import Config
 from ..formats import dockerhub
-from ..records.credentials import headers_of
 from ..records.history import Context, LastAttempt
-from ..records.models import Attempt, Delivery, Hook, Push, Webhook
-from ..state import State
+from ..records.models import DOCKER_WORDS, Attempt, Delivery, Kind, Status, Webhook
 from ..transport.causes import cause
-from ..transport.hook_url import hosts, origin
+from ..transport.hook_url import hosts
 from ..worker.masking import MASKED
-
-
-def time(value: datetime | None) -> str | None:
-    """RFC 3339 in UTC."""
-    return value.isoformat().replace("+00:00", "Z") if value else None
+from .document_fields import (
+    UUID,
+    Choice,
+    Count,
+    Document,
+    Field,
+    Flag,
+    HeaderNames,
+    HookURL,
+    JSONSchema,
+    Link,
+    List,
+    Nested,
+    Number,
+    Text,
+    Time,
+)
+from .schemas import CALLBACK_STATES
 
 
 @dataclass(frozen=True)
-class Viewer:
-    """Who looks: readers see outcomes, writers see exchanges."""
+class CreatedWebhook:
+    """A new webhook and its secret. All other attributes are those of the row."""
 
-    state: State
-    may_write: bool
+    row: Webhook
+    secret: str
 
-    def url(self, url: str) -> str:
-        """A hook URL; readers see its origin, since receivers put credentials into paths and queries."""
-        return url if self.may_write else f"{origin(url)}/…"
-
-
-def webhook(row: Webhook, viewer: Viewer) -> dict[str, Any]:
-    """A webhook without its secret; writers see the names of its request headers."""
-    headers = headers_of(viewer.state.secrets, row) if viewer.may_write else None
-    return {
-        "id": row.id,
-        "slug": row.slug,
-        "name": row.name,
-        "active": row.active,
-        "disabled_reason": row.disabled_reason,
-        "expect_final_callback": row.expects_final_callback,
-        "tag_filter": row.tag_filter.split(),
-        "headers": None if headers is None else dict.fromkeys(headers),
-        "creator": row.creator,
-        "last_updater": row.last_updater,
-        "created": time(row.created),
-        "last_updated": time(row.last_updated),
-        "former_secret_until": time(row.former_secret_until),
-        "hooks": [hook(each, row.active, viewer) for each in row.hooks],
-    }
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.row, name)
 
 
-def hook(row: Hook, active: bool, viewer: Viewer) -> dict[str, Any]:
-    """A hook; its host stands in ASCII, as it is looked up, and as it reads, lest one be taken for another."""
-    host, host_unicode = hosts(row.hook_url)
-    return {
-        "id": row.id,
-        "hook_url": viewer.url(row.hook_url),
-        "host": host,
-        "host_unicode": host_unicode,
-        "active": active,
-        "failing_since": time(row.failing_since),
-        "creator": row.creator,
-        "last_updater": row.last_updater,
-        "date_added": time(row.date_added),
-        "last_updated": time(row.last_updated),
-    }
+@dataclass(frozen=True)
+class AttemptView:
+    """An attempt and the body that it sent."""
+
+    row: Attempt
+    body: str
 
 
-def delivery(row: Delivery, around: Context, viewer: Viewer) -> dict[str, Any]:
-    """One line of the history. `status` is Docker Hub's word, `state` where it exactly stands.
+@dataclass(frozen=True)
+class DeliveryView:
+    """A delivery, its latest attempt, and the deliveries of its run in order.
 
-    There is no next attempt while one is under way.
+    `attempts` is empty where the document does not list them.
     """
-    latest = around.last_attempts.get(row.id, LastAttempt())
-    return {
-        "id": str(row.id),
-        "status": row.docker_status,
-        "state": row.status.value,
-        "reason": row.reason,
-        "cause": latest.cause,
-        "hook": {"id": row.hook_id, "hook_url": viewer.url(row.hook.hook_url)},
-        "position": row.position,
-        "chain_length": row.chain_length,
-        "round": row.round,
-        "chain": [_step(each, viewer) for each in around.runs[row.push_id]],
-        "attempt_count": row.attempt_count,
-        "duration_ms": latest.duration_ms,
-        "push": _push(row.push),
-        "callback_expected": row.callback_expected,
-        "callback": _callback(row),
-        "created_at": time(row.created_at),
-        "next_attempt_at": time(row.due_at),
-        "received_at": time(row.received_at),
-        "finished_at": time(row.finished_at),
-    }
+
+    row: Delivery
+    latest: LastAttempt
+    chain: Sequence[Delivery]
+    attempts: Sequence[AttemptView] = ()
 
 
-def _step(row: Delivery, viewer: Viewer) -> dict[str, Any]:
-    """How far a hook of the chain has come."""
-    return {
-        "id": str(row.id),
-        "position": row.position,
-        "hook_url": viewer.url(row.hook.hook_url),
-        "state": row.status.value,
-        "callback": row.callback_state or None,
-    }
+@dataclass(frozen=True)
+class Page:
+    """Some entries of a list, and the URLs of the pages before and after them; only pages of webhooks are counted."""
+
+    results: Sequence[Any]
+    next: str | None
+    previous: str | None
+    count: int = 0
 
 
-def delivery_with_attempts(row: Delivery, around: Context, viewer: Viewer) -> dict[str, Any]:
-    """One delivery with its attempts."""
-    sent = sent_body(row, viewer.state.config)
-    return delivery(row, around, viewer) | {"attempts": [attempt(each, sent, viewer) for each in row.attempts]}
-
-
-def _push(row: Push) -> dict[str, Any]:
-    return {
-        "kind": row.kind.value,
-        "repository": row.repository,
-        "tag": row.tag,
-        "digest": row.digest,
-        "media_type": row.media_type,
-        "pusher": row.pusher,
-        "pushed_at": time(row.pushed_at),
-    }
-
-
-def _callback(row: Delivery) -> dict[str, Any] | None:
-    if not row.callback_state:
-        return None
-    return {
-        "state": row.callback_state,
-        "description": row.callback_description,
-        "context": row.callback_context,
-        "target_url": row.callback_target_url,
-        "received_at": time(row.callback_at),
-    }
-
-
-def attempt(row: Attempt, sent_body: str, viewer: Viewer) -> dict[str, Any]:
-    """One POST and what came of it. Readers do not see the request and the response themselves."""
-    request = {"url": row.hook_url, "headers": row.request_headers, "body": sent_body}
-    answered = row.status_code is not None
-    return {
-        "number": row.number,
-        "round": row.round,
-        "trigger": row.trigger,
-        "started_at": time(row.started_at),
-        "duration_ms": row.duration_ms,
-        "connect_ms": row.connect_ms,
-        "wait_ms": row.wait_ms,
-        "status_code": row.status_code,
-        "cause": cause(row.status_code, row.error),
-        "request": request if viewer.may_write else None,
-        "response": _response(row) if viewer.may_write and answered else None,
-    }
-
-
-def _response(row: Attempt) -> dict[str, Any]:
-    return {
-        "headers": row.response_headers,
-        "body": row.response_body.decode("utf-8", "replace"),
-        "truncated": row.response_truncated,
-    }
+def delivery_views(rows: Sequence[Delivery], context: Context) -> list[DeliveryView]:
+    return [
+        DeliveryView(row, context.last_attempts.get(row.id, LastAttempt()), context.runs[row.push_id]) for row in rows
+    ]
 
 
 def sent_body(row: Delivery, config: Config) -> str:
-    """What every attempt of the delivery sent, but for the callback token: whoever has it can call back."""
+    """Return the body that every attempt of the delivery sent, without the callback token."""
     push = row.push
     content = dockerhub.payload(
         external_url=config.external_url,
@@ -182,3 +98,225 @@ def sent_body(row: Delivery, config: Config) -> str:
         details=push.snapshot,
     )
     return dockerhub.body(content).decode()
+
+
+class HookDocument(Document):
+    """A destination URL of a webhook."""
+
+    id = Number()
+    hook_url = HookURL()
+    host = Text("The host of the URL in ASCII, as it is looked up.", read=lambda hook: hosts(hook.hook_url)[0])
+    host_unicode = Text(
+        "The host of the URL in its own script.", read=lambda hook: hosts(hook.hook_url)[1]
+    )  # both are shown, so that no host is taken for another
+    active = Flag(read="webhook.active")
+    failing_since = Time(null=True)
+    creator = Text()
+    last_updater = Text()
+    date_added = Time()
+    last_updated = Time()
+
+
+class HookListDocument(Document):
+    """The hooks of a webhook in order."""
+
+    results = Nested(HookDocument, many=True)
+
+
+class WebhookDocument(Document):
+    """A webhook, whose hooks are called one after the other when a tag is pushed."""
+
+    id = Number()
+    slug = Text("The name in a form for URLs.")
+    name = Text()
+    active = Flag()
+    disabled_reason = Text('Why the registry disabled the webhook; "" if it did not.')
+    expect_final_callback = Flag(read="expects_final_callback")
+    tag_filter = List(items={"type": "string"}, read=lambda webhook: webhook.tag_filter.split())
+    headers = HeaderNames(null=True)
+    creator = Text()
+    last_updater = Text()
+    created = Time()
+    last_updated = Time()
+    former_secret_until = Time("Until then requests are also signed with the former secret.", null=True)
+    hooks = Nested(HookDocument, many=True)
+
+
+class CreatedWebhookDocument(WebhookDocument):
+    """A new webhook with its secret."""
+
+    secret = Text("Shown only once.", pattern="^whsec_")
+
+
+class WebhookPageDocument(Document):
+    """A page of webhooks."""
+
+    count = Count()
+    next = Link(null=True)
+    previous = Link(null=True)
+    results = Nested(WebhookDocument, many=True)
+
+
+class MatchingTagsDocument(Document):
+    """The recent tags of the repository, by whether they match."""
+
+    matching = List(items={"type": "string"})
+    other = List(items={"type": "string"})
+
+
+class NewSecretDocument(Document):
+    """A new secret."""
+
+    secret = Text("Shown only once.", pattern="^whsec_")
+    former_secret_until = Time(null=True)
+
+
+class PushDocument(Document):
+    """A push of a tag, or a test."""
+
+    kind = Choice([each.value for each in Kind])
+    repository = Text()
+    tag = Text()
+    digest = Text()
+    media_type = Text()
+    pusher = Text()
+    pushed_at = Time()
+
+
+class CallbackDocument(Document):
+    """The callback that the receiver posted."""
+
+    state = Choice(CALLBACK_STATES, read="callback_state")
+    description = Text(read="callback_description")
+    context = Text(read="callback_context")
+    target_url = Text(read="callback_target_url")
+    received_at = Time(read="callback_at")
+
+
+class StepDocument(Document):
+    """A delivery of the same run, in short."""
+
+    id = UUID()
+    position = Count()
+    hook_url = HookURL(read="hook.hook_url")
+    state = Choice([each.value for each in Status], read="status")
+    callback = Choice(CALLBACK_STATES, read=lambda delivery: delivery.callback_state or None, null=True)
+
+
+class DeliveryHookDocument(Document):
+    """The hook of a delivery."""
+
+    id = Number()
+    hook_url = HookURL()
+
+
+class DeliveryDocument(Document):
+    """A delivery: one hook of a webhook for one push."""
+
+    prefix: ClassVar = "row."
+    id = UUID("Receivers get it in the header `webhook-id`.")
+    status = Choice(
+        DOCKER_WORDS,
+        "Docker Hub's word for the state; `success` once the receiver has accepted it.",
+        read="row.docker_status",
+    )
+    state = Choice([each.value for each in Status], "The exact state.", read="row.status")
+    reason = Text("Why it ended or is held, if no attempt says so.")
+    cause = Text('Why the latest attempt failed, and what to do; "" if it did not fail.', read="latest.cause")
+    hook = Nested(DeliveryHookDocument)
+    position = Count("The position of the hook in its chain, from 0.")
+    chain_length = Number()
+    round = Number("Starts at 1 and grows with each redelivery.")
+    chain = Nested(StepDocument, "All deliveries of the run in order.", read="chain", many=True)
+    attempt_count = Count()
+    duration_ms = Count("The duration of the latest attempt.", read="latest.duration_ms", null=True)
+    push = Nested(PushDocument)
+    callback_expected = Flag()
+    callback = Nested(CallbackDocument, read=lambda view: view.row if view.row.callback_state else None, null=True)
+    created_at = Time()
+    next_attempt_at = Time(read="row.due_at", null=True)
+    received_at = Time(null=True)
+    finished_at = Time(null=True)
+
+
+class DeliveryPageDocument(Document):
+    """A page of deliveries."""
+
+    next = Link(null=True)
+    previous = Link(null=True)
+    results = Nested(DeliveryDocument, many=True)
+
+
+_HEADER_PAIRS: JSONSchema = {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2}
+
+
+class RequestDocument(Document):
+    """The request, without secrets and the callback token. Null without write access."""
+
+    url = HookURL(read="row.hook_url")
+    headers = List(items=_HEADER_PAIRS, read="row.request_headers")
+    body = Text()
+
+
+class ResponseDocument(Document):
+    """The response of the receiver. Null without write access, and if there was none."""
+
+    headers = List(items=_HEADER_PAIRS, read="response_headers")
+    body = Text(read=lambda attempt: attempt.response_body.decode("utf-8", "replace"))
+    truncated = Flag(read="response_truncated")
+
+
+class AttemptDocument(Document):
+    """One request of a delivery and its response."""
+
+    prefix: ClassVar = "row."
+    number = Number()
+    round = Number()
+    trigger = Choice(["push", "test", "chain", "retry", "redelivery"])
+    started_at = Time()
+    duration_ms = Count()
+    connect_ms = Count(null=True)
+    wait_ms = Count(null=True)
+    status_code = Field("Null if there was no response.", null=True, type="integer")
+    cause = Text(
+        'Why the attempt failed, and what to do; "" if it did not fail.',
+        read=lambda view: cause(view.row.status_code, view.row.error),
+    )
+    request = Nested(RequestDocument, read=lambda view: view, null=True, writers_only=True)
+    response = Nested(
+        ResponseDocument,
+        read=lambda view: None if view.row.status_code is None else view.row,
+        null=True,
+        writers_only=True,
+    )
+
+
+class DeliveryWithAttemptsDocument(DeliveryDocument):
+    """A delivery with all its attempts."""
+
+    attempts = Nested(AttemptDocument, read="attempts", many=True)
+
+
+class RecoveredDocument(Document):
+    """How many runs were started again, and how many are left."""
+
+    recovered = Count()
+    remaining = Count()
+
+
+class CallbackTakenDocument(Document):
+    """An accepted callback."""
+
+    delivery = UUID()
+    state = Choice(CALLBACK_STATES)
+
+
+class OpenAPIDocument(Document):
+    """An OpenAPI 3.1 document."""
+
+    openapi = Text()
+    info = Field(type="object")
+    servers = List()
+    tags = List()
+    paths = Field(type="object")
+    components = Field(type="object")

@@ -1,4 +1,4 @@
-"""Errors as `application/problem+json` (RFC 9457), raised where they are found and answered by the pipeline."""
+"""Errors as `application/problem+json` (RFC 9457): raised anywhere, and turned into a response by the route."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Errors = Mapping[str, Any]
 
 
 class Problem(Exception):
-    """An error for the client: `detail` says what is wrong and what to do, `errors` tells it field by field."""
+    """An error for the client. `detail` says what is wrong and what to do; `errors` has messages by field."""
 
     def __init__(
         self,
@@ -39,14 +39,18 @@ class Problem(Exception):
         }
         if self.errors is not None:
             content["errors"] = self.errors
-        body = json.dumps(content)  # in ASCII: a client's unknown keys are among the errors, lone surrogates too
+        body = json.dumps(content)  # ASCII, since errors quote unknown keys, which may hold lone surrogates
         return Response(body, self.status, self.headers, content_type="application/problem+json")
 
 
 def not_found() -> Problem:
-    """The same for what does not exist and for what may not be read."""
-    return Problem(404, "There is no such thing here, or you may not read it.")
+    """The same problem for what does not exist and for what the client may not read."""
+    return Problem(404, "Not found, or you do not have access to it.")
 
 
 def invalid(errors: Errors) -> Problem:
-    return Problem(400, "The request is not valid; see errors.", errors=errors)
+    return Problem(400, "The request is not valid. See the errors.", errors=errors)
+
+
+def not_json() -> Problem:
+    return Problem(415, "Send JSON with Content-Type: application/json, even if the body is empty.")

@@ -1,22 +1,23 @@
-"""What clients may send, checked with marshmallow."""
+"""The requests of clients: bodies, queries and forms, checked with marshmallow."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_load, validates_schema
 from marshmallow.validate import Length, OneOf, Range
 
-from ..crypto.signing import BadSecret, check_secret
+from ..crypto.signing import MAX_SECRET_BYTES, MIN_SECRET_BYTES, SECRET_PREFIX, BadSecret, check_secret
 from ..records.callbacks import Callback
 from ..records.models import DOCKER_WORDS, NUMBER_LIMIT, Status
-from ..records.request_headers import HEADERS_LIMIT, BadHeader, check_name, check_value
+from ..records.request_headers import HEADERS_LIMIT, NAME_LIMIT, VALUE_LIMIT, BadHeader, check_name, check_value
 from ..records.runs import OUTCOMES
-from ..records.tag_filter import PATTERNS_LIMIT, BadPattern, check_pattern
+from ..records.tag_filter import PATTERN, PATTERN_LIMIT, PATTERNS_LIMIT, BadPattern, check_pattern
 from ..records.webhooks import HookWanted
 from ..registry import as_utc, storable
 from ..state import current_state
@@ -25,23 +26,30 @@ from ..transport.hook_url import BadURL
 from ..worker.masking import without_tokens
 
 CALLBACK_STATES = ("success", "failure", "error")
+MAX_NAME_LENGTH = 255
+"""Characters of a webhook's name."""
+MAX_URL_LENGTH = 2048
+"""Characters of a hook URL."""
 TARGET_URL_LIMIT = 2048
-PAGE_SIZE = 25
+PAGE_SIZE, MAX_PAGE_SIZE = 25, 100
+"""Entries of a page of the API."""
 
+HTTP_URL = "^[Hh][Tt][Tt][Pp][Ss]?:"
+"""How every hook URL begins, for JSON Schema."""
+_PRINTABLE = {"pattern": r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$"}
 _UNSTORABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def printable(text: str) -> None:
     """Refuse control characters, and lone surrogates, which UTF-8 cannot hold."""
     if _UNSTORABLE.search(text):
-        raise ValidationError("Must hold no control characters.")
+        raise ValidationError("Must not contain control characters.")
 
 
 def hook_url(url: str) -> None:
-    """Refuse a URL that we could not or may not send to; the addresses of a name are judged when it is sent to."""
-    most = current_state().config.max_url_length
-    if len(url) > most:
-        raise ValidationError(f"Longer than maximum length {most}.")
+    """Refuse a URL that we cannot or must not send to. The addresses of a name are checked for each request."""
+    if len(url) > MAX_URL_LENGTH:
+        raise ValidationError(f"Longer than maximum length {MAX_URL_LENGTH}.")
     printable(url)
     try:
         egress_of(current_state().config).target(url)
@@ -51,9 +59,8 @@ def hook_url(url: str) -> None:
 
 def name(text: str) -> None:
     """Refuse a name that is blank or too long."""
-    most = current_state().config.max_name_length
-    if len(text) > most:
-        raise ValidationError(f"Longer than maximum length {most}.")
+    if len(text) > MAX_NAME_LENGTH:
+        raise ValidationError(f"Longer than maximum length {MAX_NAME_LENGTH}.")
     if not text:
         raise ValidationError("Must not be blank.")
     printable(text)
@@ -65,15 +72,6 @@ def pattern(text: str) -> None:
         check_pattern(text)
     except BadPattern as bad:
         raise ValidationError(str(bad)) from None
-
-
-def default_page_size() -> int:
-    return min(PAGE_SIZE, current_state().config.max_page_size)
-
-
-def page_size(size: int) -> None:
-    """Refuse a page that is larger than allowed."""
-    Range(1, current_state().config.max_page_size)(size)
 
 
 def http_url(url: str) -> None:
@@ -88,7 +86,7 @@ def http_url(url: str) -> None:
 
 
 class StrictBoolean(fields.Boolean):
-    """True or False, and not what looks like them."""
+    """True or false, and no other value that reads like one of them."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> bool:
         if not isinstance(value, bool):
@@ -104,7 +102,7 @@ class Stripped(fields.String):
 
 
 class WholeNumber(fields.Integer):
-    """Digits, and not all that Python takes for a number."""
+    """ASCII digits only, unlike `int`."""
 
     def _deserialize(self, value: Any, *arguments: Any, **kwargs: Any) -> int:
         if not (isinstance(value, str) and value.isascii() and value.isdigit()):
@@ -115,6 +113,10 @@ class WholeNumber(fields.Integer):
 class Time(fields.Field[datetime]):
     """A time in RFC 3339; without an offset it is UTC."""
 
+    def __init__(self, **options: Any) -> None:
+        about = {"type": "string", "format": "date-time", "description": "Without an offset it is UTC."}
+        super().__init__(metadata=about, **options)
+
     def _deserialize(self, value: Any, *arguments: Any, **kwargs: Any) -> datetime:
         try:
             time = as_utc(datetime.fromisoformat(value.replace("Z", "+00:00")))
@@ -123,19 +125,33 @@ class Time(fields.Field[datetime]):
         return time
 
 
+class HookURL(fields.String):
+    """A URL that we may send to."""
+
+    def __init__(self, **options: Any) -> None:
+        about = {"pattern": HTTP_URL, "maxLength": MAX_URL_LENGTH}
+        super().__init__(validate=hook_url, metadata=about, **options)
+
+
 class Strict(Schema):
+    """A JSON object or a query without unknown keys."""
+
+    json_schema: ClassVar[dict[str, Any]] = {}
+    """JSON Schema for what is checked across fields."""
+
     class Meta:
         unknown = RAISE
 
 
 class HookSchema(Strict):
-    """A hook of a webhook, or a new one.
+    """A hook of the webhook, or a new one.
 
     It loads to a `HookWanted`.
     """
 
+    json_schema: ClassVar = {"minProperties": 1}
     id = fields.Integer(strict=True)
-    hook_url = fields.String(validate=hook_url)
+    hook_url = HookURL()
 
     @validates_schema
     def _is_known_or_new(self, data: Mapping[str, Any], **_: Any) -> None:
@@ -148,7 +164,18 @@ class HookSchema(Strict):
 
 
 class HeadersField(fields.Field[dict[str, str | None]]):
-    """Request headers by name; a value of null stays as it is."""
+    """Request headers by name. A value of null keeps the stored one."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            metadata={
+                "type": "object",
+                "description": "Request headers by name; null keeps the stored value.",
+                "propertyNames": {"minLength": 1, "maxLength": NAME_LIMIT},
+                "additionalProperties": {"type": ["string", "null"], "minLength": 1, "maxLength": VALUE_LIMIT},
+                "maxProperties": HEADERS_LIMIT,
+            }
+        )
 
     def _deserialize(self, value: Any, *arguments: Any, **kwargs: Any) -> dict[str, str | None]:
         if not isinstance(value, dict):
@@ -168,39 +195,48 @@ def _fault_of_header(name: str, value: Any, headers: Mapping[str, Any]) -> str:
     except BadHeader as bad:
         return str(bad)
     again = [each for each in headers if each.lower() == name.lower()]
-    return "Is given more than once." if len(again) > 1 else ""
+    return "Appears more than once." if len(again) > 1 else ""
 
 
 def secret(text: str) -> None:
-    """Refuse what is no secret of Standard Webhooks."""
+    """Refuse what is not a secret of Standard Webhooks."""
     try:
         check_secret(text)
     except BadSecret as bad:
         raise ValidationError(str(bad)) from None
 
 
-PATTERNS = fields.List(fields.String(validate=pattern), validate=Length(max=PATTERNS_LIMIT))
+SECRET = {
+    "pattern": f"^{SECRET_PREFIX}[A-Za-z0-9+/]+=*$",
+    "minLength": len(SECRET_PREFIX) + 4 * math.ceil(MIN_SECRET_BYTES / 3),
+    "maxLength": len(SECRET_PREFIX) + 4 * math.ceil(MAX_SECRET_BYTES / 3),
+}
+PATTERNS = fields.List(
+    fields.String(validate=pattern, metadata={"pattern": f"^{PATTERN.pattern}$", "maxLength": PATTERN_LIMIT}),
+    validate=Length(max=PATTERNS_LIMIT),
+)
 
 
 class WebhookSchema(Strict):
-    """A webhook, or of one what is to change.
+    """A webhook, or the fields of one to change.
 
-    `hook_url` is short for `hooks` with one of that URL.
+    `hook_url` is short for `hooks` with one hook.
     """
 
-    name = Stripped(required=True, validate=name)
+    json_schema: ClassVar = {"not": {"required": ["hook_url", "hooks"]}}
+    name = Stripped(required=True, validate=name, metadata={"minLength": 1, "maxLength": MAX_NAME_LENGTH} | _PRINTABLE)
     active = StrictBoolean()
     expect_final_callback = StrictBoolean(allow_none=True)
     tag_filter = PATTERNS
     headers = HeadersField()
-    secret = fields.String(validate=secret)
-    hook_url = fields.String(validate=hook_url)
+    secret = fields.String(validate=secret, metadata=SECRET)
+    hook_url = HookURL()
     hooks = fields.List(fields.Nested(HookSchema))
 
     @validates_schema
     def _has_hooks_once(self, data: Mapping[str, Any], **_: Any) -> None:
         if "hook_url" in data and "hooks" in data:
-            raise ValidationError({"hook_url": ["Give either hook_url, or hooks for a chain."]})
+            raise ValidationError({"hook_url": ["Give either hook_url or hooks."]})
 
     @post_load
     def _as_chain(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
@@ -210,9 +246,9 @@ class WebhookSchema(Strict):
 
 
 class SecretSchema(Strict):
-    """A secret of the owner's own; without one it is generated."""
+    """The owner's own secret. Without it a secret is generated."""
 
-    secret = fields.String(validate=secret, load_default=None)
+    secret = fields.String(validate=secret, load_default=None, metadata=SECRET)
 
 
 class SendTestSchema(Strict):
@@ -222,7 +258,7 @@ class SendTestSchema(Strict):
 
 
 class RecoverSchema(Strict):
-    """What could not be delivered from `since` on is sent again, until now or `until`."""
+    """The time from which to redeliver what could not be delivered, until now or `until`."""
 
     since = Time(required=True)
     until = Time(load_default=None)
@@ -235,30 +271,30 @@ class TagFilterSchema(Strict):
 
 
 class PageSchema(Strict):
-    page_size = WholeNumber(load_default=default_page_size, validate=page_size)
+    page_size = WholeNumber(load_default=PAGE_SIZE, validate=Range(1, MAX_PAGE_SIZE))
 
 
 class WebhookListSchema(PageSchema):
-    """A page of the webhooks whose names hold `name`."""
+    """A page of the webhooks whose names contain `name`."""
 
     page = WholeNumber(load_default=1, validate=Range(1, 10**6))
     active = fields.Boolean(load_default=None, truthy={"true"}, falsy={"false"})
-    name = fields.String(load_default="", validate=printable)
+    name = fields.String(load_default="", validate=printable, metadata=_PRINTABLE)
 
 
 class HistorySchema(PageSchema):
-    """A page of deliveries; `status` is Docker Hub's word or our exact state."""
+    """A page of deliveries. `status` is Docker Hub's word or the exact state."""
 
     cursor = fields.String(load_default=None)
     status = fields.String(load_default=None, validate=OneOf([*DOCKER_WORDS, *(each.value for each in Status)]))
-    tag = fields.String(load_default=None, validate=printable)
-    pusher = fields.String(load_default=None, validate=printable)
+    tag = fields.String(load_default=None, validate=printable, metadata=_PRINTABLE)
+    pusher = fields.String(load_default=None, validate=printable, metadata=_PRINTABLE)
     since = Time(load_default=None)
     until = Time(load_default=None)
 
 
 class WebhooksPageSchema(Schema):
-    """Which page of webhooks is looked at."""
+    """The query of the page of webhooks."""
 
     class Meta:
         unknown = EXCLUDE
@@ -266,8 +302,8 @@ class WebhooksPageSchema(Schema):
     page = WholeNumber(load_default=1, validate=Range(1, 10**6))
 
 
-class ChainHistorySchema(Schema):
-    """Which chain requests are looked at; "" is no filter, as a form sends it."""
+class HistoryPageSchema(Schema):
+    """The query of the history page. Forms send "" for no filter."""
 
     class Meta:
         unknown = EXCLUDE
@@ -278,7 +314,7 @@ class ChainHistorySchema(Schema):
 
 
 class DeliveryPageSchema(Schema):
-    """What of a delivery is shown: the attempt of a number, else the latest; its payload to read or as it was sent."""
+    """The query of a delivery's page: the number of an attempt, by default the latest, and how to show the payload."""
 
     class Meta:
         unknown = EXCLUDE
@@ -288,7 +324,7 @@ class DeliveryPageSchema(Schema):
 
 
 class CallbackSchema(Schema):
-    """A callback as Docker Hub documented it; keys we do not know are ignored.
+    """A callback as Docker Hub documented it. Unknown keys are ignored.
 
     It loads to a `Callback`.
     """
@@ -299,7 +335,11 @@ class CallbackSchema(Schema):
     state = fields.String(required=True, validate=OneOf(CALLBACK_STATES))
     description = fields.String(load_default="", validate=Length(max=255))
     context = fields.String(load_default="", validate=Length(max=100))
-    target_url = fields.String(load_default="", validate=[Length(max=TARGET_URL_LIMIT), http_url])
+    target_url = fields.String(
+        load_default="",
+        validate=[Length(max=TARGET_URL_LIMIT), http_url],
+        metadata={"pattern": "^(https?://.+)?$"},
+    )
 
     @post_load
     def _as_callback(self, data: dict[str, Any], **_: Any) -> Callback:

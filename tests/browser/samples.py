@@ -125,11 +125,11 @@ def _mistype(visit: Visit, webhook: dict[str, Any]) -> None:
     visit.open(f"{webhook['id']}/")
     visit.field("Webhook name").fill("Mirror")
     visit.field("Tag filter").fill("v* [")
-    visit.button("+ add a header").click()
+    visit.button("+ Add a header").click()
     visit.field("Name of header 1").fill("Content-Length")
     visit.field("Destination URL 2").fill("http://169.254.169.254/latest")
     visit.button("Save").click()
-    visit.sees("Nothing was saved yet")
+    visit.sees("Nothing was saved")
 
 
 def _misname(visit: Visit) -> None:
@@ -137,7 +137,7 @@ def _misname(visit: Visit) -> None:
     visit.field("Webhook name").fill("Mirror")
     visit.field("Destination URL").fill("ftp://ci.example.com/")
     visit.button("Create").click()
-    visit.sees("Nothing was saved yet")
+    visit.sees("Nothing was saved")
 
 
 def _create(visit: Visit) -> None:
@@ -200,7 +200,7 @@ def _type_hostile(visit: Visit, path: str) -> None:
     visit.field("Webhook name").fill(HOSTILE + "w" * 300)
     visit.field("Tag filter").fill(HOSTILE)
     visit.field("Destination URL 2").fill("ftp://evil.example.com/" + "w" * 300)
-    visit.button("+ add a header").click()
+    visit.button("+ Add a header").click()
     visit.field("Name of header 1").fill(HOSTILE)
     visit.button("Save").click()
-    visit.sees("Nothing was saved yet")
+    visit.sees("Nothing was saved")

@@ -83,7 +83,7 @@ def test_hostile_text_is_only_shown(site: Host, visit: Visit) -> None:
     for name, go in hostile_ways(site).items():
         go(visit)
         if name == "delivery":
-            expect(visit.field("Body of the response")).to_contain_text("<script>marked")
+            expect(visit.field("Response body")).to_contain_text("<script>marked")
             visit.sees("X-Evil")
         assert visit.page.evaluate("typeof marked") == "undefined"
         assert visit.page.locator(".hubhooks script, .hubhooks img").count() == 0

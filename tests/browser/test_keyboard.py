@@ -18,7 +18,7 @@ def test_create(site: Host, visit: Visit) -> None:
     keys.type("Pipeline")
     visit.tab_to("Destination URL")
     keys.type(CI)
-    visit.tab_to("+ add another URL")
+    visit.tab_to("+ Add another URL")
     keys.press("Enter")
     expect(visit.field("Destination URL 2")).to_be_focused()
     keys.type(DEPLOY)

@@ -1,11 +1,15 @@
-"""The history of a webhook, and what sends again."""
+"""The API's endpoints for a webhook's history, tests, redelivery and recovery. Pages call the same functions."""
 
 from __future__ import annotations
 
+import hashlib
+import time
 import uuid
+from dataclasses import dataclass, replace
 from typing import Any
 
-from flask import Response, request
+from flask import request
+from redis.exceptions import RedisError
 from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
 
@@ -15,92 +19,155 @@ from ...records import history, redelivery
 from ...records.models import Delivery, Webhook
 from ...records.redelivery import NotNow
 from ...wakeups import wake
-from .. import documents
-from ..pipeline import Call, api_url, json_response
+from ..authorization import Call
+from ..documents import (
+    AttemptView,
+    DeliveryDocument,
+    DeliveryPageDocument,
+    DeliveryView,
+    DeliveryWithAttemptsDocument,
+    Page,
+    RecoveredDocument,
+    delivery_views,
+    sent_body,
+)
+from ..endpoints import Endpoint, api_url
 from ..problems import Problem, not_found
-from ..rate import count_send
-from . import webhooks
+from ..schemas import HistorySchema, RecoverSchema, SendTestSchema
+from . import DELIVERY, WEBHOOK
+from .webhooks import find_webhook
+
+DELIVERY_DOCUMENT = DeliveryDocument()
+WINDOW_S = 60
+"""Tests, redeliveries and recoveries are counted in windows of this length."""
 
 
-def list_all(call: Call, query: dict[str, Any], webhook_id: int) -> Response:
-    with call.state.reading() as session:
-        page = history.page(session, webhooks.find(session, call, webhook_id), query)
-        around = history.context(session, page.deliveries)
-    return json_response(
-        {
-            "next": _page_url(call, webhook_id, page.older),
-            "previous": _page_url(call, webhook_id, page.newer),
-            "results": [documents.delivery(row, around, call.viewer) for row in page.deliveries],
-        }
-    )
-
-
-def _page_url(call: Call, webhook_id: int, cursor: str | None) -> str | None:
-    query = request.args.to_dict() | {"cursor": cursor}
-    return api_url(call, webhook_id, "history", query=query) if cursor else None
-
-
-def read(call: Call, webhook_id: int, delivery_id: uuid.UUID) -> Response:
-    with call.state.reading() as session:
-        row = find(session, webhooks.find(session, call, webhook_id), delivery_id)
-        around = history.context(session, [row])
-        return json_response(documents.delivery_with_attempts(row, around, call.viewer))
-
-
-def redeliver(call: Call, webhook_id: int, delivery_id: uuid.UUID) -> Response:
-    """Send a delivery again, and after it the rest of its chain. Answer 202 with the delivery, or 409."""
+@Endpoint(
+    "POST",
+    WEBHOOK + "test/",
+    summary="Send a test push to this webhook only",
+    tag="deliveries",
+    access="write",
+    body=SendTestSchema(),
+    body_optional=True,
+    returns=DELIVERY_DOCUMENT,
+    status=202,
+    location="{webhook_id}/history/{id}/",
+    problems=(409, 429),
+)
+def send_test(call: Call, wanted: dict[str, Any], webhook_id: int) -> DeliveryView:
+    """Push to this webhook only. Raises 409 if it has no hooks."""
     count_send(call)
     with call.state.writing() as session:
-        lock_repository(session, call.repository)
-        row = find(session, webhooks.find(session, call, webhook_id), delivery_id)
-        try:
-            redelivery.redeliver(session, row)
-        except NotNow as refusal:
-            raise _nothing_sent(refusal) from None
-    wake(call.state)
-    return _accepted(call, webhook_id, delivery_id)
-
-
-def recover(call: Call, wanted: dict[str, Any], webhook_id: int) -> Response:
-    """Send again a batch of what could not be delivered; `remaining` says whether to ask for more."""
-    count_send(call)
-    with call.state.writing() as session:
-        lock_repository(session, call.repository)
-        row = webhooks.find(session, call, webhook_id)
-        try:
-            recovered, remaining = redelivery.recover(session, row, wanted["since"], wanted["until"])
-        except NotNow as refusal:
-            raise _nothing_sent(refusal) from None
-    if recovered:
-        wake(call.state)
-    return json_response({"recovered": recovered, "remaining": remaining})
-
-
-def send_test(call: Call, wanted: dict[str, Any], webhook_id: int) -> Response:
-    """Push to this webhook alone. Answer 202 with the delivery, or 409 where there is no hook to call."""
-    count_send(call)
-    with call.state.writing() as session:
-        row = webhooks.find(session, call, webhook_id)
+        row = find_webhook(session, call, webhook_id)
         delivery_id = record_test(session, row, call.user, call.details, wanted["chain"])
     if delivery_id is None:
         raise Problem(409, "Nothing was sent: the webhook has no hooks yet.")
     wake(call.state)
-    return _accepted(call, webhook_id, delivery_id)
+    return _read(call, webhook_id, delivery_id)
 
 
-def _accepted(call: Call, webhook_id: int, delivery_id: uuid.UUID) -> Response:
+@dataclass(frozen=True)
+class Recovered:
+    recovered: int
+    remaining: int
+
+
+@Endpoint(
+    "POST",
+    WEBHOOK + "recover/",
+    summary="Redeliver everything that could not be delivered, 500 runs at a time",
+    tag="deliveries",
+    access="write",
+    body=RecoverSchema(),
+    returns=RecoveredDocument(),
+    problems=(409, 429),
+)
+def recover(call: Call, wanted: dict[str, Any], webhook_id: int) -> Recovered:
+    """Redeliver one batch. Clients repeat this while some remain."""
+    count_send(call)
+    with call.state.writing() as session:
+        lock_repository(session, call.repository)
+        row = find_webhook(session, call, webhook_id)
+        try:
+            recovered, remaining = redelivery.recover(session, row, wanted["since"], wanted["until"])
+        except NotNow as refusal:
+            raise Problem(409, f"Nothing was sent: {refusal}.") from None
+    if recovered:
+        wake(call.state)
+    return Recovered(recovered, remaining)
+
+
+@Endpoint(
+    "GET",
+    WEBHOOK + "history/",
+    summary="List deliveries, newest push first",
+    tag="deliveries",
+    access="read",
+    query=HistorySchema(),
+    returns=DeliveryPageDocument(),
+)
+def list_deliveries(call: Call, query: dict[str, Any], webhook_id: int) -> Page:
     with call.state.reading() as session:
-        row = find(session, webhooks.find(session, call, webhook_id), delivery_id)
-        content = documents.delivery(row, history.context(session, [row]), call.viewer)
-    return json_response(content, 202, {"Location": api_url(call, webhook_id, "history", delivery_id)})
+        page = history.page(session, find_webhook(session, call, webhook_id), query)
+        around = history.context(session, page.deliveries)
+
+    def url(cursor: str | None) -> str | None:
+        query = request.args.to_dict() | {"cursor": cursor}
+        return api_url(call, f"{webhook_id}/history/", query) if cursor else None
+
+    return Page(delivery_views(page.deliveries, around), next=url(page.older), previous=url(page.newer))
 
 
-def _nothing_sent(refusal: NotNow) -> Problem:
-    return Problem(409, f"Nothing was sent: {refusal}.")
+@Endpoint(
+    "GET",
+    DELIVERY,
+    summary="Read a delivery with all its attempts",
+    tag="deliveries",
+    access="read",
+    returns=DeliveryWithAttemptsDocument(),
+)
+def read_delivery(call: Call, webhook_id: int, delivery_id: uuid.UUID) -> DeliveryView:
+    return _read(call, webhook_id, delivery_id, with_attempts=True)
 
 
-def find(session: Session, webhook: Webhook, delivery_id: uuid.UUID) -> Delivery:
-    """A delivery of a webhook; raises 404."""
+@Endpoint(
+    "POST",
+    DELIVERY + "redeliver/",
+    summary="Redeliver a delivery, and then the rest of its run",
+    tag="deliveries",
+    access="write",
+    returns=DELIVERY_DOCUMENT,
+    status=202,
+    location="{webhook_id}/history/{id}/",
+    problems=(409, 415, 429),
+)
+def redeliver(call: Call, webhook_id: int, delivery_id: uuid.UUID) -> DeliveryView:
+    """Begin a new round. Raises 409 if that is not possible at the moment."""
+    count_send(call)
+    with call.state.writing() as session:
+        lock_repository(session, call.repository)
+        row = find_delivery(session, find_webhook(session, call, webhook_id), delivery_id)
+        try:
+            redelivery.redeliver(session, row)
+        except NotNow as refusal:
+            raise Problem(409, f"Nothing was sent: {refusal}.") from None
+    wake(call.state)
+    return _read(call, webhook_id, delivery_id)
+
+
+def _read(call: Call, webhook_id: int, delivery_id: uuid.UUID, *, with_attempts: bool = False) -> DeliveryView:
+    with call.state.reading() as session:
+        row = find_delivery(session, find_webhook(session, call, webhook_id), delivery_id)
+        [view] = delivery_views([row], history.context(session, [row]))
+        if not with_attempts:
+            return view
+        body = sent_body(row, call.state.config)
+        return replace(view, attempts=[AttemptView(each, body) for each in row.attempts])
+
+
+def find_delivery(session: Session, webhook: Webhook, delivery_id: uuid.UUID) -> Delivery:
+    """Return a delivery of a webhook; raises 404."""
     row = session.scalar(
         select(Delivery)
         .where(Delivery.webhook_id == webhook.id, Delivery.id == delivery_id)
@@ -109,3 +176,28 @@ def find(session: Session, webhook: Webhook, delivery_id: uuid.UUID) -> Delivery
     if row is None:
         raise not_found()
     return row
+
+
+def count_send(call: Call) -> None:
+    """Count a test, a redelivery or a recovery: a repository must not become a scanner or a flood.
+
+    Raises 429 if there were too many within a minute, and 503 if Redis is away, since nothing would be sent then.
+    """
+    if call.counted:  # the request is repeated after a conflict
+        return
+    call.counted = True
+    limit = call.state.config.max_sends_per_minute
+    window, passed_s = divmod(int(time.time()), WINDOW_S)
+    name = hashlib.sha256(call.repository.encode()).hexdigest()[:32]
+    key = f"{call.state.config.queue}:sends:{name}:{window}"
+    try:
+        commands = call.state.redis.pipeline()
+        commands.incr(key)
+        commands.expire(key, 2 * WINDOW_S)
+        count = int(commands.execute()[0])
+    except (RedisError, OSError):
+        retry = {"Retry-After": "5"}
+        raise Problem(503, "The registry's Redis server is unavailable. Try again later.", headers=retry) from None
+    if count > limit:
+        detail = f"This repository has asked for more than {limit} tests, redeliveries and recoveries within a minute."
+        raise Problem(429, detail, headers={"Retry-After": str(WINDOW_S - passed_s)})

@@ -1,13 +1,15 @@
-"""Webhooks and their hooks."""
+"""The API's endpoints for webhooks and their hooks. Pages call the same functions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from flask import Response, request
-from sqlalchemy import func, select
+from flask import request
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session, selectinload
 
 from ...dialects import lock_repository, utcnow
@@ -16,149 +18,249 @@ from ...records import credentials, webhooks
 from ...records.models import ID_LIMIT, Hook, Webhook
 from ...records.tag_filter import TagFilter
 from ...records.webhooks import HookWanted, live
-from .. import documents
-from ..etag import require_match, tagged, version
-from ..pipeline import Call, api_url, json_response
+from ..authorization import Call
+from ..documents import (
+    CreatedWebhook,
+    CreatedWebhookDocument,
+    HookDocument,
+    HookListDocument,
+    MatchingTagsDocument,
+    NewSecretDocument,
+    Page,
+    WebhookDocument,
+    WebhookPageDocument,
+)
+from ..endpoints import Endpoint, api_url, require_match, version
 from ..problems import Problem, not_found
+from ..schemas import HookSchema, SecretSchema, TagFilterSchema, WebhookListSchema, WebhookSchema
+from . import HOOK, WEBHOOK, WEBHOOKS
+
+WEBHOOK_DOCUMENT, HOOK_DOCUMENT = WebhookDocument(), HookDocument()
 
 
-def list_all(call: Call, query: dict[str, Any]) -> Response:
-    wanted = select(Webhook).where(live(call.repository))
+@Endpoint(
+    "GET",
+    WEBHOOKS,
+    summary="List the webhooks of a repository",
+    access="read",
+    query=WebhookListSchema(),
+    returns=WebhookPageDocument(),
+)
+def list_webhooks(call: Call, query: dict[str, Any]) -> Page:
+    filters = [live(call.repository)]
     if query["active"] is not None:
-        wanted = wanted.where(Webhook.active.is_(query["active"]))
+        filters.append(Webhook.active.is_(query["active"]))
     if query["name"]:
-        wanted = wanted.where(Webhook.name.icontains(query["name"], autoescape=True))
-    page, size = query["page"], query["page_size"]
+        filters.append(Webhook.name.icontains(query["name"], autoescape=True))
+    number, size = query["page"], query["page_size"]
     with call.state.reading() as session:
-        count = session.scalar(select(func.count()).select_from(wanted.subquery())) or 0
-        rows = session.scalars(
-            wanted.options(selectinload(Webhook.hooks)).order_by(Webhook.id).limit(size).offset((page - 1) * size)
-        ).all()
-    return json_response(
-        {
-            "count": count,
-            "next": _page_url(call, page + 1) if page * size < count else None,
-            "previous": _page_url(call, page - 1) if page > 1 else None,
-            "results": [documents.webhook(row, call.viewer) for row in rows],
-        }
+        rows, count = page_of_webhooks(session, filters, Webhook.id, number, size)
+
+    def url(number: int) -> str:
+        return api_url(call, query=request.args.to_dict() | {"page": number})
+
+    return Page(
+        rows,
+        next=url(number + 1) if number * size < count else None,
+        previous=url(number - 1) if number > 1 else None,
+        count=count,
     )
 
 
-def _page_url(call: Call, page: int) -> str:
-    return api_url(call, query=request.args.to_dict() | {"page": page})
+def page_of_webhooks(
+    session: Session, filters: Sequence[ColumnElement[bool]], order: Any, number: int, size: int
+) -> tuple[Sequence[Webhook], int]:
+    """Return the webhooks of a page, which counts from 1, and how many webhooks there are on all pages."""
+    count = session.scalar(select(func.count()).select_from(Webhook).where(*filters)) or 0
+    rows = select(Webhook).where(*filters).options(_WITH_HOOKS).order_by(order).limit(size).offset((number - 1) * size)
+    return session.scalars(rows).all(), count
 
 
-def create(call: Call, wanted: dict[str, Any]) -> Response:
-    """Answer 201 with the webhook, and with its secret, which is shown this once."""
+@Endpoint(
+    "POST",
+    WEBHOOKS,
+    summary="Create a webhook with one hook_url, with hooks for a chain, or with neither",
+    access="write",
+    body=WebhookSchema(),
+    returns=CreatedWebhookDocument(),
+    status=201,
+    etag=True,
+    location="{id}/",
+)
+def create_webhook(call: Call, wanted: dict[str, Any]) -> CreatedWebhook:
     with call.state.writing() as session:
-        row, secret = webhooks.create(session, call.owner, wanted)
-        content = documents.webhook(row, call.viewer)
-    response = tagged(content, 201, more={"secret": secret})
-    response.headers["Location"] = api_url(call, content["id"])
-    return response
+        return CreatedWebhook(*webhooks.create(session, call.owner, wanted))
 
 
-def read(call: Call, webhook_id: int) -> Response:
-    with call.state.reading() as session:
-        return tagged(documents.webhook(find(session, call, webhook_id), call.viewer))
+@dataclass(frozen=True)
+class MatchingTags:
+    matching: list[str]
+    other: list[str]
 
 
-def edit(call: Call, wanted: dict[str, Any], webhook_id: int) -> Response:
-    """Change what the body names, unless `If-Match` says that it was changed in between."""
-    with editing(call, webhook_id) as (session, row):
-        require_match(documents.webhook(row, call.viewer))
-        webhooks.edit(session, call.owner, row, wanted)
-        return tagged(documents.webhook(row, call.viewer))
-
-
-def delete(call: Call, webhook_id: int) -> Response:
-    with editing(call, webhook_id) as (session, row):
-        require_match(documents.webhook(row, call.viewer))
-        webhooks.delete(session, call.owner, row)
-    return Response(status=204)
-
-
-def rotate_secret(call: Call, wanted: dict[str, Any], webhook_id: int, known: str | None = None) -> Response:
-    """Answer with a new secret, which is shown this once; the former one is used as well for a while.
-
-    Raises 409 where the webhook is another than the version that is `known`.
-    """
-    with editing(call, webhook_id) as (_, row):
-        if known not in (None, version(documents.webhook(row, call.viewer))):
-            raise Problem(409, "Nothing was done: the webhook was changed since you opened the page.")
-        former_ttl = call.state.config.former_secret_ttl
-        secret = credentials.rotate_secret(call.state.secrets, row, wanted["secret"], former_ttl)
-        row.last_updater, row.last_updated = call.user, utcnow()
-        until = row.former_secret_until
-    return json_response({"secret": secret, "former_secret_until": documents.time(until)})
-
-
-def list_hooks(call: Call, webhook_id: int) -> Response:
-    with call.state.reading() as session:
-        row = find(session, call, webhook_id)
-        return json_response({"results": [documents.hook(each, row.active, call.viewer) for each in row.hooks]})
-
-
-def add_hook(call: Call, wanted: HookWanted, webhook_id: int) -> Response:
-    """Answer 201 with the hook, which stands behind the others."""
-    with editing(call, webhook_id) as (session, row):
-        hooks = [*(HookWanted(id=each.id) for each in row.hooks), wanted]
-        webhooks.edit(session, call.owner, row, {"hooks": hooks})
-        content = documents.hook(row.hooks[-1], row.active, call.viewer)
-    response = tagged(content, 201)
-    response.headers["Location"] = api_url(call, webhook_id, "hooks", content["id"])
-    return response
-
-
-def read_hook(call: Call, webhook_id: int, hook_id: int) -> Response:
-    with call.state.reading() as session:
-        row = find(session, call, webhook_id)
-        return tagged(documents.hook(_hook(row, hook_id), row.active, call.viewer))
-
-
-def edit_hook(call: Call, wanted: HookWanted, webhook_id: int, hook_id: int) -> Response:
-    """Give a hook another URL; what it has not sent yet goes there."""
-    with editing(call, webhook_id) as (session, row):
-        hook = _hook(row, hook_id)
-        require_match(documents.hook(hook, row.active, call.viewer))
-        hooks = [HookWanted(wanted.hook_url if each is hook else None, each.id) for each in row.hooks]
-        webhooks.edit(session, call.owner, row, {"hooks": hooks})
-        return tagged(documents.hook(hook, row.active, call.viewer))
-
-
-def remove_hook(call: Call, webhook_id: int, hook_id: int) -> Response:
-    with editing(call, webhook_id) as (session, row):
-        hook = _hook(row, hook_id)
-        require_match(documents.hook(hook, row.active, call.viewer))
-        hooks = [HookWanted(id=each.id) for each in row.hooks if each is not hook]
-        webhooks.edit(session, call.owner, row, {"hooks": hooks})
-    return Response(status=204)
-
-
-def matching_tags(call: Call, query: dict[str, Any]) -> Response:
-    """Which of the repository's recent tags a filter would let through; it need not be any webhook's yet."""
+@Endpoint(
+    "GET",
+    WEBHOOKS + "matching-tags/",
+    summary="Try a tag filter on the recent tags",
+    access="read",
+    query=TagFilterSchema(),
+    returns=MatchingTagsDocument(),
+)
+def match_tags(call: Call, query: dict[str, Any]) -> MatchingTags:
+    """Try a filter, which need not belong to any webhook yet, on the repository's recent tags."""
     tag_filter = TagFilter(query["tag_filter"])
     with call.state.reading() as session:
         tags = recent_tags(session, call.repository)
-    matching = [tag for tag in tags if tag_filter.matches(tag)]
-    return json_response({"matching": matching, "other": [tag for tag in tags if tag not in set(matching)]})
+    return MatchingTags(
+        [tag for tag in tags if tag_filter.matches(tag)], [tag for tag in tags if not tag_filter.matches(tag)]
+    )
 
 
-def find(session: Session, call: Call, webhook_id: int) -> Webhook:
-    """A webhook of the repository; raises 404."""
+@Endpoint("GET", WEBHOOK, summary="Read a webhook", access="read", returns=WEBHOOK_DOCUMENT, etag=True)
+def read_webhook(call: Call, webhook_id: int) -> Webhook:
+    with call.state.reading() as session:
+        return find_webhook(session, call, webhook_id, with_hooks=True)
+
+
+@Endpoint(
+    "PATCH",
+    WEBHOOK,
+    summary="Change the given fields of a webhook",
+    access="write",
+    body=WebhookSchema(partial=True, exclude=["hook_url", "secret"]),
+    returns=WEBHOOK_DOCUMENT,
+    etag=True,
+    if_match=True,
+)
+def edit_webhook(call: Call, wanted: dict[str, Any], webhook_id: int) -> Webhook:
+    with editing(call, webhook_id) as (session, row):
+        require_match(call.viewer.document(WEBHOOK_DOCUMENT, row))
+        webhooks.edit(session, call.owner, row, wanted)
+        return row
+
+
+@Endpoint("DELETE", WEBHOOK, summary="Delete a webhook", access="write", status=204, if_match=True)
+def delete_webhook(call: Call, webhook_id: int) -> None:
+    with editing(call, webhook_id) as (session, row):
+        require_match(call.viewer.document(WEBHOOK_DOCUMENT, row))
+        webhooks.delete(session, call.owner, row)
+
+
+@Endpoint(
+    "GET",
+    WEBHOOK + "hooks/",
+    summary="List the hooks of a webhook",
+    access="read",
+    returns=HookListDocument(),
+)
+def list_hooks(call: Call, webhook_id: int) -> Page:
+    return Page(read_webhook(call, webhook_id).hooks, next=None, previous=None)
+
+
+@Endpoint(
+    "POST",
+    WEBHOOK + "hooks/",
+    summary="Add a hook after the others",
+    access="write",
+    body=HookSchema(exclude=["id"]),
+    returns=HOOK_DOCUMENT,
+    status=201,
+    etag=True,
+    location="{webhook_id}/hooks/{id}/",
+)
+def add_hook(call: Call, wanted: HookWanted, webhook_id: int) -> Hook:
+    with editing(call, webhook_id) as (session, row):
+        hooks = [*(HookWanted(id=each.id) for each in row.hooks), wanted]
+        webhooks.edit(session, call.owner, row, {"hooks": hooks})
+        return row.hooks[-1]
+
+
+@Endpoint("GET", HOOK, summary="Read a hook", access="read", returns=HOOK_DOCUMENT, etag=True)
+def read_hook(call: Call, webhook_id: int, hook_id: int) -> Hook:
+    return _find_hook(read_webhook(call, webhook_id), hook_id)
+
+
+@Endpoint(
+    "PATCH",
+    HOOK,
+    summary="Change the URL of a hook; its unsent deliveries go to the new one",
+    access="write",
+    body=HookSchema(exclude=["id"]),
+    returns=HOOK_DOCUMENT,
+    etag=True,
+    if_match=True,
+)
+def edit_hook(call: Call, wanted: HookWanted, webhook_id: int, hook_id: int) -> Hook:
+    with editing(call, webhook_id) as (session, row):
+        hook = _find_hook(row, hook_id)
+        require_match(call.viewer.document(HOOK_DOCUMENT, hook))
+        hooks = [HookWanted(wanted.hook_url if each is hook else None, each.id) for each in row.hooks]
+        webhooks.edit(session, call.owner, row, {"hooks": hooks})
+        return hook
+
+
+@Endpoint(
+    "DELETE",
+    HOOK,
+    summary="Remove a hook; its unsent deliveries are cancelled, with those that wait for them",
+    access="write",
+    status=204,
+    if_match=True,
+    problems=(400,),  # if the webhook still has more hooks than a limit that was lowered allows
+)
+def remove_hook(call: Call, webhook_id: int, hook_id: int) -> None:
+    with editing(call, webhook_id) as (session, row):
+        hook = _find_hook(row, hook_id)
+        require_match(call.viewer.document(HOOK_DOCUMENT, hook))
+        hooks = [HookWanted(id=each.id) for each in row.hooks if each is not hook]
+        webhooks.edit(session, call.owner, row, {"hooks": hooks})
+
+
+@dataclass(frozen=True)
+class NewSecret:
+    secret: str
+    former_secret_until: datetime | None
+
+
+@Endpoint(
+    "POST",
+    WEBHOOK + "rotate-secret/",
+    summary="Replace the secret; for 24 hours requests are signed with both",
+    access="write",
+    body=SecretSchema(),
+    body_optional=True,
+    returns=NewSecretDocument(),
+)
+def rotate_secret(call: Call, wanted: dict[str, Any], webhook_id: int, known_version: str | None = None) -> NewSecret:
+    """Replace the secret. Raises 409 if the webhook is no longer of the known version."""
+    with editing(call, webhook_id) as (_, row):
+        if known_version not in (None, version(call.viewer.document(WEBHOOK_DOCUMENT, row))):
+            raise Problem(409, "Nothing was changed: the webhook has been edited since you opened the page.")
+        secret = credentials.rotate_secret(call.state.secrets, row, wanted["secret"])
+        row.last_updater, row.last_updated = call.user, utcnow()
+        return NewSecret(secret, row.former_secret_until)
+
+
+_WITH_HOOKS = selectinload(Webhook.hooks).immediateload(Hook.webhook)
+"""Hooks need their webhook, since their documents show whether it is active. It takes no statement of its own."""
+
+
+def find_webhook(session: Session, call: Call, webhook_id: int, *, with_hooks: bool = False) -> Webhook:
+    """Return a webhook of the repository; raises 404."""
     row = None
     if webhook_id <= ID_LIMIT:
-        row = session.scalar(select(Webhook).where(Webhook.id == webhook_id, live(call.repository)))
+        found = select(Webhook).where(Webhook.id == webhook_id, live(call.repository))
+        row = session.scalar(found.options(_WITH_HOOKS) if with_hooks else found)
     if row is None:
         raise not_found()
     return row
 
 
-def _hook(webhook: Webhook, hook_id: int) -> Hook:
-    found = next((each for each in webhook.hooks if each.id == hook_id), None)
-    if found is None:
+def _find_hook(webhook: Webhook, hook_id: int) -> Hook:
+    hook = next((each for each in webhook.hooks if each.id == hook_id), None)
+    if hook is None:
         raise not_found()
-    return found
+    return hook
 
 
 @contextmanager
@@ -166,4 +268,4 @@ def editing(call: Call, webhook_id: int) -> Iterator[tuple[Session, Webhook]]:
     """A transaction in which nobody else edits the repository's webhooks; raises 404."""
     with call.state.writing() as session:
         lock_repository(session, call.repository)
-        yield session, find(session, call, webhook_id)
+        yield session, find_webhook(session, call, webhook_id, with_hooks=True)

@@ -1,4 +1,7 @@
-"""The pages under `/r/<repository>/webhooks/`: which route is answered by what."""
+"""The routes of the pages under `/r/<repository>/webhooks/`.
+
+A repository's name is everything up to the last segment `webhooks`.
+"""
 
 from __future__ import annotations
 
@@ -9,35 +12,36 @@ from flask import Blueprint, Response
 from marshmallow import Schema
 
 from ...state import current_state
-from ..pipeline import Handler, authorized, carried_out, query_arguments, read_query, refuse_foreign_origin, route
+from ..authorization import authorized, refuse_foreign_origin
+from ..endpoints import View, add_route, query_arguments, read_query, run_with_retries
 from ..problems import Problem
-from ..schemas import ChainHistorySchema, DeliveryPageSchema, WebhooksPageSchema
+from ..schemas import DeliveryPageSchema, HistoryPageSchema, WebhooksPageSchema
 from . import deliveries, webhooks
 from .forms import EXPIRED, is_expired, read_form
 from .rendering import problem_page, templates
 
 
 def add_routes(blueprint: Blueprint) -> None:
-    """Put the pages on the blueprint, and their templates."""
+    """Put the pages and their templates on the blueprint."""
     blueprint.jinja_loader = templates()
     every = "/r/<path:repository>/webhooks/"
     one = every + "<int:webhook_id>/"
     delivery = one + "history/<uuid:delivery_id>/"
 
-    def add(rule: str, name: str, **handlers: Handler) -> None:
-        route(blueprint, rule, f"pages_{name}", problem_page, **handlers)
+    def add(rule: str, name: str, **views: View) -> None:
+        add_route(blueprint, rule, f"pages_{name}", views, problem_page)
 
     add(
         every,
         "webhooks",
         GET=shows(webhooks.show_all, WebhooksPageSchema()),
-        POST=submits(webhooks.create, expired=webhooks.create_expired),
+        POST=submits(webhooks.create, expired=True),
     )
     add(
         one,
         "edit",
         GET=shows(webhooks.show_form, action="write"),
-        POST=submits(webhooks.edit, expired=webhooks.edit_expired),
+        POST=submits(webhooks.edit, expired=True),
     )
     add(one + "pause/", "pause", POST=submits(webhooks.pause))
     add(one + "resume/", "resume", POST=submits(webhooks.resume))
@@ -54,26 +58,28 @@ def add_routes(blueprint: Blueprint) -> None:
         GET=shows(webhooks.confirm_delete, action="write"),
         POST=submits(webhooks.delete),
     )
-    add(one + "history/", "history", GET=shows(deliveries.show_history, ChainHistorySchema()))
+    add(one + "history/", "history", GET=shows(deliveries.show_history, HistoryPageSchema()))
     add(delivery, "delivery", GET=shows(deliveries.show, DeliveryPageSchema()))
     add(delivery + "redeliver/", "redeliver", POST=submits(deliveries.redeliver))
 
 
-def shows(function: Callable[..., Response], query: Schema | None = None, action: str = "read") -> Handler:
-    """The handler of a page: `function` is called with a `Call`, and the query where it takes one."""
+def shows(function: Callable[..., Response], query: Schema | None = None, action: str = "read") -> View:
+    """The view of a page: `function` is called with a `Call`, the query if it takes one, and the ids in the URL."""
 
     def answer(repository: str, **ids: Any) -> Response:
         query_arguments()
         call = authorized(action, repository)
-        return carried_out(function, call, *([read_query(query)] if query else []), **ids)
+        given = [read_query(query)] if query else []
+        return run_with_retries(lambda: function(call, *given, **ids))
 
-    return Handler(answer, query=query, access=action)
+    return answer
 
 
-def submits(function: Callable[..., Response], *, expired: Callable[..., Response] | None = None) -> Handler:
-    """The handler of a form: `function` is called with a `Call` and what was sent.
+def submits(function: Callable[..., Response], *, expired: bool = False) -> View:
+    """The view of a form: `function` is called with a `Call`, what was sent, and the ids in the URL.
 
-    For a form without the token of the visitor's session `expired` is, which shows what was typed again.
+    A form that lacks the CSRF token of the visitor's session is refused, unless the function takes `expired` forms:
+    then it shows the form again, with what was typed.
     """
 
     def answer(repository: str, **ids: Any) -> Response:
@@ -81,16 +87,8 @@ def submits(function: Callable[..., Response], *, expired: Callable[..., Respons
         query_arguments()
         call = authorized("write", repository)
         form = read_form()
-        return carried_out(_unless_expired(form, function, expired), call, form, **ids)
+        if is_expired(form) and not expired:
+            raise Problem(400, EXPIRED)
+        return run_with_retries(lambda: function(call, form, **ids))
 
-    return Handler(answer, access="write")
-
-
-def _unless_expired(
-    form: Any, function: Callable[..., Response], expired: Callable[..., Response] | None
-) -> Callable[..., Response]:
-    if not is_expired(form):
-        return function
-    if expired is None:
-        raise Problem(400, EXPIRED)
-    return expired
+    return answer

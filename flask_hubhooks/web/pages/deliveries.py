@@ -1,43 +1,49 @@
-"""The pages of a webhook's history and of one delivery, and what sends."""
+"""The pages of a webhook's history and of one delivery, and the buttons that send."""
 
 from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from flask import Response
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
-from ...dialects import utcnow
-from ...records import history
-from ...records import runs as chain_history
-from ...records.models import Status
+from ...records import history, runs
+from ...records.models import NUMBER_LIMIT, Attempt, Delivery
 from ...records.runs import OUTCOMES, deciding_state
-from .. import documents
+from ...transport.causes import received
 from ..api import deliveries as api
-from ..api.webhooks import find
-from ..pipeline import Call
-from . import attempts, week
+from ..api.webhooks import WEBHOOK_DOCUMENT, find_webhook
+from ..authorization import Call
+from ..document_fields import time
+from ..documents import AttemptDocument, AttemptView, DeliveryView, delivery_views, sent_body
+from ..problems import not_found
+from .chart import read_chart
 from .forms import Form
 from .rendering import page, see
 
-CHAIN_REQUESTS, DELIVERIES = 15, 45
-"""Of a page, at most: the longer the chain, the fewer of them."""
+MAX_RUNS, MAX_DELIVERIES = 15, 45
+"""The most that a page of the history shows: the longer the chain, the fewer runs."""
+MAX_ATTEMPTS = 20
+"""The most that the page of a delivery lists."""
+_ATTEMPT_DOCUMENT = AttemptDocument()
 
 
 def show_history(call: Call, query: dict[str, Any], webhook_id: int) -> Response:
     with call.state.reading() as session:
-        row = find(session, call, webhook_id)
-        size = min(CHAIN_REQUESTS, max(1, DELIVERIES // max(1, len(row.hooks))))
-        found = chain_history.page(session, row, query, size)
-        chart = week.chart(week.read(session, row), utcnow())
-        webhook = documents.webhook(row, call.viewer)
-    chains = [[documents.delivery(each, found.context, call.viewer) for each in chain] for chain in found.runs]
+        row = find_webhook(session, call, webhook_id, with_hooks=True)
+        size = min(MAX_RUNS, max(1, MAX_DELIVERIES // max(1, len(row.hooks))))
+        found = runs.page(session, row, query, size)
+        chart = read_chart(session, row)
     return page(
         call,
         "history.html",
-        webhook=webhook,
-        chains=[{"deliveries": chain, "state": _outcome(chain)} for chain in chains],
+        webhook=call.viewer.document(WEBHOOK_DOCUMENT, row),
+        chains=[_shown_run(call, delivery_views(run, found.context)) for run in found.runs],
         chart=chart,
         outcomes=list(OUTCOMES),
         query={name: query[name] for name in ("outcome", "tag") if query[name]},
@@ -46,30 +52,71 @@ def show_history(call: Call, query: dict[str, Any], webhook_id: int) -> Response
     )
 
 
-def _outcome(chain: list[dict[str, Any]]) -> str:
-    return deciding_state(Status(each["state"]) for each in chain).value
+def _shown_run(call: Call, views: Sequence[DeliveryView]) -> dict[str, Any]:
+    return {
+        "deliveries": [call.viewer.document(api.DELIVERY_DOCUMENT, each) for each in views],
+        "state": deciding_state(each.row.status for each in views).value,
+    }
 
 
 def show(call: Call, query: dict[str, Any], webhook_id: int, delivery_id: uuid.UUID) -> Response:
     with call.state.reading() as session:
-        webhook = find(session, call, webhook_id)
-        row = api.find(session, webhook, delivery_id)
-        around = history.context(session, [row])
-        chain = [documents.delivery(each, around, call.viewer) for each in around.runs[row.push_id]]
-        tried = attempts.read(session, row, query["attempt"])
-    sent = documents.sent_body(row, call.state.config)
-    laid_out = sent if query["payload"] == "raw" else json.dumps(json.loads(sent), indent=2, ensure_ascii=False)
+        webhook = find_webhook(session, call, webhook_id)
+        row = api.find_delivery(session, webhook, delivery_id)
+        context = history.context(session, [row])
+        attempts = _read_attempts(session, row, query["attempt"])
+        run = _shown_run(call, delivery_views(context.runs[row.push_id], context))
+    sent = sent_body(row, call.state.config)
+    shown = attempts.shown and call.viewer.document(_ATTEMPT_DOCUMENT, AttemptView(attempts.shown, sent))
+    pretty = sent if query["payload"] == "raw" else json.dumps(json.loads(sent), indent=2, ensure_ascii=False)
     return page(
         call,
         "delivery.html",
         webhook={"id": webhook.id, "name": webhook.name},
-        delivery=documents.delivery(row, around, call.viewer),
-        chain={"deliveries": chain, "state": _outcome(chain)},
-        attempts=tried,
-        shown=documents.attempt(tried.shown, sent, call.viewer) if tried.shown else None,
-        payload=laid_out if call.viewer.may_write else None,
+        delivery=next(each for each in run["deliveries"] if each["id"] == str(row.id)),
+        chain=run,
+        attempts=attempts,
+        shown=shown,
+        payload=pretty if call.viewer.may_write else None,
         is_raw=query["payload"] == "raw",
     )
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """Some attempts, newest first, the one that is shown, and the numbers at which older and newer pages start."""
+
+    lines: Sequence[dict[str, Any]]
+    shown: Attempt | None
+    older: int | None
+    newer: int | None
+
+
+def _read_attempts(session: Session, delivery: Delivery, number: int | None) -> Attempts:
+    """Read the attempts around a number, or the latest, in two statements. Raises 404 if there is no such attempt."""
+    newest = number + MAX_ATTEMPTS // 2 if number else NUMBER_LIMIT
+    rows = session.execute(
+        select(Attempt.number, Attempt.trigger, Attempt.started_at, Attempt.status_code)
+        .where(Attempt.delivery_id == delivery.id, Attempt.number <= newest)
+        .order_by(Attempt.number.desc())
+        .limit(MAX_ATTEMPTS)
+    ).all()
+    shown = session.get(Attempt, (delivery.id, number or rows[0].number)) if number or rows else None
+    if number and shown is None:
+        raise not_found()
+    lines = [
+        {
+            "number": each.number,
+            "trigger": each.trigger,
+            "started_at": time(each.started_at),
+            "status_code": each.status_code,
+            "received": each.status_code is not None and received(each.status_code),
+        }
+        for each in rows
+    ]
+    older = rows[-1].number - 1 if rows and rows[-1].number > 1 else None
+    newer = rows[0].number + 1 if rows and rows[0].number < delivery.attempt_count else None
+    return Attempts(lines, shown, older, newer)
 
 
 def redeliver(call: Call, sent: Form, webhook_id: int, delivery_id: uuid.UUID) -> Response:
@@ -78,9 +125,9 @@ def redeliver(call: Call, sent: Form, webhook_id: int, delivery_id: uuid.UUID) -
 
 
 def send_test(call: Call, sent: Form, webhook_id: int) -> Response:
-    """Push to this webhook alone, to its first hook or to the whole chain, and lead to the delivery."""
-    answer = api.send_test(call, {"chain": sent.get("chain") == "yes"}, webhook_id)
-    return _see(call, webhook_id, uuid.UUID(answer.get_json()["id"]), "test")
+    """Send a test to the first hook or the whole chain, and redirect to the delivery."""
+    delivery = api.send_test(call, {"chain": sent.get("chain") == "yes"}, webhook_id)
+    return _see(call, webhook_id, delivery.row.id, "test")
 
 
 def _see(call: Call, webhook_id: int, delivery_id: uuid.UUID, notice: str) -> Response:

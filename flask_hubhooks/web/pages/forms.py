@@ -1,4 +1,4 @@
-"""The form of a webhook: what was typed, what the API's schema is to check of it, and which field an error is for."""
+"""The form of a webhook: reads what was typed, turns it into input of the API, and puts errors at its fields."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from flask_wtf.csrf import validate_csrf
 from werkzeug.datastructures import MultiDict
 from wtforms import ValidationError
 
-from ..pipeline import read_body
+from ..endpoints import read_body
 from .translation import gettext as _
 from .translation import marked
 
 FINAL_CALLBACK = {"": None, "yes": True, "no": False}
-"""What the form's choices mean for `expect_final_callback`."""
+"""The value of `expect_final_callback` for each choice."""
 
 Form = MultiDict[str, str]
 
 
 def read_form() -> Form:
-    """The form that was sent; raises 413 where it is too large."""
+    """Return the form that was sent; raises 413 if it is too large."""
     read_body()
     return request.form
 
 
 def is_expired(form: Form) -> bool:
-    """Whether a form lacks the token of the visitor's session, as Flask-WTF makes and checks it."""
+    """Whether a form lacks the CSRF token of the visitor's session, which Flask-WTF makes and checks."""
     if not current_app.config.get("WTF_CSRF_ENABLED", True):
         return False
     try:
@@ -39,12 +39,12 @@ def is_expired(form: Form) -> bool:
     return False
 
 
-EXPIRED = marked("The form had expired, or your browser keeps no cookies. Send it again.")
+EXPIRED = marked("The form has expired, or your browser does not keep cookies. Send it again.")
 
 
 @dataclass
 class URLField:
-    """One hook URL of the form; `id` is the hook's, "" for a new one."""
+    """One hook URL of the form. `id` is the id of the hook, "" for a new one."""
 
     url: str = ""
     id: str = ""
@@ -52,7 +52,7 @@ class URLField:
 
 @dataclass
 class HeaderField:
-    """One request header of the form; a stored value is never shown, and stays where none is typed."""
+    """One request header of the form. A stored value is never shown, and is kept if none is typed."""
 
     name: str = ""
     value: str = ""
@@ -60,7 +60,7 @@ class HeaderField:
 
 @dataclass
 class WebhookForm:
-    """What was typed, or is to be changed."""
+    """The form as it is shown: a webhook, or what was typed."""
 
     name: str = ""
     urls: list[URLField] = field(default_factory=lambda: [URLField()])
@@ -71,11 +71,11 @@ class WebhookForm:
     errors: dict[str, list[str]] = field(default_factory=dict)
     """Messages by field: `name`, `urls`, `url-0`, `tag_filter`, `headers`, `header-0`; "" for the whole."""
     focus: str = ""
-    """The id of the element that is worked at."""
+    """The id of the element that gets the focus."""
 
     @classmethod
     def of(cls, webhook: Mapping[str, Any], final_callback: bool | None, version: str) -> WebhookForm:
-        """The form of a webhook as the API shows it, with its `expect_final_callback` as it is stored."""
+        """Make the form of a webhook's document and its stored `expect_final_callback`."""
         return cls(
             name=webhook["name"],
             urls=[URLField(each["hook_url"], str(each["id"])) for each in webhook["hooks"]] or [URLField()],
@@ -87,7 +87,7 @@ class WebhookForm:
 
     @classmethod
     def typed(cls, form: Form) -> WebhookForm:
-        """The form as it was sent."""
+        """Make the form of what was sent. It has an error if it has expired."""
         ids = form.getlist("hook_id")
         urls = [URLField(url.strip(), id_) for url, id_ in zip(form.getlist("hook_url"), ids, strict=False)]
         names, values = form.getlist("header_name"), form.getlist("header_value")
@@ -98,10 +98,11 @@ class WebhookForm:
             tag_filter=form.get("tag_filter", ""),
             headers=[HeaderField(name.strip(), value) for name, value in zip(names, values, strict=False)],
             version=form.get("version", ""),
+            errors={"": [_(EXPIRED)]} if is_expired(form) else {},
         )
 
     def content(self) -> dict[str, Any]:
-        """What the API would be sent; lines that were left empty do not count."""
+        """Return the form as input of the API, without empty lines."""
         return {
             "name": self.name,
             "hooks": [_hook(each) for each in self.urls if each.url],
@@ -114,7 +115,7 @@ class WebhookForm:
         return self.tag_filter.split()
 
     def refuse(self, errors: Mapping[str, Any]) -> None:
-        """Put the API's errors at the fields that they are for."""
+        """Put the errors of the API at their fields."""
         for name, messages in errors.items():
             if name == "hooks":
                 self._put("urls", "url", messages, [index for index, each in enumerate(self.urls) if each.url])
@@ -123,33 +124,35 @@ class WebhookForm:
             elif name == "tag_filter":
                 patterns = self.patterns()
                 self._add(
-                    name, [_of(patterns[key], text) if key is not None else text for key, text in _told(messages)]
+                    name, [_of(patterns[key], text) if key is not None else text for key, text in _flattened(messages)]
                 )
             else:
-                self._add(name if name == "name" else "", [text for __, text in _told(messages)])
+                self._add(name if name == "name" else "", [text for __, text in _flattened(messages)])
 
     def _put(self, whole: str, one: str, messages: Any, places: Sequence[int] | Mapping[str, int]) -> None:
-        for key, text in _told(messages):
+        for key, text in _flattened(messages):
             self._add(whole if key is None else f"{one}-{places[key]}", [text])
 
     def _add(self, name: str, texts: list[str]) -> None:
         self.errors.setdefault(name, []).extend(texts)
 
     def check(self) -> bool:
-        """Refuse what the API would allow and a form should not; False where there is an error."""
+        """Check what the API allows and a form does not; return whether it has no errors."""
+        if self.errors:
+            return False
         if not any(each.url for each in self.urls):
-            self._add("url-0", [_("Give the URL that pushes are to be sent to.")])
+            self._add("url-0", [_("Enter the URL to send pushes to.")])
         for index, line in enumerate(self.urls):
             if line.id and not line.url and any(each.url for each in self.urls):
-                self._add(f"url-{index}", [_("Give a URL, or remove the line.")])
+                self._add(f"url-{index}", [_("Enter a URL or remove the line.")])
         names = [each.name for each in self.headers if each.name]
         for index, each in enumerate(self.headers):
             if names.count(each.name) > 1:
-                self._add(f"header-{index}", [_("Is given more than once.")])
+                self._add(f"header-{index}", [_("Appears more than once.")])
         return not self.errors
 
     def rearrange(self, action: str) -> None:
-        """Do what a button of the form asks for: `add-url`, `up-1`, `down-0`, `remove-url-1`, `remove-header-0`."""
+        """Do what a button asks for: `add-url`, `add-header`, `up-1`, `down-0`, `remove-url-1` or `remove-header-0`."""
         what, __, index = action.rpartition("-")
         if action == "add-url":
             self.urls.append(URLField())
@@ -182,8 +185,8 @@ def _of(pattern: str, text: str) -> str:
     return _("%(pattern)s: %(text)s", pattern=pattern, text=_(text))
 
 
-def _told(messages: Any) -> list[tuple[Any, str]]:
-    """Each message, and what it is about within its field: an index or a name; None for the field as a whole."""
+def _flattened(messages: Any) -> list[tuple[Any, str]]:
+    """Return pairs of a place within the field (an index or a name, None for the whole field) and a message."""
     if not isinstance(messages, Mapping):
         return [(None, text) for text in messages]
-    return [(key, text) for key, within in messages.items() for __, text in _told(within)]
+    return [(key, text) for key, within in messages.items() for __, text in _flattened(within)]

@@ -1,4 +1,4 @@
-"""How pages are made of templates, and what all of them know."""
+"""Renders the templates of the pages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from ...dialects import utcnow
 from ...state import current_state
-from ..pipeline import Call
+from ..authorization import Call
 from ..problems import Problem
 from . import words
 from .translation import direction, language, ngettext
@@ -36,19 +36,19 @@ USUAL_SYNTAX: dict[str, Any] = {
     "lstrip_blocks": False,
 }
 REPEATABLE = (400, 409, 412, 413, 429, 503)
-"""Statuses after which the visitor may go on with the repository's webhooks."""
+"""Statuses after which the visitor can go back and try again."""
 
 
 def templates() -> BaseLoader:
-    """Our templates, in whose place a host may put its own; by `!hubhooks/page.html` it still extends ours."""
+    """Load our templates. A host may override them, and extend ours as `!hubhooks/page.html`."""
     return ChoiceLoader([FileSystemLoader(FOLDER), PrefixLoader({"!hubhooks": FileSystemLoader(FOLDER / "hubhooks")})])
 
 
 @lru_cache(maxsize=16)
 def _environment(hosts: Environment) -> Environment:
-    """The host's Jinja environment, in which our own templates have Jinja's usual delimiters, whatever the host's are.
+    """Return the host's Jinja environment, in which our own templates use Jinja's default delimiters.
 
-    Files of the host's have the host's delimiters, also where they take the place of ours.
+    The host's files use the host's delimiters, even if they override ours.
     """
     environment = hosts.overlay()
     ours = hosts.overlay(**USUAL_SYNTAX)
@@ -62,7 +62,7 @@ def _environment(hosts: Environment) -> Environment:
 
 
 def page(call: Call, template: str, status: int = 200, **context: Any) -> Response:
-    """A page for who may read a repository's webhooks."""
+    """Render a page for a visitor who may read the repository's webhooks."""
     known = {
         "repository": call.repository,
         "repository_url": call.details["repo_url"],
@@ -74,7 +74,7 @@ def page(call: Call, template: str, status: int = 200, **context: Any) -> Respon
 
 
 def problem_page(problem: Problem) -> Response:
-    """An error as a page, in the layout of the others."""
+    """Render an error in the layout of the other pages."""
     title = words.problem(problem.status)
     known = {"problem": problem, "title": title, "back": _back(problem.status), "repository": None, "notice": None}
     response = _rendered("problem.html", problem.status, **known)
@@ -83,7 +83,7 @@ def problem_page(problem: Problem) -> Response:
 
 
 def _back(status: int) -> Mapping[str, Any] | None:
-    """What leads on from an error: to what it is about, or past a webhook that is gone to the repository's others."""
+    """Return the arguments of the link that leads on from an error, or None if there is none."""
     here = request.view_args or {}
     if status in REPEATABLE:
         return here
@@ -91,12 +91,12 @@ def _back(status: int) -> Mapping[str, Any] | None:
 
 
 def see(endpoint: str, *, notice: str | None = None, **arguments: Any) -> Response:
-    """Lead to another page after something was done there, so that reloading does not do it again."""
+    """Redirect after a POST, so that reloading does not repeat it."""
     return make_response(redirect(url_for(endpoint, **arguments, notice=notice), 303))
 
 
 def _rendered(template: str, status: int, **context: Any) -> Response:
-    """A template with what it knows in names of ours, lest they hide what the host's layout knows."""
+    """Render a template. Its variables have names of our own, so that they do not hide those of the host's layout."""
     known = SimpleNamespace(
         words=words,
         when=when,
@@ -108,7 +108,7 @@ def _rendered(template: str, status: int, **context: Any) -> Response:
         layout=current_state().config.layout,
         **context,
     )
-    # `_`, `gettext` and `ngettext` are the host's: its layout may have texts of its own
+    # `_`, `gettext` and `ngettext` stay the host's, since its layout may have texts of its own
     found = _environment(current_app.jinja_env).get_template(f"hubhooks/{template}")
     text = render_template(found, hubhooks=known, hubhooks_say=_, hubhooks_say_number=ngettext)
     response = make_response(text, status)
@@ -118,17 +118,17 @@ def _rendered(template: str, status: int, **context: Any) -> Response:
 
 
 def when(text: str) -> Markup:
-    """A time of the API's as how long ago it was, and exactly where a pointer rests on it."""
+    """Show a time of a document as how long ago it was, with the exact time as a tooltip."""
     time = _parsed(text)
     exactly = f"{time:%Y-%m-%d %H:%M:%S} UTC"
     return Markup('<time datetime="{}" title="{}">{}</time>').format(text, exactly, words.ago(time))
 
 
 def next_try(delivery: Mapping[str, Any]) -> Markup:
-    """When a delivery is tried next; its time may have come already."""
+    """Say when the next attempt of a delivery is; its time may have come already."""
     if _parsed(delivery["next_attempt_at"]) <= utcnow():
-        return _("next try now")
-    return _("next try %(when)s", when=when(delivery["next_attempt_at"]))
+        return _("Next attempt now")
+    return _("Next attempt %(when)s", when=when(delivery["next_attempt_at"]))
 
 
 def _parsed(text: str) -> datetime:
@@ -136,10 +136,10 @@ def _parsed(text: str) -> datetime:
 
 
 def isolated(text: str) -> Markup:
-    """Text that others typed, whose direction ends where it does; what changes it is left out, since it may not end."""
+    """Isolate the direction of text that others typed. Characters that change the direction are removed."""
     return Markup("<bdi>{}</bdi>").format(words.plain(text))
 
 
 def until(text: str) -> Markup:
-    """A time of the API's, exactly."""
+    """Show the exact time of a document's time."""
     return Markup('<time datetime="{}">{}</time>').format(text, f"{_parsed(text):%Y-%m-%d %H:%M} UTC")

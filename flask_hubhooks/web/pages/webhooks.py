@@ -1,39 +1,39 @@
-"""The pages of a repository's webhooks: list and create, edit, and what the menu of each offers."""
+"""The pages of a repository's webhooks: list, create, edit, pause, delete, rotate the secret."""
 
 from __future__ import annotations
 
 import json
 import re
+from datetime import timedelta
 from typing import Any
 
 from flask import Response, request
-from sqlalchemy import func, select
-from sqlalchemy.orm import selectinload
 
 from ...dialects import utcnow
 from ...formats import dockerhub
 from ...outbox import recent_tags
-from ...records import runs as chain_history
-from ...records import webhooks
+from ...records import runs, webhooks
+from ...records.credentials import FORMER_SECRET_TTL
 from ...records.models import Webhook
 from ...records.tag_filter import BadPattern, TagFilter, check_pattern
 from ...records.webhooks import Refused, live
 from ...worker.masking import MASKED
-from .. import documents
 from ..api import webhooks as api
-from ..etag import version
-from ..pipeline import Call, loaded
+from ..api.webhooks import WEBHOOK_DOCUMENT, editing, page_of_webhooks, read_webhook
+from ..authorization import Call
+from ..document_fields import time
+from ..endpoints import loaded, version
 from ..problems import Problem
 from ..schemas import WebhookSchema
-from .forms import EXPIRED, Form, WebhookForm
+from .forms import Form, WebhookForm
 from .rendering import page, see
 from .translation import gettext as _
 from .translation import marked
 
 WEBHOOKS = 10
-"""Webhooks of a page."""
+"""The number of webhooks on a page."""
 CHANGED = marked(
-    "Somebody else has changed this webhook since you opened the page. Open it again to see what it is now."
+    "Somebody else has changed this webhook since you opened the page. Open the page again to see the changes."
 )
 
 
@@ -42,23 +42,18 @@ def show_all(call: Call, query: dict[str, Any]) -> Response:
 
 
 def _list(call: Call, form: WebhookForm, number: int = 1, status: int = 200) -> Response:
-    size = WEBHOOKS
-    wanted = select(Webhook).where(live(call.repository)).order_by(Webhook.id.desc())
     with call.state.reading() as session:
-        count = session.scalar(select(func.count()).select_from(Webhook).where(live(call.repository))) or 0
-        rows = session.scalars(
-            wanted.options(selectinload(Webhook.hooks)).limit(size).offset((number - 1) * size)
-        ).all()
-        recent = chain_history.recent(session, rows)
+        rows, count = page_of_webhooks(session, [live(call.repository)], Webhook.id.desc(), number, WEBHOOKS)
+        recent = runs.recent(session, rows)
     return page(
         call,
         "webhooks.html",
         status,
         form=form,
-        webhooks=[documents.webhook(row, call.viewer) for row in rows],
+        webhooks=[call.viewer.document(WEBHOOK_DOCUMENT, row) for row in rows],
         recent=recent,
         count=count,
-        older=number + 1 if number * size < count else None,
+        older=number + 1 if number * WEBHOOKS < count else None,
         newer=number - 1 if number > 1 else None,
         here=number if number > 1 else None,
         payload=_example(call),
@@ -80,23 +75,21 @@ def _example(call: Call) -> str:
 
 
 def create(call: Call, sent: Form) -> Response:
-    """Make a webhook; the answer itself shows its secret, this once."""
+    """Create a webhook. The response itself shows the secret, which is shown only once."""
     form = WebhookForm.typed(sent)
-    if (action := sent.get("action", "save")) != "save":
+    if not form.errors and (action := sent.get("action", "save")) != "save":
         form.rearrange(action)
         return _list(call, form)
     if form.check():
+        typed = form.content()
+        content = {"name": typed["name"], "hooks": [{"hook_url": each["hook_url"]} for each in typed["hooks"]]}
         try:
-            made = api.create(call, loaded(WebhookSchema(), _of_creation(form))).get_json()
-            return page(call, "secret.html", 201, webhook=made, secret=made["secret"], created=True)
+            made = api.create_webhook(call, loaded(WebhookSchema(), content))
+            webhook = call.viewer.document(WEBHOOK_DOCUMENT, made.row)
+            return page(call, "secret.html", 201, webhook=webhook, secret=made.secret, created=True)
         except (Refused, Problem) as refused:
             _refuse(form, refused)
     return _list(call, form, status=400)
-
-
-def _of_creation(form: WebhookForm) -> dict[str, Any]:
-    content = form.content()
-    return {"name": content["name"], "hooks": [{"hook_url": each["hook_url"]} for each in content["hooks"]]}
 
 
 def _refuse(form: WebhookForm, refused: Refused | Problem) -> None:
@@ -105,16 +98,9 @@ def _refuse(form: WebhookForm, refused: Refused | Problem) -> None:
     form.refuse(refused.errors)
 
 
-def create_expired(call: Call, sent: Form) -> Response:
-    form = WebhookForm.typed(sent)
-    form.errors[""] = [_(EXPIRED)]
-    return _list(call, form, status=400)
-
-
 def show_form(call: Call, webhook_id: int) -> Response:
-    with call.state.reading() as session:
-        row = api.find(session, call, webhook_id)
-        document = documents.webhook(row, call.viewer)
+    row = read_webhook(call, webhook_id)
+    document = call.viewer.document(WEBHOOK_DOCUMENT, row)
     form = WebhookForm.of(document, row.expect_final_callback, version(document))
     return _edit(call, document, form)
 
@@ -144,51 +130,40 @@ def _is_pattern(text: str) -> bool:
 
 
 def edit(call: Call, sent: Form, webhook_id: int) -> Response:
-    """Save a webhook unless somebody else was faster; any other button than the one to save only rearranges."""
+    """Save a webhook unless it was changed in between. Other buttons only rearrange the form."""
     form = WebhookForm.typed(sent)
-    if (action := sent.get("action", "save")) != "save":
+    if not form.errors and (action := sent.get("action", "save")) != "save":
         form.rearrange(action)
         return _edit(call, _document(call, webhook_id), form)
     if form.check():
         try:
-            _save(call, form, webhook_id)
+            wanted = loaded(WebhookSchema(), form.content())
+            with editing(call, webhook_id) as (session, row):
+                if form.version != version(call.viewer.document(WEBHOOK_DOCUMENT, row)):
+                    raise Refused({"": [_(CHANGED)]})
+                webhooks.edit(session, call.owner, row, wanted)
             return see(".pages_webhooks", repository=call.repository, notice="saved")
         except (Refused, Problem) as refused:
             _refuse(form, refused)
     return _edit(call, _document(call, webhook_id), form, 400)
 
 
-def _save(call: Call, form: WebhookForm, webhook_id: int) -> None:
-    wanted = loaded(WebhookSchema(), form.content())
-    with api.editing(call, webhook_id) as (session, row):
-        if form.version != version(documents.webhook(row, call.viewer)):
-            raise Refused({"": [_(CHANGED)]})
-        webhooks.edit(session, call.owner, row, wanted)
-
-
-def edit_expired(call: Call, sent: Form, webhook_id: int) -> Response:
-    form = WebhookForm.typed(sent)
-    form.errors[""] = [_(EXPIRED)]
-    return _edit(call, _document(call, webhook_id), form, 400)
-
-
 def _document(call: Call, webhook_id: int) -> dict[str, Any]:
-    with call.state.reading() as session:
-        return documents.webhook(api.find(session, call, webhook_id), call.viewer)
+    return dict(call.viewer.document(WEBHOOK_DOCUMENT, read_webhook(call, webhook_id)))
 
 
 def pause(call: Call, sent: Form, webhook_id: int) -> Response:
-    api.edit(call, {"active": False}, webhook_id)
+    api.edit_webhook(call, {"active": False}, webhook_id)
     return _back(call, webhook_id, "paused")
 
 
 def resume(call: Call, sent: Form, webhook_id: int) -> Response:
-    api.edit(call, {"active": True}, webhook_id)
+    api.edit_webhook(call, {"active": True}, webhook_id)
     return _back(call, webhook_id, "resumed")
 
 
 def _back(call: Call, webhook_id: int, notice: str) -> Response:
-    """Lead to where the button was, which it tells by `at`: the webhook's history, or a page of the list."""
+    """Redirect to where the button was, given by `at`: the webhook's history, or a page of the list."""
     at = request.args.get("at", "")
     if at == "history":
         return see(".pages_history", repository=call.repository, webhook_id=webhook_id, notice=notice)
@@ -201,17 +176,24 @@ def confirm_delete(call: Call, webhook_id: int) -> Response:
 
 
 def delete(call: Call, sent: Form, webhook_id: int) -> Response:
-    api.delete(call, webhook_id)
+    api.delete_webhook(call, webhook_id)
     return see(".pages_webhooks", repository=call.repository, notice="deleted")
 
 
 def confirm_rotation(call: Call, webhook_id: int) -> Response:
-    hours = call.state.config.former_secret_ttl.total_seconds() / 3600
     webhook = _document(call, webhook_id)
-    return page(call, "rotate_secret.html", webhook=webhook, version=version(webhook), hours=f"{hours:g}")
+    hours = FORMER_SECRET_TTL // timedelta(hours=1)
+    return page(call, "rotate_secret.html", webhook=webhook, version=version(webhook), hours=hours)
 
 
 def rotate_secret(call: Call, sent: Form, webhook_id: int) -> Response:
-    """Replace the secret; the answer itself shows the new one, this once, and loading it again replaces nothing."""
-    rotated = api.rotate_secret(call, {"secret": None}, webhook_id, sent.get("version", "")).get_json()
-    return page(call, "secret.html", webhook=_document(call, webhook_id), **rotated, created=False)
+    """Replace the secret. The response itself shows the new one once; reloading it replaces nothing."""
+    new = api.rotate_secret(call, {"secret": None}, webhook_id, sent.get("version", ""))
+    return page(
+        call,
+        "secret.html",
+        webhook=_document(call, webhook_id),
+        secret=new.secret,
+        former_secret_until=time(new.former_secret_until),
+        created=False,
+    )

@@ -1,4 +1,4 @@
-"""What the pages say of states, outcomes and times."""
+"""The pages' words for states, outcomes and times."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from markupsafe import Markup, escape
 
 from ...dialects import utcnow
 from ...records.runs import RunSummary
+from .chart import Chart, Day
 from .translation import gettext as _
-from .translation import marked, ngettext
-from .week import Chart, Day
+from .translation import marked, marked_plural, ngettext
 
 ICONS = {
     "succeeded": "✓",
@@ -29,15 +29,15 @@ ICONS = {
 }
 _DIRECTIONS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 MOVING = ("pending", "waiting", "awaiting_callback")
-"""States that another is to follow."""
+"""States that are not final."""
 
 
 def state(name: str) -> Markup:
-    """Where a delivery or a chain request stands."""
+    """The state of a delivery, or of the one that decides a run's outcome."""
     words = {
         "succeeded": _("Succeeded"),
         "failed": _("Failed"),
-        "expired": _("No callback came"),
+        "expired": _("No callback received"),
         "awaiting_callback": _("Awaiting callback"),
         "pending": _("Under way"),
         "waiting": _("Waiting for its turn"),
@@ -48,44 +48,41 @@ def state(name: str) -> Markup:
 
 
 def webhook_state(webhook: Mapping[str, Any]) -> Markup:
-    """Whether pushes are sent to a webhook."""
+    """Whether a webhook is active, paused or disabled."""
     if webhook["active"]:
         return _("Active")
     return _("Disabled") if webhook["disabled_reason"] else _("Paused")
 
 
-def step(name: str) -> Markup:
-    """How far a hook of a chain has come."""
-    words = {"succeeded": _("delivered"), "failed": _("failed"), "expired": _("no callback came")}
-    words |= {"awaiting_callback": _("awaiting callback"), "pending": _("being delivered"), "waiting": _("waiting")}
-    words |= {"skipped": _("skipped"), "cancelled": _("cancelled")}
-    return words[name]
-
-
 def outcome(name: str) -> Markup:
-    """How chain requests stand that are looked for."""
-    words = {"succeeded": _("Succeeded"), "under_way": _("Under way"), "failed": _("Failed")}
-    return (words | {"cancelled": _("Cancelled")})[name]
+    """The outcome of a run."""
+    return _("Under way") if name == "under_way" else state(name)
 
 
 def callback(name: str) -> Markup:
-    """What a receiver said in its callback."""
+    """The state that a receiver gave in its callback."""
     return {"success": _("success"), "failure": _("failure"), "error": _("error")}[name]
 
 
 def trigger(name: str) -> Markup:
     """Why an attempt was made."""
-    words = {"push": _("first try"), "test": _("test"), "chain": _("first try, after the URL before it")}
-    return (words | {"retry": _("retry"), "redelivery": _("redelivery")})[name]
+    words = {
+        "push": _("First attempt"),
+        "test": _("Test"),
+        "chain": _("First attempt after the previous hook"),
+        "retry": _("Retry"),
+        "redelivery": _("Redelivery"),
+    }
+    return words[name]
 
 
 NOTICES: Mapping[str, str] = {
     "saved": marked("The webhook was saved."),
-    "paused": marked("The webhook is paused: pushes are not recorded for it until it is resumed."),
+    "paused": marked("The webhook is paused. Pushes are not recorded for it until you resume it."),
     "resumed": marked("The webhook is active again."),
     "deleted": marked("The webhook was deleted."),
     "test": marked("A test push was sent."),
-    "redelivered": marked("It is being sent again."),
+    "redelivered": marked("The delivery is being sent again."),
 }
 
 
@@ -104,109 +101,108 @@ PROBLEMS: Mapping[int, str] = {
 
 
 def problem(status: int) -> Markup:
-    """What kind of error a status is."""
+    """The title of an HTTP status."""
     return _(PROBLEMS.get(status) or HTTPStatus(status).phrase)
 
 
 def plain(text: str) -> str:
-    """Text that others typed for where no element can isolate its direction: without the characters that change it."""
+    """Remove characters that change the direction, for places where no element can isolate the text."""
     return _DIRECTIONS.sub("", text)
 
 
 def notice(name: str) -> Markup | None:
-    """What was just done, by the name that stands in the URL."""
+    """The message about what was just done, by its name in the URL."""
     return _(NOTICES[name]) if name in NOTICES else None
 
 
 def duration(milliseconds: int) -> Markup:
-    """A duration as people read it."""
+    """A duration in milliseconds or seconds."""
     if milliseconds < 1000:
         return _("%(number)s ms", number=milliseconds)
     return _("%(number)s s", number=f"{milliseconds / 1000:.1f}")
 
 
 def ago(time: datetime) -> Markup:
-    """How long ago a time was, or how soon it comes; beyond a month the date."""
+    """How long ago a time was, or how soon it comes; beyond a month the date.
+
+    Babel's own words would need Babel, which hosts without Flask-Babel do not have.
+    """
     now = utcnow()
     past, distance = time <= now, abs(now - time)
     if distance >= timedelta(days=31):
         return escape(f"{time:%Y-%m-%d}")
-    for size, words in (
-        (timedelta(days=1), _days),
-        (timedelta(hours=1), _hours),
-        (timedelta(minutes=1), _minutes),
-    ):
-        if distance >= size:
-            return words(distance // size, past)
     if distance < timedelta(seconds=5):
         return _("just now") if past else _("in a moment")
-    return _seconds(distance // timedelta(seconds=1), past)
+    unit, before, ahead = next(each for each in _UNITS if distance >= each[0])
+    return ngettext(*(before if past else ahead), distance // unit)
 
 
-def _days(number: int, past: bool) -> Markup:
-    if past:
-        return ngettext("%(number)s day ago", "%(number)s days ago", number)
-    return ngettext("in %(number)s day", "in %(number)s days", number)
-
-
-def _hours(number: int, past: bool) -> Markup:
-    if past:
-        return ngettext("%(number)s hour ago", "%(number)s hours ago", number)
-    return ngettext("in %(number)s hour", "in %(number)s hours", number)
-
-
-def _minutes(number: int, past: bool) -> Markup:
-    if past:
-        return ngettext("%(number)s minute ago", "%(number)s minutes ago", number)
-    return ngettext("in %(number)s minute", "in %(number)s minutes", number)
-
-
-def _seconds(number: int, past: bool) -> Markup:
-    if past:
-        return ngettext("%(number)s second ago", "%(number)s seconds ago", number)
-    return ngettext("in %(number)s second", "in %(number)s seconds", number)
+_UNITS = (
+    (
+        timedelta(days=1),
+        marked_plural("%(number)s day ago", "%(number)s days ago"),
+        marked_plural("in %(number)s day", "in %(number)s days"),
+    ),
+    (
+        timedelta(hours=1),
+        marked_plural("%(number)s hour ago", "%(number)s hours ago"),
+        marked_plural("in %(number)s hour", "in %(number)s hours"),
+    ),
+    (
+        timedelta(minutes=1),
+        marked_plural("%(number)s minute ago", "%(number)s minutes ago"),
+        marked_plural("in %(number)s minute", "in %(number)s minutes"),
+    ),
+    (
+        timedelta(seconds=1),
+        marked_plural("%(number)s second ago", "%(number)s seconds ago"),
+        marked_plural("in %(number)s second", "in %(number)s seconds"),
+    ),
+)
 
 
 def total_duration(deliveries: Sequence[Mapping[str, Any]]) -> Markup:
-    """How long the latest attempts of a chain's deliveries took, together."""
+    """The total duration of the latest attempts of a run's deliveries."""
     taken = [each["duration_ms"] for each in deliveries if each["duration_ms"] is not None]
     return duration(sum(taken)) if taken else Markup("\N{EN DASH}")
 
 
 def cause_of(deliveries: Sequence[Mapping[str, Any]]) -> str:
-    """What is wrong with a chain: with the first of its deliveries that has not succeeded."""
+    """Why a run has not succeeded: the cause of its first delivery that has not."""
     deciding = next((each for each in deliveries if each["state"] != "succeeded"), None)
     return str(deciding["cause"] or deciding["reason"]) if deciding else ""
 
 
 def timing(attempt: Mapping[str, Any]) -> Markup:
-    """How long an attempt took, and which parts of it are known."""
+    """The duration of an attempt and of its parts."""
     parts = [_("Took %(duration)s", duration=duration(attempt["duration_ms"]))]
     if attempt["connect_ms"] is not None:
-        parts.append(_("connecting %(duration)s", duration=duration(attempt["connect_ms"])))
+        parts.append(_("%(duration)s to connect", duration=duration(attempt["connect_ms"])))
     elif attempt["status_code"] is not None:
-        parts.append(_("over a connection that was kept open"))
+        parts.append(_("on a reused connection"))
     if attempt["wait_ms"] is not None:
-        parts.append(_("waiting for the answer %(duration)s", duration=duration(attempt["wait_ms"])))
+        parts.append(_("%(duration)s waiting for the response", duration=duration(attempt["wait_ms"])))
     return _(", ").join(parts)
 
 
 def summary(recent: Sequence[RunSummary]) -> Markup:
-    """The latest outcomes, for who cannot see their marks."""
+    """The latest runs in words, for those who cannot see the marks."""
     counts = Counter(each.state.value for each in recent)
-    told = _(", ").join(
+    outcomes = _(", ").join(
         _("%(number)s %(outcome)s", number=count, outcome=state(name)) for name, count in counts.items()
     )
-    return ngettext("The latest %(number)s: %(told)s", "The latest %(number)s: %(told)s", len(recent), told=told)
+    return ngettext(
+        "Latest %(number)s: %(outcomes)s", "Latest %(number)s: %(outcomes)s", len(recent), outcomes=outcomes
+    )
 
 
-def chart(week: Chart) -> Markup:
-    """The chart, for who cannot see it."""
-    return _("; ").join(chart_day(day) for day in week.days if day.total)
+def chart(shown: Chart) -> Markup:
+    """The chart in words, for those who cannot see it."""
+    return _("; ").join(chart_day(day) for day in shown.days if day.total)
 
 
 def chart_day(day: Day) -> Markup:
-    told = [_("%(outcome)s: %(number)s", outcome=outcome(name), number=n) for name, n in day.counts.items() if n]
+    words = [_("%(outcome)s: %(number)s", outcome=outcome(name), number=n) for name, n in day.counts.items() if n]
     if day.response_ms is not None:
-        told.append(_("response time %(duration)s", duration=duration(day.response_ms)))
-    return Markup("{}: {}").format(f"{day.day:%Y-%m-%d}", _(", ").join(told) if told else _("nothing"))
+        words.append(_("response time %(duration)s", duration=duration(day.response_ms)))
+    return Markup("{}: {}").format(f"{day.day:%Y-%m-%d}", _(", ").join(words) if words else _("No deliveries"))
