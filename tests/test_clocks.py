@@ -38,7 +38,8 @@ def claim(host: Host) -> Callable[[], list[Claim]]:
 def answered(host: Host, clock: StoppedClock, claim: Claim, status_code: int) -> Changes:
     outcome = Outcome(clock.at_process(), 5, status_code)
     with host.writing() as session:
-        return recording.record(session, [recording.Result(claim, {}, outcome, judge(outcome, claim.retry_step))], 3600)
+        result = recording.Result(claim, {}, "{}", outcome, judge(outcome, claim.retry_step))
+        return recording.record(session, [result], 3600)
 
 
 def test_a_lease(host: Host, clock: StoppedClock, claim: Callable[[], list[Claim]]) -> None:

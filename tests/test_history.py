@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from itertools import product
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from markupsafe import escape
+from sqlalchemy import select
 
 from flask_hubhooks.dialects import utcnow
-from flask_hubhooks.records.models import Delivery, Status
+from flask_hubhooks.records.models import Attempt, Delivery, Status
 
 from .host import Host, Owned, problem
 from .receivers import Connection, Receiver, Request, close, http
@@ -190,6 +194,36 @@ def test_an_attempt(host: Host) -> None:
     assert json.loads(request["body"]) == sent | {"callback_url": "https://registry.example.com/u/acme/app/hook/***/"}
     assert (attempt["status_code"], response["body"], response["truncated"]) == (201, '{"ok": true}', False)
     assert [value for name, value in response["headers"] if name == "X-Job"] == ["7", "8"]
+
+
+def test_bodies_are_kept_as_they_were_sent(host: Host) -> None:
+    """The history shows the body of each attempt as it was sent, whatever changes afterwards, and stores it once."""
+    with Receiver(500) as receiver:
+        webhook = host.create(receiver.url)
+        host.push()
+        for attempt in range(4):
+            if attempt == 2:
+                host.state.config = replace(host.state.config, external_url="https://moved.example.com")
+            host.make_due()
+            host.deliver()
+        delivery = only(host, webhook)
+        api = f"acme/app/webhooks/{webhook['id']}/history/{delivery['id']}/"
+        assert host.api("POST", api + "redeliver/").status_code == 202
+        host.deliver()
+        host.state.config = replace(host.state.config, external_url="https://now.example.com")
+        delivery = only(host, webhook)
+    sent = [re.sub(rb"/hook/[^/]+/", b"/hook/***/", each.body).decode() for each in receiver.requests]
+    assert [each["request"]["body"] for each in delivery["attempts"]] == sent
+    assert ["moved.example.com" in each for each in sent] == [False, False, True, True, True]
+    with host.app.app_context(), host.state.reading() as session:
+        stored = session.scalars(select(Attempt.request_body).order_by(Attempt.number)).all()
+    assert [each is None for each in stored] == [False, True, False, True, False]
+    for number, body in enumerate(sent, 1):
+        shown = host.client.get(
+            f"/r/acme/app/webhooks/{webhook['id']}/history/{delivery['id']}/?attempt={number}&payload=raw",
+            headers={"X-User": "alice"},
+        )
+        assert escape(body) in shown.text
 
 
 def test_attempts_without_an_answer(host: Host) -> None:

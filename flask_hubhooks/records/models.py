@@ -331,6 +331,8 @@ class Attempt(Base):
     status_code: Mapped[int | None]
     error: Mapped[str]
     request_headers: Mapped[list[list[str]]] = mapped_column(JSON)
+    request_body: Mapped[str | None]
+    """Without its callback token. None if the attempt before it in the same round sent the same body."""
     response_headers: Mapped[list[list[str]]] = mapped_column(JSON)
     response_body: Mapped[bytes]
     response_truncated: Mapped[bool]

@@ -10,13 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..config import Config
-from ..formats import dockerhub
 from ..records.history import Context, LastAttempt
 from ..records.models import DOCKER_WORDS, Attempt, Delivery, Kind, Status, Webhook
 from ..transport.causes import cause
 from ..transport.hook_url import hosts
-from ..worker.masking import MASKED
 from .document_fields import (
     UUID,
     Choice,
@@ -85,19 +82,15 @@ def delivery_views(rows: Sequence[Delivery], context: Context) -> list[DeliveryV
     ]
 
 
-def sent_body(row: Delivery, config: Config) -> str:
-    """Return the body that every attempt of the delivery sent, without the callback token."""
-    push = row.push
-    content = dockerhub.payload(
-        external_url=config.external_url,
-        token=MASKED,
-        repository=push.repository,
-        tag=push.tag,
-        pusher=push.pusher,
-        pushed_at=push.pushed_at,
-        details=push.snapshot,
-    )
-    return dockerhub.body(content).decode()
+def attempt_views(attempts: Sequence[Attempt]) -> list[AttemptView]:
+    """Return the views of all attempts of a delivery, in order."""
+    bodies: dict[int, str] = {}  # by round
+    views = []
+    for attempt in attempts:
+        if attempt.request_body is not None:
+            bodies[attempt.round] = attempt.request_body
+        views.append(AttemptView(attempt, bodies.get(attempt.round, "")))
+    return views
 
 
 class HookDocument(Document):

@@ -293,6 +293,7 @@ class Dispatcher:
             details=claim.snapshot,
         )
         body = dockerhub.body(content)
+        stored_body = body.decode().replace(token, MASKED)
         former = claim.encrypted_former_secret
         keys = [decrypt(each) for each in (claim.encrypted_secret, *([former] if former else []))]
         own = request_headers.of_text(decrypt(claim.encrypted_headers)) if claim.encrypted_headers else {}
@@ -310,7 +311,7 @@ class Dispatcher:
                 logger.exception("delivery %s is held: its outcome could not be judged", claim.id)
                 return self._postpone(claim, "held: its outcome could not be judged; the worker's log says why")
             self._limits.ended(claim, outcome, received=judgement.verdict is Verdict.RECEIVED)
-            self._done.put(Result(claim, headers | dict.fromkeys(own, MASKED), outcome, judgement))
+            self._done.put(Result(claim, headers | dict.fromkeys(own, MASKED), stored_body, outcome, judgement))
             self._send_more()
 
         return Request(claim.hook_url, body, own | headers, claim.repository), done

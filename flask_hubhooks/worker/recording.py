@@ -42,6 +42,8 @@ class Result:
 
     claim: Claim
     request_headers: dict[str, str]
+    request_body: str
+    """Without its callback token."""
     outcome: Outcome
     judgement: Judgement
 
@@ -235,23 +237,33 @@ def _insert_attempts(session: Session, results: Sequence[Result]) -> None:
     An attempt that is there already was committed, but the commit's answer was lost: the batch is written again.
     """
     started_at: defaultdict[uuid.UUID, list[datetime]] = defaultdict(list)
+    last_body: dict[tuple[uuid.UUID, int], str] = {}  # by delivery and round
     # Not read with the locks: a statement that waits for locks has read before.
-    for row in session.execute(_STARTED_AT, {"ids": list({each.claim.id for each in results})}).all():
+    for row in session.execute(_EARLIER, {"ids": list({each.claim.id for each in results})}).all():
         started_at[row.delivery_id].append(row.started_at)
+        if row.request_body is not None:
+            last_body[row.delivery_id, row.round] = row.request_body
     rows: list[dict[str, Any]] = []
     for result in results:
-        known = started_at[result.claim.id]
+        claim, body = result.claim, result.request_body
+        known = started_at[claim.id]
         if result.outcome.started_at not in known:
             known.append(result.outcome.started_at)
-            rows.append(_attempt_row(result, len(known)))
+            same = last_body.get((claim.id, claim.round)) == body
+            rows.append(_attempt_row(result, len(known), None if same else body))
+            last_body[claim.id, claim.round] = body
     if rows:
         insert_rows(session, attempts, rows)
 
 
-_STARTED_AT = select(attempts.c.delivery_id, attempts.c.started_at).where(one_of(attempts.c.delivery_id, "ids"))
+_EARLIER = (
+    select(attempts.c.delivery_id, attempts.c.round, attempts.c.started_at, attempts.c.request_body)
+    .where(one_of(attempts.c.delivery_id, "ids"))
+    .order_by(attempts.c.delivery_id, attempts.c.number)
+)
 
 
-def _attempt_row(result: Result, number: int) -> dict[str, Any]:
+def _attempt_row(result: Result, number: int, request_body: str | None) -> dict[str, Any]:
     claim, outcome = result.claim, result.outcome
     return {
         "delivery_id": claim.id,
@@ -266,6 +278,7 @@ def _attempt_row(result: Result, number: int) -> dict[str, Any]:
         "status_code": outcome.status_code,
         "error": outcome.error,
         "request_headers": list(result.request_headers.items()),
+        "request_body": request_body,
         "response_headers": outcome.response_headers,
         "response_body": outcome.response_body,
         "response_truncated": outcome.truncated,

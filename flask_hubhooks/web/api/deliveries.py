@@ -21,15 +21,14 @@ from ...records.redelivery import NotNow
 from ...wakeups import wake
 from ..authorization import Call
 from ..documents import (
-    AttemptView,
     DeliveryDocument,
     DeliveryPageDocument,
     DeliveryView,
     DeliveryWithAttemptsDocument,
     Page,
     RecoveredDocument,
+    attempt_views,
     delivery_views,
-    sent_body,
 )
 from ..endpoints import Endpoint, api_url
 from ..problems import Problem, not_found
@@ -162,8 +161,7 @@ def _read(call: Call, webhook_id: int, delivery_id: uuid.UUID, *, with_attempts:
         [view] = delivery_views([row], history.context(session, [row]))
         if not with_attempts:
             return view
-        body = sent_body(row, call.state.config)
-        return replace(view, attempts=[AttemptView(each, body) for each in row.attempts])
+        return replace(view, attempts=attempt_views(row.attempts))
 
 
 def find_delivery(session: Session, webhook: Webhook, delivery_id: uuid.UUID) -> Delivery:

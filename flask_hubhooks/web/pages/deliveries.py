@@ -20,7 +20,7 @@ from ..api import deliveries as api
 from ..api.webhooks import WEBHOOK_DOCUMENT, find_webhook
 from ..authorization import Call
 from ..document_fields import time
-from ..documents import AttemptDocument, AttemptView, DeliveryView, delivery_views, sent_body
+from ..documents import AttemptDocument, AttemptView, DeliveryView, delivery_views
 from ..problems import not_found
 from .chart import read_chart
 from .forms import Form
@@ -66,9 +66,9 @@ def show(call: Call, query: dict[str, Any], webhook_id: int, delivery_id: uuid.U
         context = history.context(session, [row])
         attempts = _read_attempts(session, row, query["attempt"])
         run = _shown_run(call, delivery_views(context.runs[row.push_id], context))
-    sent = sent_body(row, call.state.config)
-    shown = attempts.shown and call.viewer.document(_ATTEMPT_DOCUMENT, AttemptView(attempts.shown, sent))
-    pretty = sent if query["payload"] == "raw" else json.dumps(json.loads(sent), indent=2, ensure_ascii=False)
+    payload = attempts.shown.body if attempts.shown and call.viewer.may_write else ""
+    if payload and query["payload"] != "raw":
+        payload = json.dumps(json.loads(payload), indent=2, ensure_ascii=False)
     return page(
         call,
         "delivery.html",
@@ -76,8 +76,8 @@ def show(call: Call, query: dict[str, Any], webhook_id: int, delivery_id: uuid.U
         delivery=next(each for each in run["deliveries"] if each["id"] == str(row.id)),
         chain=run,
         attempts=attempts,
-        shown=shown,
-        payload=pretty if call.viewer.may_write else None,
+        shown=call.viewer.document(_ATTEMPT_DOCUMENT, attempts.shown) if attempts.shown else None,
+        payload=payload,
         is_raw=query["payload"] == "raw",
     )
 
@@ -87,13 +87,13 @@ class Attempts:
     """Some attempts, newest first, the one that is shown, and the numbers at which older and newer pages start."""
 
     lines: Sequence[dict[str, Any]]
-    shown: Attempt | None
+    shown: AttemptView | None
     older: int | None
     newer: int | None
 
 
 def _read_attempts(session: Session, delivery: Delivery, number: int | None) -> Attempts:
-    """Read the attempts around a number, or the latest, in two statements. Raises 404 if there is no such attempt."""
+    """Read the attempts around a number, or the latest. Raises 404 if there is no such attempt."""
     newest = number + MAX_ATTEMPTS // 2 if number else NUMBER_LIMIT
     rows = session.execute(
         select(Attempt.number, Attempt.trigger, Attempt.started_at, Attempt.status_code)
@@ -104,6 +104,17 @@ def _read_attempts(session: Session, delivery: Delivery, number: int | None) -> 
     shown = session.get(Attempt, (delivery.id, number or rows[0].number)) if number or rows else None
     if number and shown is None:
         raise not_found()
+    body = shown and session.scalar(
+        select(Attempt.request_body)
+        .where(
+            Attempt.delivery_id == delivery.id,
+            Attempt.round == shown.round,
+            Attempt.number <= shown.number,
+            Attempt.request_body.is_not(None),
+        )
+        .order_by(Attempt.number.desc())
+        .limit(1)
+    )
     lines = [
         {
             "number": each.number,
@@ -116,7 +127,7 @@ def _read_attempts(session: Session, delivery: Delivery, number: int | None) -> 
     ]
     older = rows[-1].number - 1 if rows and rows[-1].number > 1 else None
     newer = rows[0].number + 1 if rows and rows[0].number < delivery.attempt_count else None
-    return Attempts(lines, shown, older, newer)
+    return Attempts(lines, AttemptView(shown, body or "") if shown else None, older, newer)
 
 
 def redeliver(call: Call, sent: Form, webhook_id: int, delivery_id: uuid.UUID) -> Response:
