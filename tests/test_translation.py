@@ -190,7 +190,7 @@ def test_history_in_chinese(host: Host) -> None:
     pages = [visit(host, f"{path}{delivery['id']}/") for delivery in host.history(webhook)]
     for page in pages:
         assert_chinese(page, "Webhook 链")
-    assert sum("载荷" in page.text for page in pages) == 2, "that of what was sent"
+    assert sum("载荷" in page.text for page in pages) == 3, "that of what was sent"
     assert any("首次尝试" in page.text and "耗时 " in page.text for page in pages)
     last = host.history(webhook)[0]
     host.api("PATCH", f"acme/app/webhooks/{webhook['id']}/", json={"active": False})
