@@ -165,10 +165,10 @@ def test_expired(make_host: MakeHost) -> None:
     host.deliver()
     expired = only(host, webhook)
     assert (expired["status"], expired["state"]) == ("success", "expired")
-    assert expired["reason"] == "the callback never came"
+    assert expired["reason"] == "The callback never came."
     answer = host.call_back(payload)
     assert answer.status_code == 410
-    assert "expired: the callback never came" in answer.get_json()["detail"]
+    assert "expired. The callback never came." in answer.get_json()["detail"]
     assert only(host, webhook) == expired
 
 
@@ -222,7 +222,7 @@ def test_cancelled_by_deletion(host: Host) -> None:
     host.api("DELETE", f"acme/app/webhooks/{webhook['id']}/")
     answer = host.call_back(payload)
     assert answer.status_code == 410
-    assert "cancelled: the webhook was deleted" in answer.get_json()["detail"]
+    assert "cancelled. The webhook was deleted." in answer.get_json()["detail"]
 
 
 # Where none was expected

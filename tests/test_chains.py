@@ -164,7 +164,7 @@ def test_interrupted_by_a_callback(host: Host, receivers: list[Receiver], state:
     assert states(host, webhook) == ["succeeded"] * position + ["failed"] + ["skipped"] * (2 - position)
     assert counts(receivers) == [1] * (position + 1) + [0] * (2 - position)
     skipped = host.history(webhook)[-1]
-    assert (skipped["status"], skipped["reason"]) == ("error", "an earlier hook of the chain failed")
+    assert (skipped["status"], skipped["reason"]) == ("error", "An earlier hook of the chain failed.")
 
 
 def test_interrupted_by_a_failure(host: Host, receivers: list[Receiver]) -> None:
@@ -211,7 +211,7 @@ def test_switched_off_in_between(host: Host, receivers: list[Receiver]) -> None:
     carry_on(host, receivers[0])
     assert states(host, webhook) == ["succeeded", "cancelled", "cancelled"]
     assert counts(receivers) == [1, 0, 0]
-    assert host.history(webhook)[1]["reason"] == "the webhook was paused, disabled or deleted, or the hook removed"
+    assert host.history(webhook)[1]["reason"] == "The webhook was paused, disabled or deleted, or the hook was removed."
 
 
 # Sent again

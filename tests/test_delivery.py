@@ -343,7 +343,7 @@ def test_gave_up(host: Host) -> None:
     assert not receiver.requests
     delivery = only(host, webhook)
     assert (delivery["status"], delivery["state"], delivery["attempts"]) == ("error", "failed", [])
-    assert delivery["reason"] == "not delivered within 5 days"
+    assert delivery["reason"] == "Not delivered within 5 days."
     assert [list(each) for each in told] == [["delivery"], ["deliveries"]]
 
 
@@ -368,7 +368,7 @@ def test_gone(host: Host) -> None:
     ]
     gone, _, cancelled, _ = host.history(webhook)
     assert "410 Gone" in gone["reason"]
-    assert "the webhook was disabled: The receiver answered 410 Gone." in cancelled["reason"]
+    assert "The webhook was disabled. The receiver answered 410 Gone." in cancelled["reason"]
     shown = host.api("GET", f"acme/app/webhooks/{webhook['id']}/").get_json()
     assert (shown["active"], shown["disabled_reason"]) == (False, gone["reason"])
     [details] = told
@@ -526,7 +526,7 @@ def test_deleted_while_on_the_wire(host: Host) -> None:
     assert len(receiver.requests) == 1
     with host.writing() as session:
         [delivery] = session.scalars(select(Delivery))
-        assert (delivery.status, delivery.reason) == (Status.CANCELLED, "the webhook was deleted")
+        assert (delivery.status, delivery.reason) == (Status.CANCELLED, "The webhook was deleted.")
         assert [attempt.status_code for attempt in delivery.attempts] == [500]
     assert host.api("GET", f"acme/app/webhooks/{webhook['id']}/history/").status_code == 404
 

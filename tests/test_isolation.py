@@ -414,7 +414,7 @@ def test_given_up_while_held_back(host: Host) -> None:
         host.run_job()
         assert len(receiver.requests) == 3
     assert {(each["state"], each["reason"]) for each in host.history(webhook)} == {
-        ("failed", "not delivered within 5 days")
+        ("failed", "Not delivered within 5 days.")
     }
 
 

@@ -613,6 +613,7 @@ def try_often(host: Host, delivery: str, times: int) -> None:
                 status_code=502,
                 error="",
                 request_headers=[["content-type", "application/json"], ["user-agent", "flask-hubhooks"]],
+                request_body='{"callback_url":"***"}' if number == 1 else None,
                 response_headers=[["Server", "nginx"], ["Content-Type", "text/html"]],
                 response_body=PAGE[:16384],
                 response_truncated=True,

@@ -99,7 +99,7 @@ def test_deleting_cancels(host: Host) -> None:
         host.push()
         delete(host)
         assert stored(host, Delivery.status) == [Status.CANCELLED] * 5
-        assert set(stored(host, Delivery.reason)) == {"the repository was deleted"}
+        assert set(stored(host, Delivery.reason)) == {"The repository was deleted."}
         assert host.call_back(receiver.requests[0].body).status_code == 410
     assert stored(host, Webhook.encrypted_headers) == [None, None]
 
@@ -235,7 +235,7 @@ def test_deleting_ends_what_an_owner_deleted(host: Host, renamed: bool) -> None:
     delete(host, "acme/new" if renamed else "acme/app")
     assert host.call_back(payload).status_code == 410
     assert stored(host, Delivery.status) == [Status.CANCELLED]
-    assert stored(host, Delivery.reason) == ["the repository was deleted"]
+    assert stored(host, Delivery.reason) == ["The repository was deleted."]
 
 
 # Beside others

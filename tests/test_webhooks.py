@@ -242,7 +242,7 @@ def test_pause_and_resume(host: Host) -> None:
         here = f"acme/app/webhooks/{path(webhook)}"
         assert host.api("PATCH", here, json={"active": False}).get_json()["active"] is False
         states = [(each["state"], each["reason"]) for each in host.history(webhook)]
-        paused = ("cancelled", "the webhook was paused")
+        paused = ("cancelled", "The webhook was paused.")
         assert states == [paused, paused, ("awaiting_callback", ""), paused]
         host.push(tag="unheard")
         assert host.call_back(receiver.requests[0].body).status_code == 200

@@ -107,12 +107,12 @@ _DECIDE = (
 def _check(delivery: Row[Any], round_: int, callback: Callback) -> None:
     with_repository = delivery.disabled_reason == REPOSITORY_DELETED  # `settle` has yet to cancel what awaits callbacks
     if delivery.deleted_id and (with_repository or delivery.status is not Status.AWAITING_CALLBACK):
-        raise CallbackRefused(410, f"this delivery is {delivery.status.value}: the webhook was deleted")
+        raise CallbackRefused(410, f"This delivery is {delivery.status.value}. The webhook was deleted.")
     if round_ != delivery.round:
-        raise CallbackRefused(409, "this callback URL is of an earlier round: the delivery was sent again since")
+        raise CallbackRefused(409, "This callback URL is of an earlier round. The delivery was sent again since.")
     if delivery.callback_state not in ("", callback.state):
-        raise CallbackRefused(409, f"this delivery was decided before, as {delivery.callback_state!r}")
+        raise CallbackRefused(409, f"This delivery was decided before, as {delivery.callback_state!r}.")
     may_be_decided = delivery.status in (Status.PENDING, Status.AWAITING_CALLBACK, Status.SUCCEEDED)
     if not may_be_decided and not delivery.callback_state:
-        reason = f": {delivery.reason}" if delivery.reason else ""
-        raise CallbackRefused(410, f"this delivery is {delivery.status.value}{reason}")
+        reason = f" {delivery.reason}" if delivery.reason else ""
+        raise CallbackRefused(410, f"This delivery is {delivery.status.value}.{reason}")

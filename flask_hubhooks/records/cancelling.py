@@ -17,8 +17,8 @@ switched_off = or_(
     and_(~webhooks.c.active, pushes.c.kind != Kind.TEST),
 )
 """Whether a delivery with this webhook, hook and push is not to be sent. A test is sent for a paused webhook too."""
-SWITCHED_OFF = "the webhook was paused, disabled or deleted, or the hook removed"
-REPOSITORY_DELETED = "the repository was deleted"
+SWITCHED_OFF = "The webhook was paused, disabled or deleted, or the hook was removed."
+REPOSITORY_DELETED = "The repository was deleted."
 """The reason of cancelled deliveries, and the `disabled_reason` of the webhooks of a deleted repository."""
 
 

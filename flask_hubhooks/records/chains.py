@@ -76,5 +76,5 @@ _CONTINUE = (
 _CANCEL_SWITCHED_OFF = _next.values(transitions.cancelled(SWITCHED_OFF))  # `_CONTINUE` has left only these
 _SKIP = _interrupted.where(_any_earlier(FAILED)).values(transitions.skipped())
 _CANCEL = _interrupted.where(_any_earlier([Status.CANCELLED])).values(
-    transitions.cancelled("an earlier hook of the chain was cancelled")
+    transitions.cancelled("An earlier hook of the chain was cancelled.")
 )

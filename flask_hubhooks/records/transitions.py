@@ -51,8 +51,8 @@ and due times: one probe tells what is due next and whether that is urgent, and 
 delays nobody. With a column the same would take a second index, and each statement of a claim twice. Urgency ends with
 the lease, or with a delay.
 """
-GAVE_UP = f"not delivered within {GIVE_UP_AFTER.days} days"
-NO_CALLBACK = "the callback never came"
+GAVE_UP = f"Not delivered within {GIVE_UP_AFTER.days} days."
+NO_CALLBACK = "The callback never came."
 
 
 def recorded() -> Columns:
@@ -145,7 +145,7 @@ def overdue() -> Columns:
 
 def skipped() -> Columns:
     """An earlier hook of its chain failed."""
-    return _ended(Status.SKIPPED, "an earlier hook of the chain failed")
+    return _ended(Status.SKIPPED, "An earlier hook of the chain failed.")
 
 
 def cancelled(reason: str) -> Columns:

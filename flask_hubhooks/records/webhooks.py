@@ -99,7 +99,7 @@ def edit(session: Session, owner: Owner, webhook: Webhook, wanted: Mapping[str, 
 
 def delete(session: Session, owner: Owner, webhook: Webhook) -> None:
     """Delete at once: the name is free, the history unreadable, nothing more is sent, and secrets are gone."""
-    cancel_webhook(session, webhook.id, "the webhook was deleted", tests=True)
+    cancel_webhook(session, webhook.id, "The webhook was deleted.", tests=True)
     webhook.deleted_id = webhook.id
     webhook.encrypted_former_secret = webhook.former_secret_until = webhook.encrypted_headers = None
     webhook.last_updater = owner.name
@@ -111,7 +111,7 @@ def disable(session: Session, webhook_id: int, reason: str) -> bool:
     active = update(webhooks).where(webhooks.c.id == webhook_id, webhooks.c.active, webhooks.c.deleted_id == 0)
     disabled = session.execute(active.values(active=False, disabled_reason=reason).returning(webhooks.c.id)).all()
     if disabled:
-        cancel_webhook(session, webhook_id, f"the webhook was disabled: {reason}")
+        cancel_webhook(session, webhook_id, f"The webhook was disabled. {reason}")
     return bool(disabled)
 
 
@@ -146,7 +146,7 @@ def _set_active(session: Session, webhook: Webhook, active: bool) -> None:
         for hook in webhook.hooks:
             hook.failing_since = None
     else:
-        cancel_webhook(session, webhook.id, "the webhook was paused")
+        cancel_webhook(session, webhook.id, "The webhook was paused.")
 
 
 def _set_headers(owner: Owner, webhook: Webhook, wanted: Mapping[str, str | None]) -> None:
@@ -186,7 +186,7 @@ def _set_hooks(session: Session, owner: Owner, webhook: Webhook, wanted: Sequenc
         raise Refused({"hooks": [f"A webhook may have at most {owner.config.max_hooks} hooks."]})
     kept = _kept(webhook.hooks, wanted)
     for hook in [each for each in webhook.hooks if each not in kept]:
-        cancel_hook(session, hook, "the hook was removed from the webhook")
+        cancel_hook(session, hook, "The hook was removed from the webhook.")
         hook.removed_at = utcnow()
     for position, (known, each) in enumerate(zip(kept, wanted, strict=True)):
         hook = known or Hook(hook_url=str(each.hook_url), creator=owner.name, last_updater=owner.name)

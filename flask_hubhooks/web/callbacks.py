@@ -51,7 +51,7 @@ def post_callback(repository: str, token: str) -> CallbackTaken:
         try:
             changes = decide(session, delivery, round_, callback)
         except CallbackRefused as refused:
-            raise Problem(refused.status_code, f"Nothing was changed: {refused}.") from None
+            raise Problem(refused.status_code, f"Nothing was changed. {refused}") from None
     if changes.more_due:
         wake(state)
     announce(state, changes)

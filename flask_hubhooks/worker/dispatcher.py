@@ -270,10 +270,10 @@ class Dispatcher:
                 claim.id,
                 claim.webhook_id,
             )
-            self._postpone(claim, "held: its secret or its headers cannot be decrypted; tell the operator")
+            self._postpone(claim, "Held: its secret or its headers cannot be decrypted. Tell the operator.")
         except Exception:
             logger.exception("delivery %s is held: it could not be built", claim.id)
-            self._postpone(claim, "held: it could not be built; the worker's log says why")
+            self._postpone(claim, "Held: it could not be built. The worker's log says why.")
 
     def _postpone(self, claim: Claim, reason: str) -> None:
         self._limits.ended(claim)
@@ -309,7 +309,7 @@ class Dispatcher:
                 judgement = judge_test(outcome) if claim.is_test else judge(outcome, claim.retry_step)
             except Exception:
                 logger.exception("delivery %s is held: its outcome could not be judged", claim.id)
-                return self._postpone(claim, "held: its outcome could not be judged; the worker's log says why")
+                return self._postpone(claim, "Held: its outcome could not be judged. The worker's log says why.")
             self._limits.ended(claim, outcome, received=judgement.verdict is Verdict.RECEIVED)
             self._done.put(Result(claim, headers | dict.fromkeys(own, MASKED), stored_body, outcome, judgement))
             self._send_more()

@@ -330,7 +330,7 @@ def _write_failures(session: Session, hook_ids: Iterable[int]) -> dict[int, str]
     session.execute(_HOOKS_FAIL, times | {"ids": ids})
     which = {"ids": ids, "failing_before": now - GIVE_UP_AFTER, "min_days": MIN_FAILED_DAYS}
     return {
-        row.id: f"deliveries to {origin(row.hook_url)} have failed since {row.failing_since:%Y-%m-%d %H:%M} UTC"
+        row.id: f"Deliveries to {origin(row.hook_url)} have failed since {row.failing_since:%Y-%m-%d %H:%M} UTC."
         for row in session.execute(_FAILING_TOO_LONG, which)
     }
 

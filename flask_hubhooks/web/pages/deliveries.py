@@ -10,7 +10,7 @@ from typing import Any
 
 from flask import Response
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from ...records import history, runs
 from ...records.models import NUMBER_LIMIT, Attempt, Delivery
@@ -101,20 +101,13 @@ def _read_attempts(session: Session, delivery: Delivery, number: int | None) -> 
         .order_by(Attempt.number.desc())
         .limit(MAX_ATTEMPTS)
     ).all()
-    shown = session.get(Attempt, (delivery.id, number or rows[0].number)) if number or rows else None
-    if number and shown is None:
-        raise not_found()
-    body = shown and session.scalar(
-        select(Attempt.request_body)
-        .where(
-            Attempt.delivery_id == delivery.id,
-            Attempt.round == shown.round,
-            Attempt.number <= shown.number,
-            Attempt.request_body.is_not(None),
-        )
-        .order_by(Attempt.number.desc())
-        .limit(1)
-    )
+    shown = None
+    if number or rows:
+        its = (Attempt.delivery_id == delivery.id) & (Attempt.number == (number or rows[0].number))
+        found = session.execute(select(Attempt, _SENT_BODY).where(its)).one_or_none()
+        if found is None:
+            raise not_found()
+        shown = AttemptView(found[0], found[1] or "")
     lines = [
         {
             "number": each.number,
@@ -127,7 +120,22 @@ def _read_attempts(session: Session, delivery: Delivery, number: int | None) -> 
     ]
     older = rows[-1].number - 1 if rows and rows[-1].number > 1 else None
     newer = rows[0].number + 1 if rows and rows[0].number < delivery.attempt_count else None
-    return Attempts(lines, AttemptView(shown, body or "") if shown else None, older, newer)
+    return Attempts(lines, shown, older, newer)
+
+
+_earlier = aliased(Attempt)
+_SENT_BODY = (
+    select(_earlier.request_body)
+    .where(
+        _earlier.delivery_id == Attempt.delivery_id,
+        _earlier.round == Attempt.round,
+        _earlier.number <= Attempt.number,
+        _earlier.request_body.is_not(None),
+    )
+    .order_by(_earlier.number.desc())
+    .limit(1)
+    .scalar_subquery()
+)
 
 
 def redeliver(call: Call, sent: Form, webhook_id: int, delivery_id: uuid.UUID) -> Response:
