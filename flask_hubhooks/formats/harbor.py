@@ -1,0 +1,35 @@
+"""Harbor's `PUSH_ARTIFACT` event in its `Default` format, for Argo CD, argocd-image-updater, Flux, Kargo and Kobold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .push import Push
+
+
+def payload(push: Push) -> dict[str, Any]:
+    """Build the event, with our `callback_url` beside it.
+
+    A repository's namespace ends at its first slash, as a Harbor project does; one without a slash is in `library`.
+    """
+    first, slash, rest = push.repository.partition("/")
+    created: int = push.details["date_created"]
+    return {
+        "type": "PUSH_ARTIFACT",
+        "occur_at": push.timestamp,
+        "operator": push.pusher,
+        "event_data": {
+            "resources": [
+                ({"digest": push.digest} if push.digest else {})
+                | {"tag": push.tag, "resource_url": f"{push.image}:{push.tag}"}
+            ],
+            "repository": ({"date_created": created} if created else {})
+            | {
+                "name": rest if slash else first,
+                "namespace": first if slash else "library",
+                "repo_full_name": push.repository,
+                "repo_type": "private" if push.details["is_private"] else "public",
+            },
+        },
+        "callback_url": push.callback_url,
+    }

@@ -1,0 +1,154 @@
+"""Templates: a document of the owner's that stays JSON whatever is filled in."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flask_hubhooks.formats import BadTemplate, BodyTooLarge, Template
+from flask_hubhooks.formats.push import PLACEHOLDERS
+
+from .test_formats import DIGEST, PUSH, UNKNOWN, plain_text
+
+
+def filled(document: Any) -> Any:
+    return json.loads(Template(json.dumps(document)).body(PUSH))
+
+
+def test_placeholders() -> None:
+    """Every name stands for what the push says."""
+    assert filled({name: f"<{{{name}}}>" for name in PLACEHOLDERS}) == {
+        "image": "<registry.example.com/acme/app>",
+        "registry": "<registry.example.com>",
+        "repository": "<acme/app>",
+        "tag": "<v1>",
+        "digest": f"<{DIGEST}>",
+        "pusher": "<alice>",
+        "pushed_at": "<2014-12-03T00:22:41Z>",
+        "callback_url": f"<{PUSH.callback_url}>",
+    }
+
+
+def test_unknown_values_are_empty() -> None:
+    """What a push does not say is empty text."""
+    assert json.loads(Template('["{digest}", "by {pusher}"]').body(UNKNOWN)) == ["", "by "]
+
+
+def test_only_strings_that_are_values() -> None:
+    """Strings at any depth are filled in; keys, numbers and the like stay."""
+    document = {"{tag}": [{"deep": ["{image}:{tag}", 1, 2.5, True, None, {"{nothing}": ""}]}], "ünï": "容器"}
+    expected = {"{tag}": [{"deep": ["registry.example.com/acme/app:v1", *document["{tag}"][0]["deep"][1:]]}]}  # type: ignore[index]
+    assert filled(document) == expected | {"ünï": "容器"}
+
+
+def test_braces() -> None:
+    """Doubled braces are braces, next to placeholders, too."""
+    assert filled("{{tag}} {{{tag}}} {{}} }}{{") == "{tag} {v1} {} }{"
+
+
+def test_values_are_not_filled_in_again() -> None:
+    """A tag that looks like a placeholder, or like JSON, is text."""
+    push = dataclasses.replace(PUSH, tag='{callback_url}", "a": "{{', pusher="{tag}")
+    assert json.loads(Template('{"tag": "{tag} {pusher}"}').body(push)) == {"tag": f"{push.tag} {{tag}}"}
+
+
+@pytest.mark.parametrize(
+    ("text", "callback"),
+    [('["{callback_url}"]', True), ('["{{callback_url}}", "{tag}"]', False), ('{"{callback_url}": 1}', False)],
+)
+def test_callback(text: str, callback: bool) -> None:
+    """A template has a callback if some string holds its URL."""
+    assert Template(text).has_callback is callback
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "valid JSON"),
+        ("{tag}", "valid JSON"),
+        ("{'tag': 1}", "valid JSON"),
+        ('{"tag": "{tag}"} x', "valid JSON"),
+        ("9" * 5000, "valid JSON"),
+        ("[NaN]", "cannot express: NaN"),
+        ("[-Infinity]", "cannot express: -Infinity"),
+        ("[1e400]", "cannot express: 1e400"),
+        ('"\\ud800"', "lone surrogates"),
+        ('"\ud800"', "lone surrogates"),
+        ('"{name}"', "{name} is unknown"),
+        ('"{}"', "{} is unknown"),
+        ('"{ tag }"', "{ tag } is unknown"),
+        ('"{tag!r}"', "{tag!r} is unknown"),
+        ('"{tag.__class__}"', "is unknown"),
+        ('"{tag"', "single {: write {{"),
+        ('"tag}"', "single }: write }}"),
+        ('"{{tag}"', "single }"),
+        ("[" * 17 + "]" * 17, "at most 16 objects"),
+        ("[" * 8000, "at most 16 objects"),
+        ("[" * 8000 + "]" * 8000, "at most 16 objects"),
+        (json.dumps("ü" * 8191, ensure_ascii=False) + " ", "at most 16384 bytes"),
+    ],
+)
+def test_refused(text: str, message: str) -> None:
+    """What we could not send is refused when it is saved, in a sentence that says why."""
+    with pytest.raises(BadTemplate) as refusal:
+        Template(text)
+    assert message in str(refusal.value)
+    assert str(refusal.value).endswith(".") and len(str(refusal.value)) < 200
+
+
+def test_limits() -> None:
+    """Templates at their limits are taken."""
+    Template("[" * 16 + "]" * 16)
+    Template(json.dumps("ü" * 8191, ensure_ascii=False))
+
+
+def test_result_is_limited() -> None:
+    """A short template makes no huge request."""
+    push = dataclasses.replace(PUSH, repository="a" * 255)
+    fits, exceeds = ({"all": ["{repository}"] * count} for count in (250, 260))
+    assert len(Template(json.dumps(fits)).body(push)) <= 64 * 1024
+    with pytest.raises(BodyTooLarge, match="the limit is 65536"):
+        Template(json.dumps(exceeds)).body(push)
+
+
+texts = plain_text.map(lambda text: text.replace("{", "{{").replace("}", "}}")) | st.sampled_from(
+    [f"{{{name}}}" for name in PLACEHOLDERS]
+)
+documents = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(plain_text, inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(document=documents, tag=plain_text, pusher=plain_text, repository=plain_text)
+def test_any_document(document: Any, tag: str, pusher: str, repository: str) -> None:
+    """Any document stays the same JSON but for its strings."""
+    push = dataclasses.replace(PUSH, tag=tag, pusher=pusher, repository=repository)
+    values = push.placeholders()
+
+    def expected(content: Any) -> Any:
+        if isinstance(content, dict):
+            return {key: expected(value) for key, value in content.items()}
+        if isinstance(content, list):
+            return [expected(each) for each in content]
+        if isinstance(content, str):
+            return values.get(content[1:-1], content.replace("{{", "{").replace("}}", "}"))
+        return content
+
+    assert json.loads(Template(json.dumps(document)).body(push)) == expected(document)
+
+
+@given(st.text(st.sampled_from('{}[]"\\:,tag 1e9-.\ud800\x00u')) | st.text())
+def test_any_text_is_refused_or_sent(text: str) -> None:
+    """Whatever is given as a template is refused with a reason, or makes valid JSON."""
+    try:
+        template = Template(text)
+    except BadTemplate:
+        return
+    json.loads(template.body(PUSH).decode(), parse_constant=pytest.fail)
