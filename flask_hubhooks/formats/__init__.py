@@ -21,9 +21,9 @@ class Format:
     body: Callable[[Push], bytes]
     content_type: str = "application/json"
     has_callback: bool = True
-    """Whether a receiver learns the callback URL; nothing waits for the callback of one that does not."""
+    """Whether the body has the callback URL; without it nobody can call back."""
     has_digest: bool = False
-    """Whether a receiver learns the digest, so that an older push that comes late would roll it back."""
+    """Whether the body has the digest; an older push that arrives late could then roll a deployment back."""
 
 
 def _json(payload: Callable[[Push], Mapping[str, Any]]) -> Callable[[Push], bytes]:
@@ -45,13 +45,13 @@ FORMATS: Mapping[str, Format] = {
         Format("teams", _json(chat.teams), has_callback=False),
     )
 }
-"""All formats but `template`, whose document is the owner's."""
+"""All payload formats but `template`."""
 
 PAYLOAD_FORMATS = (*FORMATS, "template")
 
 
 def format_of(payload_format: str, template: str = "") -> Format:
-    """Return a hook's format; raises `BadTemplate` where the format is `template` and the template is none."""
+    """Return a hook's format; for `template`, of that template. Raises `BadTemplate`."""
     if payload_format != "template":
         return FORMATS[payload_format]
     owned = cached_template(template)

@@ -1,7 +1,6 @@
-"""Messages for people in Slack, Discord and Microsoft Teams: the image, its tag, who pushed it, and a link.
+"""Messages for Slack, Discord and Microsoft Teams: the image, its tag, who pushed it, and a link.
 
-A name or a tag is text of somebody who may push, so each message keeps it from being read as markup, as a link or as
-a mention of a whole channel.
+Pushers choose tags and their own names, so these must not become markup, links or mentions of a whole channel.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from .push import Push
 MAX_SLACK_CHARACTERS = 3000
 MAX_DISCORD_CHARACTERS = 2000
 MAX_IMAGE_CHARACTERS, MAX_PUSHER_CHARACTERS = 450, 100
-"""What is longer is cut off, so that a message without its link always fits, escaped as it may be."""
+"""Longer text is cut off, so that a message without its link fits even if every character is escaped."""
 
 
 def slack(push: Push) -> dict[str, Any]:
-    """Build a message for Slack's incoming webhooks, which Mattermost and Rocket.Chat take too.
+    """Build a message for incoming webhooks of Slack, Mattermost and Rocket.Chat.
 
-    Slack shows `blocks` and uses `text` for notifications; the others show `text`.
+    Slack shows `blocks` and uses `text` in notifications; the others show `text`.
     """
     image, pushed = map(_slack_text, _sentence(push))
     text, linked = f"*{image}* {pushed}", f"*<{_slack_text(_link(push))}|{image}>* {pushed}"
@@ -33,13 +32,13 @@ def discord(push: Push) -> dict[str, Any]:
     """Build a message for Discord's webhooks."""
     image, pushed = (re.sub(r"([\\*_~`|<>\[\]()])", r"\\\1", text) for text in _sentence(push))
     content = f"**{image}** {pushed}"
-    linked = f"{content}\n<{_link(push)}>"  # without the brackets Discord adds a preview of the page
+    linked = f"{content}\n<{_link(push)}>"  # without the angle brackets Discord adds a preview of the page
     fits = len(linked) <= MAX_DISCORD_CHARACTERS
     return {"content": linked if fits else content, "allowed_mentions": {"parse": []}}
 
 
 def teams(push: Push) -> dict[str, Any]:
-    """Build an Adaptive Card for a Teams workflow that posts what it receives."""
+    """Build an Adaptive Card for a Teams workflow that posts the cards it receives."""
     image, pushed = (text.replace("](", "] (") for text in _sentence(push))
     card = {
         "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
@@ -62,9 +61,9 @@ def _sentence(push: Push) -> tuple[str, str]:
 
 
 def _link(push: Push) -> str:
-    """Return the URL of the repository's page, without characters that would end a link.
+    """Return the URL of the repository's page, with characters encoded that would end a link.
 
-    Discord and Teams refuse the whole message where a link is no http(s) URL, as a host's own `repo_url` may be.
+    Teams refuses messages whose link is not an http(s) URL, so a `repo_url` that is none is not used.
     """
     link = re.sub(r"[^!-~]|[<>|\"\\^`{}]", lambda found: quote(found[0]), push.page)
     return link if re.match(r"https?://.", link) else f"{push.external_url}/r/{quote(push.repository)}/"
@@ -72,4 +71,4 @@ def _link(push: Push) -> str:
 
 def _slack_text(text: str) -> str:
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"(?<!\w)@", "@\u200b", text)  # Mattermost and Rocket.Chat read @all in text as a mention
+    return re.sub(r"(?<!\w)@", "@\u200b", text)  # Mattermost and Rocket.Chat notify everybody for @all

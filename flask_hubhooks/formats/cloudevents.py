@@ -8,11 +8,11 @@ from .push import Push
 
 CONTENT_TYPE = "application/cloudevents+json"
 TYPE = "io.hubhooks.image.pushed"
-"""argocd-image-updater reads types that contain `image` or `container`."""
+"""argocd-image-updater requires `image` or `container` in the type."""
 
 
 def payload(push: Push) -> dict[str, Any]:
-    """Build the event, whose id is the delivery's: retries repeat it."""
+    """Build the event; its id is the delivery's, so all attempts have the same."""
     return {
         "specversion": "1.0",
         "id": str(push.delivery_id),

@@ -13,7 +13,7 @@ CONTENT_TYPE = "application/vnd.docker.distribution.events.v2+json"
 def payload(push: Push) -> dict[str, Any]:
     """Build the envelope with one event, whose id is the delivery's.
 
-    Receivers find the host in `target.url` or in `request.host`, so both have the registry's host.
+    Keel and Kobold read the registry's host from `request.host`, Jenkins from `target.url`.
     """
     reference = quote(push.digest or push.tag, safe=":")
     target = {

@@ -1,6 +1,6 @@
-"""Docker Hub's document with the registry's host in `repo_name`, for receivers that compare whole image names.
+"""Docker Hub's document with the registry's host in `repo_name`, for receivers that compare complete image names.
 
-Keel, Kargo, Dokploy and Jenkins take a `repo_name` without a host for an image on Docker Hub.
+Keel and Kargo read a `repo_name` without a host as an image on Docker Hub.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from .push import Push
 
 
 def payload(push: Push) -> dict[str, Any]:
-    """Build the document: `push_data` also has `images` and, where they are known, `digest` and `media_type`."""
+    """Build the document: `push_data` also has `images` and, if known, `digest` and `media_type`."""
     content = documented(push)
     content["push_data"] |= {key: value for key in ("digest", "media_type") if (value := getattr(push, key))}
     content["push_data"]["images"] = list(push.images) or ([push.digest] if push.digest else [])

@@ -8,9 +8,9 @@ from .push import Push
 
 
 def payload(push: Push) -> dict[str, Any]:
-    """Build the event, with our `callback_url` beside it.
+    """Build the event and add our `callback_url`.
 
-    A repository's namespace ends at its first slash, as a Harbor project does; one without a slash is in `library`.
+    The namespace is a Harbor project, so it ends at the first slash; it is `library` where there is none.
     """
     first, slash, rest = push.repository.partition("/")
     created: int = push.details["date_created"]

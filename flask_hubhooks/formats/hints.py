@@ -1,6 +1,6 @@
-"""Tells from a hook URL which receiver it is, and which payload format that receiver can read.
+"""Recognizes receivers by their hook URLs and suggests payload formats that they read.
 
-A receiver that cannot read a format often answers 200 and does nothing, which a history shows as a success.
+Many receivers answer 200 to a payload that they cannot use, so the history alone shows nothing wrong.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from ..transport.hook_url import target
 
 
 class Hint(NamedTuple):
-    """What would suit the receiver at a URL."""
+    """A payload format that suits the receiver at a URL better than the chosen one."""
 
     receiver: str
     payload_format: str
     url: str
-    """The hook URL to use with that format: the given one, unless it names a format of its own."""
+    """The hook URL to use with that format: the given one, unless that names another format."""
 
 
 _TYPE = r"\?(?:.*&)?type="
@@ -37,19 +37,19 @@ RECEIVERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Keel", r"/v1/webhooks/registry$", ("distribution",)),
     ("Kargo", rf"/dockerhub/{_DIGEST}", ("dockerhub-full",)),
     ("Kargo", rf"/harbor/{_DIGEST}", ("harbor",)),
-    # Flux takes any JSON, but verifies a signature for `application/json` only.
+    # Flux decodes any JSON, but its type `github` verifies signatures of `application/json` only.
     ("Flux", rf"/hook/{_DIGEST}", ("harbor", "dockerhub", "dockerhub-full")),
     ("Jenkins", r"/dockerhub-webhook/", ("dockerhub-full", "dockerhub")),
     ("Jenkins", r"/dockerregistry-webhook/", ("distribution",)),
     ("Dokploy", r"/api/deploy/[^/?]+$", ("dockerhub-full",)),
 )
-"""Receivers, what to find in host, path and query, and the formats that they can read, the best first."""
+"""Receiver, pattern to find in host, path and query, and the formats that it reads, the best first."""
 
 
 def hint(url: str, payload_format: str) -> Hint | None:
-    """Return what suits the receiver better than a format does, None where nothing is known to; raises `BadURL`.
+    """Return a better format for a hook URL, or None if none is known; raises `BadURL`.
 
-    Owners of a template know what their receiver reads.
+    A template never has a hint: its owner knows what the receiver reads.
     """
     if payload_format == "template":
         return None

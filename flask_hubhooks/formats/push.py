@@ -1,4 +1,4 @@
-"""What a payload format may say of a push."""
+"""The values that payload formats, templates and hook URLs are filled with."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from typing import Any
 from urllib.parse import quote
 
 PLACEHOLDERS = ("image", "registry", "repository", "tag", "digest", "pusher", "pushed_at", "callback_url")
-"""The names that templates may hold in braces; hook URLs take all but `callback_url`."""
+"""The names that templates use in braces; hook URLs have all but `callback_url`."""
 
 
 @dataclass(frozen=True)
 class Push:
-    """A push as one delivery tells it; texts that are not known are empty."""
+    """A push as one delivery sends it; unknown text is empty."""
 
     delivery_id: uuid.UUID
     repository: str
     tag: str
     pusher: str
     pushed_at: datetime
-    """Aware."""
+    """An aware datetime."""
     details: Mapping[str, Any]
     """A `Repository.snapshot()`."""
     registry_host: str
     """What users write before an image's name: `registry.example.com`, or with its port."""
     external_url: str
-    """Without a slash at its end."""
+    """Without a trailing slash."""
     callback_url: str
     digest: str = ""
     media_type: str = ""
     images: tuple[str, ...] = ()
-    """Digests of an index's images."""
+    """Digests of the images of an index."""
 
     @property
     def image(self) -> str:
@@ -42,12 +42,12 @@ class Push:
 
     @property
     def time(self) -> str:
-        """When it was pushed: RFC 3339 in UTC, to the second."""
+        """The time of the push: RFC 3339 in UTC, to the second."""
         return self.pushed_at.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
 
     @property
     def timestamp(self) -> int:
-        """When it was pushed, in epoch seconds: whole, since receivers written in Go refuse fractions."""
+        """The time of the push in whole epoch seconds: receivers written in Go refuse fractions."""
         return int(self.pushed_at.timestamp())
 
     @property
@@ -57,6 +57,6 @@ class Push:
         return url or f"{self.external_url}/r/{quote(self.repository)}/"
 
     def placeholders(self) -> dict[str, str]:
-        """Return the value of each placeholder; `{image}:{tag}` is a whole reference."""
+        """Return the value of each placeholder; `{image}:{tag}` is a complete reference."""
         values = (self.image, self.registry_host, self.repository, self.tag, self.digest, self.pusher, self.time)
         return dict(zip(PLACEHOLDERS, (*values, self.callback_url), strict=True))

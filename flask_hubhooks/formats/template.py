@@ -1,6 +1,6 @@
-"""A JSON document of the owner's, in whose strings placeholders such as `{tag}` stand for what a push says.
+"""Owners' own JSON documents, with placeholders such as `{tag}` in their strings.
 
-Values are put into parsed JSON, so that it stays JSON whatever they hold.
+Placeholders are replaced in the parsed document, so the result is valid JSON whatever the values are.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from .push import PLACEHOLDERS, Push
 MAX_TEMPLATE_BYTES = 16 * 1024
 MAX_BODY_BYTES = 64 * 1024
 MAX_DEPTH = 16
-"""Objects and lists within each other."""
+"""Of nested objects and lists."""
 
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
 class BadTemplate(Exception):
-    """The text is no template that we could send; the message says what is wrong."""
+    """The text is not a valid template; the message says why."""
 
 
 class BodyTooLarge(Exception):
-    """A template and a push make a larger body than we send."""
+    """A filled template is larger than we send."""
 
 
 class Template:
-    """A checked template. Keys stay as they are; in strings `{{` and `}}` are braces."""
+    """A valid template. Keys are not filled; in other strings `{{` and `}}` stand for braces."""
 
     def __init__(self, text: str) -> None:
         """Parse and check a text; raises `BadTemplate`."""
@@ -42,10 +42,10 @@ class Template:
         def note(found: re.Match[str]) -> str:
             if found[0] not in ("{{", "}}"):
                 if found[1] is None:
-                    raise BadTemplate(f"Must hold no single {found[0]}: write {found[0] * 2} for a brace.")
+                    raise BadTemplate(f"Must not contain a single {found[0]}: write {found[0] * 2} for a brace.")
                 if found[1] not in PLACEHOLDERS:
                     known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
-                    raise BadTemplate(f"{{{found[1][:50]}}} is unknown. Placeholders are {known}.")
+                    raise BadTemplate(f"Unknown placeholder {{{found[1][:50]}}}. Use {known}.")
                 names.add(found[1])
             return ""
 
@@ -53,16 +53,16 @@ class Template:
         self.has_callback = "callback_url" in names
 
     def body(self, push: Push) -> bytes:
-        """Fill in a push as UTF-8 JSON, values that are not known as empty text; raises `BodyTooLarge`."""
+        """Fill the template with a push and return UTF-8 JSON; raises `BodyTooLarge`."""
         values = push.placeholders() | {"{{": "{", "}}": "}"}
         body = dockerhub.body(_replaced(self._content, lambda found: values[found[1] or found[0]]))
         if len(body) > MAX_BODY_BYTES:
-            raise BodyTooLarge(f"The template makes a body of {len(body)} bytes; the limit is {MAX_BODY_BYTES}.")
+            raise BodyTooLarge(f"The filled template has {len(body)} bytes; the limit is {MAX_BODY_BYTES}.")
         return body
 
 
 cached_template = lru_cache(maxsize=256)(Template)
-"""For sending: a worker fills in the same few templates over and over."""
+"""Like `Template`, for workers: they fill the same few templates over and over."""
 
 
 def _replaced(content: Any, replace: Callable[[re.Match[str]], str]) -> Any:
@@ -77,8 +77,8 @@ def _replaced(content: Any, replace: Callable[[re.Match[str]], str]) -> Any:
 
 
 def _parsed(text: str) -> Any:
-    """Parse what is valid and bounded JSON, also when it is written again; raises `BadTemplate`."""
-    too_deep = f"Must have at most {MAX_DEPTH} objects or lists within each other."
+    """Parse JSON within our limits that can be written as JSON again; raises `BadTemplate`."""
+    too_deep = f"Must not nest objects and lists more than {MAX_DEPTH} deep."
     try:
         if len(text.encode()) > MAX_TEMPLATE_BYTES:
             raise BadTemplate(f"Must be at most {MAX_TEMPLATE_BYTES} bytes.")
@@ -89,8 +89,8 @@ def _parsed(text: str) -> Any:
     except RecursionError:
         raise BadTemplate(too_deep) from None
     except UnicodeEncodeError:
-        raise BadTemplate("Must hold no lone surrogates, which UTF-8 cannot express.") from None
-    except ValueError as error:  # of integers with thousands of digits, too
+        raise BadTemplate("Must not contain lone surrogates, which UTF-8 cannot express.") from None
+    except ValueError as error:  # also raised for integers of thousands of digits
         raise BadTemplate(f"Must be valid JSON ({error}).") from None
     return content
 
@@ -107,4 +107,4 @@ def _finite(digits: str) -> float:
 
 
 def _refuse_number(digits: str) -> NoReturn:
-    raise BadTemplate(f"Must hold no numbers that JSON cannot express: {digits[:50]}.")
+    raise BadTemplate(f"Must not contain numbers that JSON cannot express: {digits[:50]}.")

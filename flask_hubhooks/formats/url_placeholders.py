@@ -1,6 +1,6 @@
-"""Placeholders such as `{tag}` in the path and the query of a hook URL, for receivers that read nothing else.
+"""Placeholders such as `{tag}` in the path and query of hook URLs, for receivers that ignore the body.
 
-Scheme and host have none: where a hook leads is known when it is saved.
+Scheme, host and port have none, so a hook's destination is known when it is saved.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ _PLACEHOLDER = re.compile(r"\{([^{}]*)\}|[{}]")
 
 
 def check(url: str) -> None:
-    """Pass a hook URL that we could send to and whose placeholders we know; raises `BadURL` for any other."""
+    """Raise `BadURL` unless `url` is a valid hook URL and its placeholders are known."""
     if re.match(r"[^/?#]*(//[^/?#]*)?[{}]", url):
-        raise BadURL("Must hold placeholders in its path and query only.")
+        raise BadURL("Must have placeholders only in its path and query.")
     hook_url.check(url)
     for found in _PLACEHOLDER.finditer(url):
         if found[1] is None:
-            raise BadURL("Must hold no single braces; write %7B and %7D.")
+            raise BadURL("Must not contain single braces; write %7B and %7D.")
         if found[1] not in URL_PLACEHOLDERS:
             known = ", ".join(f"{{{name}}}" for name in URL_PLACEHOLDERS)
-            raise BadURL(f"{{{found[1][:50]}}} is unknown. Placeholders are {known}.")
+            raise BadURL(f"Unknown placeholder {{{found[1][:50]}}}. Use {known}.")
 
 
 def fill(url: str, push: Push) -> str:
-    """Return the URL for one push, with each value percent-encoded; what is not known is empty."""
+    """Return the URL for one push, with percent-encoded values."""
     if "{" not in url:
         return url
     values = push.placeholders()
@@ -46,7 +46,7 @@ def _filled(text: str, values: Mapping[str, str]) -> str:
 
 
 def _filled_segment(segment: str, values: Mapping[str, str]) -> str:
-    """Fill in a segment of a path so that a value such as `..` or `../admin` leads to no other path.
+    """Fill a segment of a path; a value such as `..` or `../admin` must not lead to another path.
 
     Programs read `%2E` as a dot and often `%2F` as a slash, so such a segment is encoded twice.
     """
