@@ -28,7 +28,7 @@ RECEIVERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Discord", r"^(\w+\.)?discord(app)?\.com/api/(v\d+/)?webhooks/[^?]+/slack($|\?)", ("slack",)),
     ("Discord", r"^(\w+\.)?discord(app)?\.com/api/(v\d+/)?webhooks/", ("discord",)),
     ("Microsoft Teams", r"^[^/]*\.webhook\.office\.com/", ("teams",)),
-    ("Microsoft Teams", r"^[^/]*\.(logic\.azure|api\.powerplatform)\.com[:\d]*/(.*/)?workflows/", ("teams",)),
+    ("Microsoft Teams", r"^[^/]*\.(logic\.azure|api\.powerplatform)\.com/(.*/)?workflows/", ("teams",)),
     ("Argo CD", rf"/api/webhook{_TYPE}(dockerhub|harbor)\b", ("harbor",)),
     ("Argo CD Image Updater", rf"/webhook{_TYPE}(docker\.io|harbor)\b", ("harbor",)),
     ("Argo CD Image Updater", rf"/webhook{_TYPE}cloudevents\b", ("cloudevents",)),

@@ -90,8 +90,10 @@ def _parsed(text: str) -> Any:
         raise BadTemplate(too_deep) from None
     except UnicodeEncodeError:
         raise BadTemplate("Must not contain lone surrogates, which UTF-8 cannot express.") from None
-    except ValueError as error:  # also raised for integers of thousands of digits
+    except json.JSONDecodeError as error:
         raise BadTemplate(f"Must be valid JSON ({error}).") from None
+    except ValueError:
+        raise BadTemplate("Must not contain integers of thousands of digits.") from None
     return content
 
 
