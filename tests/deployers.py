@@ -7,6 +7,8 @@ deployer would answer with an error or do nothing.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -181,6 +183,13 @@ def flux_dockerhub(headers: Headers, body: bytes) -> tuple[str, str]:
     """Flux only decodes it: the repository's URL and the tag are logged."""
     content = decoded(body)
     return typed(content, str, "repository", "repo_url"), typed(content, str, "push_data", "tag")
+
+
+def flux_github(headers: Headers, body: bytes, token: str) -> None:
+    """Its library takes a signature of the body, keyed with the token as text."""
+    expected = "sha256=" + hmac.new(token.encode(), body, hashlib.sha256).hexdigest()
+    if headers["content-type"] != "application/json" or headers["x-hub-signature-256"] != expected:
+        raise Refused
 
 
 def decoded(body: bytes) -> Any:

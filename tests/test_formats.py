@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flask_hubhooks import Repository
+from flask_hubhooks.crypto.signing import new_secret, signature_headers
 from flask_hubhooks.formats import FORMATS, PAYLOAD_FORMATS, BadTemplate, Push, dockerhub, format_of
 
 from . import deployers
@@ -164,6 +165,12 @@ def test_cloudevents_package(push: Push) -> None:
     assert event.get_data() == written("cloudevents", push)["data"]
 
 
+@pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"dockerhub", "dockerhub-full"}))
+def test_older_snapshots(name: str) -> None:
+    """A push that an older version stored may lack details that are known today."""
+    assert FORMATS[name].body(dataclasses.replace(UNKNOWN, details={})) == FORMATS[name].body(UNKNOWN)
+
+
 def test_slack() -> None:
     """A message with the image, its tag, the pusher and a link."""
     page = "https://hub.example.com/r/acme/app/"
@@ -283,6 +290,24 @@ def test_deployed(rule: str, name: str) -> None:
         "user-agent": "Go-http-client/1.1",
     }
     assert deployers.RULES[rule](headers, format_.body(PUSH)) == DEPLOYED[rule, name]
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_flux_verifies(name: str) -> None:
+    """Flux' type `github` verifies the signature of every format, but reads `application/json` only."""
+    format_ = FORMATS[name]
+    key = new_secret()
+    body = format_.body(PUSH)
+    headers = {"content-type": format_.content_type} | {
+        header.lower(): value for header, value in signature_headers([key], "id", 0, body).items()
+    }
+    if name in ("distribution", "cloudevents"):
+        with pytest.raises(deployers.Refused):
+            deployers.flux_github(headers, body, key)
+    else:
+        deployers.flux_github(headers, body, key)
+        with pytest.raises(deployers.Refused):
+            deployers.flux_github(headers, body + b" ", key)
 
 
 @pytest.mark.parametrize("name", ["dockerhub", "dockerhub-full"])

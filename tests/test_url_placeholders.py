@@ -48,7 +48,7 @@ def test_filled(url: str, filled: str) -> None:
         ("https://{tag}.example.com/hook", "only in its path and query"),
         ("{tag}://ci.example.com/hook", "only in its path and query"),
         ("https://ci.example.com:{tag}/hook", "only in its path and query"),
-        ("https://ci.example.com?{tag", "single braces; write %7B"),
+        ("https://ci.example.com?{tag", "single braces. Write %7B"),
         ("https://ci.example.com/tag}", "single braces"),
         ("https://ci.example.com/{{tag}}", "single braces"),
         ("https://ci.example.com/{Tag}", "Unknown placeholder {Tag}."),

@@ -13,7 +13,7 @@ def payload(push: Push) -> dict[str, Any]:
     The namespace is a Harbor project, so it ends at the first slash; it is `library` where there is none.
     """
     first, slash, rest = push.repository.partition("/")
-    created: int = push.details["date_created"]
+    created = push.details.get("date_created")
     return {
         "type": "PUSH_ARTIFACT",
         "occur_at": push.timestamp,
@@ -28,7 +28,7 @@ def payload(push: Push) -> dict[str, Any]:
                 "name": rest if slash else first,
                 "namespace": first if slash else "library",
                 "repo_full_name": push.repository,
-                "repo_type": "private" if push.details["is_private"] else "public",
+                "repo_type": "private" if push.details.get("is_private") else "public",
             },
         },
         "callback_url": push.callback_url,

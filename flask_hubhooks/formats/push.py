@@ -24,7 +24,7 @@ class Push:
     pushed_at: datetime
     """An aware datetime."""
     details: Mapping[str, Any]
-    """A `Repository.snapshot()`."""
+    """A `Repository.snapshot()`; one that an older version stored may lack keys."""
     registry_host: str
     """What users write before an image's name: `registry.example.com`, or with its port."""
     external_url: str
@@ -53,8 +53,7 @@ class Push:
     @property
     def page(self) -> str:
         """The URL of the repository's page."""
-        url: str = self.details["repo_url"]
-        return url or f"{self.external_url}/r/{quote(self.repository)}/"
+        return self.details.get("repo_url") or f"{self.external_url}/r/{quote(self.repository)}/"
 
     def placeholders(self) -> dict[str, str]:
         """Return the value of each placeholder; `{image}:{tag}` is a complete reference."""

@@ -42,7 +42,7 @@ class Template:
         def note(found: re.Match[str]) -> str:
             if found[0] not in ("{{", "}}"):
                 if found[1] is None:
-                    raise BadTemplate(f"Must not contain a single {found[0]}: write {found[0] * 2} for a brace.")
+                    raise BadTemplate(f"Must not contain a single {found[0]}. Write {found[0] * 2} instead.")
                 if found[1] not in PLACEHOLDERS:
                     known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
                     raise BadTemplate(f"Unknown placeholder {{{found[1][:50]}}}. Use {known}.")

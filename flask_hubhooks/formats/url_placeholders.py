@@ -9,8 +9,7 @@ import re
 from collections.abc import Mapping
 from urllib.parse import quote, unquote
 
-from ..transport import hook_url
-from ..transport.hook_url import BadURL
+from ..transport.hook_url import BadURL, target
 from .push import PLACEHOLDERS, Push
 
 URL_PLACEHOLDERS = tuple(name for name in PLACEHOLDERS if name != "callback_url")
@@ -22,10 +21,10 @@ def check(url: str) -> None:
     """Raise `BadURL` unless `url` is a valid hook URL and its placeholders are known."""
     if re.match(r"[^/?#]*(//[^/?#]*)?[{}]", url):
         raise BadURL("Must have placeholders only in its path and query.")
-    hook_url.check(url)
+    target(url)
     for found in _PLACEHOLDER.finditer(url):
         if found[1] is None:
-            raise BadURL("Must not contain single braces; write %7B and %7D.")
+            raise BadURL("Must not contain single braces. Write %7B and %7D instead.")
         if found[1] not in URL_PLACEHOLDERS:
             known = ", ".join(f"{{{name}}}" for name in URL_PLACEHOLDERS)
             raise BadURL(f"Unknown placeholder {{{found[1][:50]}}}. Use {known}.")
