@@ -1,4 +1,4 @@
-"""Payload formats: exact documents, and what deployers in the wild make of them."""
+"""Payload formats: exact documents, and what real deployers read from them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PUSH = Push(
 UNKNOWN = dataclasses.replace(
     PUSH, pusher="", digest="", media_type="", images=(), details=Repository(date_created=None).snapshot()
 )
-"""Of which the host said as little as it may."""
+"""A push with no optional value."""
 
 
 def written(name: str, push: Push = PUSH, **changes: Any) -> Any:
@@ -62,7 +62,7 @@ def test_dockerhub_stays_as_it_is() -> None:
 
 
 def test_dockerhub_full() -> None:
-    """The same document names the image in full, and tells its digest, media type and images."""
+    """The same document with the complete image name, digest, media type and images."""
     plain = written("dockerhub")
     plain["push_data"] |= {"digest": DIGEST, "media_type": INDEX, "images": [CHILD]}
     plain["repository"]["repo_name"] = "registry.example.com/acme/app"
@@ -73,7 +73,7 @@ def test_dockerhub_full() -> None:
 
 
 def test_harbor() -> None:
-    """Harbor's push event, with whole numbers, and without what is not known."""
+    """Harbor's push event with whole numbers; unknown values are left out."""
     assert written("harbor") == {
         "type": "PUSH_ARTIFACT",
         "occur_at": 1417566161,
@@ -100,7 +100,7 @@ def test_harbor() -> None:
     ("repository", "namespace", "name"), [("a/b/c", "a", "b/c"), ("busybox", "library", "busybox")]
 )
 def test_harbor_names(repository: str, namespace: str, name: str) -> None:
-    """A Harbor project's name ends at the first slash."""
+    """The namespace is the part before the first slash, as of a Harbor project."""
     found = written("harbor", repository=repository)["event_data"]["repository"]
     assert (found["namespace"], found["name"], found["repo_full_name"]) == (namespace, name, repository)
 
@@ -156,7 +156,7 @@ def test_cloudevents() -> None:
 
 @pytest.mark.parametrize("push", [PUSH, UNKNOWN])
 def test_cloudevents_package(push: Push) -> None:
-    """The CloudEvents SDK reads the event, which checks it as the specification says."""
+    """The CloudEvents SDK reads the event and finds it valid."""
     http = pytest.importorskip("cloudevents.core.bindings.http")
     format_ = FORMATS["cloudevents"]
     event = http.from_http_event(http.HTTPMessage({"Content-Type": format_.content_type}, format_.body(push)))
@@ -184,7 +184,7 @@ def test_slack() -> None:
 
 
 def test_discord() -> None:
-    """A message whose Markdown characters are escaped, and that mentions nobody."""
+    """A message with escaped Markdown that mentions nobody."""
     assert written("discord", pusher="my_ci*") == {
         "content": f"**{IMAGE}** pushed by my\\_ci\\*\n<https://hub.example.com/r/acme/app/>",
         "allowed_mentions": {"parse": []},
@@ -221,7 +221,7 @@ def test_teams() -> None:
 
 
 def test_chat_reads_names_as_text() -> None:
-    """Somebody who may push can mention no channel and slip in no link."""
+    """Pushers cannot mention a channel or insert a link."""
     pusher = "<!channel> @all\n<https://evil.example|x> [y](https://evil.example)"
     slack = written("slack", pusher=pusher)["text"]
     assert "<" not in slack and "&lt;!channel&gt; @\u200ball &lt;https" in slack and "\n" not in slack
@@ -238,7 +238,7 @@ def test_chat_reads_names_as_text() -> None:
     ],
 )
 def test_chat_links(repo_url: str, link: str) -> None:
-    """A link leads to the repository's page; where a host gives no http(s) URL, to ours."""
+    """The link is the repository's page, and a page of ours if the host's is not an http(s) URL."""
     push = dataclasses.replace(PUSH, details=PUSH.details | {"repo_url": repo_url})
     assert written("teams", push)["attachments"][0]["content"]["actions"][0]["url"] == link
     assert f"<{link}>" in written("discord", push)["content"]
@@ -246,7 +246,7 @@ def test_chat_links(repo_url: str, link: str) -> None:
 
 
 def test_chat_limits() -> None:
-    """The longest names and links fit into what Slack and Discord take."""
+    """The longest names and links fit into the limits of Slack and Discord."""
     for letter in "&*@<é":
         page = {"repo_url": f"https://{letter * 2040}"}
         push = dataclasses.replace(PUSH, repository=letter * 255, tag=letter * 255, details=PUSH.details | page)
@@ -277,12 +277,12 @@ DEPLOYED = {
     ("Dokploy", "dockerhub"): "acme/app:v1",
     ("Dokploy", "dockerhub-full"): IMAGE,
 }
-"""What each deployer would deploy, by the format that it is sent."""
+"""The image that a deployer would deploy, by rule and payload format."""
 
 
 @pytest.mark.parametrize(("rule", "name"), DEPLOYED)
 def test_deployed(rule: str, name: str) -> None:
-    """A deployer finds the image, and its digest where it reads one, in the format that suits it."""
+    """Deployers find the image in the formats that suit them, with the digest if they read one."""
     format_ = FORMATS[name]
     headers = {
         "content-type": format_.content_type,
@@ -317,7 +317,7 @@ def test_flux_decodes(name: str) -> None:
 
 
 def test_unknown_digest() -> None:
-    """Deployers that can do without a digest find the image where it is not known."""
+    """Deployers that need no digest find the image without one."""
     headers = {"content-type": "application/json", "authorization": deployers.SECRET}
     for rule, name in DEPLOYED:
         if name in ("harbor", "distribution", "cloudevents") and not rule.startswith("Kobold"):
@@ -336,7 +336,7 @@ plain_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters
     images=st.lists(plain_text, min_size=1).map(tuple),
 )
 def test_any_text(**said: Any) -> None:
-    """Each format is valid UTF-8 JSON of the same keys and types whatever a push says, and says it."""
+    """Every format is valid UTF-8 JSON with its own keys and types for any text, and keeps the text."""
     push = dataclasses.replace(PUSH, **said)
     sent = {}
     for name, format_ in FORMATS.items():
@@ -353,7 +353,7 @@ def test_any_text(**said: Any) -> None:
 
 
 def assert_same_shape(content: Any, shape: Any) -> None:
-    """Compare keys and types; keys may be absent in what is empty."""
+    """Compare keys and types; keys without a value may be absent."""
     assert type(content) is type(shape)
     if isinstance(shape, dict):
         assert set(content) <= set(shape)
@@ -365,7 +365,7 @@ def assert_same_shape(content: Any, shape: Any) -> None:
 
 
 def test_table() -> None:
-    """The table says of each format whether its body carries a callback URL and a digest."""
+    """The table tells whether the body of a format has a callback URL and a digest."""
     assert (*FORMATS, "template") == PAYLOAD_FORMATS
     for name, format_ in FORMATS.items():
         sent = format_.body(PUSH).decode()

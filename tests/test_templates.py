@@ -1,4 +1,4 @@
-"""Templates: a document of the owner's that stays JSON whatever is filled in."""
+"""Templates: owners' documents that stay valid JSON whatever they are filled with."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def filled(document: Any) -> Any:
 
 
 def test_placeholders() -> None:
-    """Every name stands for what the push says."""
+    """Every placeholder is replaced by its value."""
     assert filled({name: f"<{{{name}}}>" for name in PLACEHOLDERS}) == {
         "image": "<registry.example.com/acme/app>",
         "registry": "<registry.example.com>",
@@ -35,24 +35,24 @@ def test_placeholders() -> None:
 
 
 def test_unknown_values_are_empty() -> None:
-    """What a push does not say is empty text."""
+    """Unknown values are empty text."""
     assert json.loads(Template('["{digest}", "by {pusher}"]').body(UNKNOWN)) == ["", "by "]
 
 
 def test_only_strings_that_are_values() -> None:
-    """Strings at any depth are filled in; keys, numbers and the like stay."""
+    """Strings at any depth are filled; keys and other values stay."""
     others = [1, 2.5, True, None, {"{nothing}": "容器"}]
     document = {"{tag}": [{"deep": ["{image}:{tag}", *others]}]}
     assert filled(document) == {"{tag}": [{"deep": ["registry.example.com/acme/app:v1", *others]}]}
 
 
 def test_braces() -> None:
-    """Doubled braces are braces, next to placeholders, too."""
+    """Doubled braces are braces, also next to placeholders."""
     assert filled("{{tag}} {{{tag}}} {{}} }}{{") == "{tag} {v1} {} }{"
 
 
 def test_values_are_not_filled_in_again() -> None:
-    """A tag that looks like a placeholder, or like JSON, is text."""
+    """Values that look like placeholders or JSON stay text."""
     push = dataclasses.replace(PUSH, tag='{callback_url}", "a": "{{', pusher="{tag}")
     assert json.loads(Template('{"tag": "{tag} {pusher}"}').body(push)) == {"tag": f"{push.tag} {{tag}}"}
 
@@ -62,7 +62,7 @@ def test_values_are_not_filled_in_again() -> None:
     [('["{callback_url}"]', True), ('["{{callback_url}}", "{tag}"]', False), ('{"{callback_url}": 1}', False)],
 )
 def test_callback(text: str, callback: bool) -> None:
-    """A template has a callback if some string holds its URL."""
+    """A template has a callback if one of its strings has the placeholder."""
     assert Template(text).has_callback is callback
 
 
@@ -94,7 +94,7 @@ def test_callback(text: str, callback: bool) -> None:
     ],
 )
 def test_refused(text: str, message: str) -> None:
-    """What we could not send is refused when it is saved, in a sentence that says why."""
+    """Invalid templates are refused with a sentence that says why."""
     with pytest.raises(BadTemplate) as refusal:
         Template(text)
     assert message in str(refusal.value)
@@ -102,13 +102,13 @@ def test_refused(text: str, message: str) -> None:
 
 
 def test_limits() -> None:
-    """Templates at their limits are taken."""
+    """Templates at the limits are accepted."""
     Template("[" * 16 + "]" * 16)
     Template(json.dumps("ü" * 8191, ensure_ascii=False))
 
 
 def test_result_is_limited() -> None:
-    """A short template makes no huge request."""
+    """A filled template has at most 64 KiB."""
     push = dataclasses.replace(PUSH, repository="a" * 255)
     fits, exceeds = ({"all": ["{repository}"] * count} for count in (250, 260))
     assert len(Template(json.dumps(fits)).body(push)) <= 64 * 1024
@@ -128,7 +128,7 @@ documents = st.recursive(
 
 @given(document=documents, tag=plain_text, pusher=plain_text, repository=plain_text)
 def test_any_document(document: Any, tag: str, pusher: str, repository: str) -> None:
-    """Any document stays the same JSON but for its strings."""
+    """Filling changes nothing but the strings of a document."""
     push = dataclasses.replace(PUSH, tag=tag, pusher=pusher, repository=repository)
     values = push.placeholders()
 
@@ -146,7 +146,7 @@ def test_any_document(document: Any, tag: str, pusher: str, repository: str) -> 
 
 @given(st.text(st.sampled_from('{}[]"\\:,tag 1e9-.\ud800\x00u')) | st.text())
 def test_any_text_is_refused_or_sent(text: str) -> None:
-    """Whatever is given as a template is refused with a reason, or makes valid JSON."""
+    """Any text is refused as a template or makes valid JSON."""
     try:
         template = Template(text)
     except BadTemplate:

@@ -36,7 +36,7 @@ HEX = "0123456789abcdef" * 4
     ],
 )
 def test_filled(url: str, filled: str) -> None:
-    """Values are percent-encoded where the placeholders are."""
+    """Placeholders are replaced by percent-encoded values."""
     check(url)
     assert fill(url, PUSH) == filled
 
@@ -59,7 +59,7 @@ def test_filled(url: str, filled: str) -> None:
     ],
 )
 def test_refused(url: str, message: str) -> None:
-    """Unknown placeholders are refused, and all of them in scheme, host and port."""
+    """Unknown placeholders are refused, and any placeholder in scheme, host or port."""
     with pytest.raises(BadURL) as refusal:
         check(url)
     assert message in str(refusal.value)
@@ -68,7 +68,7 @@ def test_refused(url: str, message: str) -> None:
 @pytest.mark.parametrize("tag", [".", "..", "../admin", "..\\admin", "a/../../admin"])
 @pytest.mark.parametrize("segment", ["{tag}", "{tag}{digest}"])
 def test_values_lead_to_no_other_path(tag: str, segment: str) -> None:
-    """Whoever pushes cannot make a hook's path lead upwards, also where a program decodes it before it looks."""
+    """Pushers cannot make a hook's path lead upwards, even at servers that decode it first."""
     push = dataclasses.replace(PUSH, tag=tag, digest="")
     path = urlsplit(fill(f"https://ci.example.com/hooks/{segment}/run", push)).path
     for seen in (path, unquote(path), unquote(path).replace("\\", "/")):
@@ -76,7 +76,7 @@ def test_values_lead_to_no_other_path(tag: str, segment: str) -> None:
 
 
 def test_own_dots_stay() -> None:
-    """What owners write in a path stays as it is."""
+    """Dots that the owner wrote stay."""
     assert fill("https://ci.example.com/a/../{tag}.json", PUSH) == "https://ci.example.com/a/../v1.json"
 
 
@@ -88,7 +88,7 @@ def test_own_dots_stay() -> None:
     before=st.sampled_from(["https://ci.example.com/", "http://127.0.0.1:8080/a/"]),
 )
 def test_any_value(tag: str, repository: str, pusher: str, name: str, before: str) -> None:
-    """Whatever a push says, the URL leads to the same host, has the same parts, and says it."""
+    """Any value keeps the host and the structure of the URL, and arrives unchanged."""
     push = dataclasses.replace(PUSH, tag=tag, repository=repository, pusher=pusher)
     filled = fill(f"{before}{{{name}}}/b?c={{{name}}}&d=e", push)
     assert target(filled).url == filled
@@ -128,7 +128,7 @@ HINTS = {
 
 @pytest.mark.parametrize("url", HINTS)
 def test_hints(url: str) -> None:
-    """A hint names the receiver and a format that it reads; once that is chosen, there is none."""
+    """A hint names the receiver and a format that it reads, unless that is chosen."""
     receiver, suited = HINTS[url]
     assert hint(url, "teams" if suited != "teams" else "dockerhub") == Hint(receiver, suited, url)
     assert hint(url, suited) is None
@@ -143,7 +143,7 @@ def test_hints(url: str) -> None:
     ],
 )
 def test_hints_change_the_url(url: str, suited: str) -> None:
-    """Where a URL names a format that cannot work, the hint has another URL, whatever format is chosen."""
+    """If the URL itself asks for a format that cannot work, the hint has another URL."""
     for payload_format in ("dockerhub", "harbor"):
         found = hint(url, payload_format)
         assert found and found[1:] == ("harbor", suited)
