@@ -1,1 +1,58 @@
-"""Writes a push as the request body that a receiver expects."""
+"""Writes a push as the request body that a receiver expects: one pure function for each payload format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from . import chat, cloudevents, distribution, dockerhub, dockerhub_full, harbor
+from .push import Push
+from .template import BadTemplate, BodyTooLarge, Template, cached_template
+
+__all__ = ["FORMATS", "PAYLOAD_FORMATS", "BadTemplate", "BodyTooLarge", "Format", "Push", "Template", "format_of"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a push is written for a receiver."""
+
+    name: str
+    body: Callable[[Push], bytes]
+    content_type: str = "application/json"
+    has_callback: bool = True
+    """Whether the body has the callback URL; without it nobody can call back."""
+    has_digest: bool = False
+    """Whether the body has the digest; an older push that arrives late could then roll a deployment back."""
+
+
+def _json(payload: Callable[[Push], Mapping[str, Any]]) -> Callable[[Push], bytes]:
+    return lambda push: dockerhub.body(payload(push))
+
+
+FORMATS: Mapping[str, Format] = {
+    each.name: each
+    for each in (
+        Format("dockerhub", _json(dockerhub_full.documented)),
+        Format("dockerhub-full", _json(dockerhub_full.payload), has_digest=True),
+        Format("harbor", _json(harbor.payload), has_digest=True),
+        Format(
+            "distribution", _json(distribution.payload), distribution.CONTENT_TYPE, has_callback=False, has_digest=True
+        ),
+        Format("cloudevents", _json(cloudevents.payload), cloudevents.CONTENT_TYPE, has_digest=True),
+        Format("slack", _json(chat.slack), has_callback=False),
+        Format("discord", _json(chat.discord), has_callback=False),
+        Format("teams", _json(chat.teams), has_callback=False),
+    )
+}
+"""All payload formats but `template`."""
+
+PAYLOAD_FORMATS = (*FORMATS, "template")
+
+
+def format_of(payload_format: str, template: str = "") -> Format:
+    """Return a hook's format; for `template`, of that template. Raises `BadTemplate`."""
+    if payload_format != "template":
+        return FORMATS[payload_format]
+    owned = cached_template(template)
+    return Format("template", owned.body, has_callback=owned.has_callback)
