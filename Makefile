@@ -28,7 +28,7 @@ lint: .venv/test.stamp          ## style, types, and what is known to be unsafe
 	$(IN_VENV) -m pip_audit --progress-spinner off --skip-editable
 
 translations: .venv/test.stamp  ## catalogues of the texts that the pages have now; tells what is not translated yet
-	$(IN_VENV) -m tests.catalogues
+	$(IN_VENV) -m tests.support.catalogues
 
 bench: .venv/test.stamp         ## deliveries per second beside what else one could do
 	$(IN_VENV) -m benchmarks

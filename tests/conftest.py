@@ -22,8 +22,8 @@ from werkzeug.serving import make_server
 from flask_hubhooks import engines
 from flask_hubhooks.transport.resolver import shared_resolver
 
-from .host import Host, Owned
-from .processes import free_port
+from .support.host import Host, Owned
+from .support.processes import free_port
 
 hypothesis.settings.register_profile("busy", deadline=None)  # how long an example takes says nothing on a busy machine
 hypothesis.settings.register_profile("long", deadline=None, max_examples=2500)

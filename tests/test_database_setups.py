@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,20 +20,17 @@ from flask_hubhooks.worker.dispatcher import Dispatcher
 from flask_hubhooks.worker.readiness import await_servers
 
 from .conftest import serving
-from .host import Host
-from .processes import until
-from .receivers import Connection, Receiver, Request
+from .support.host import Host
+from .support.marks import MakeHost, on_postgresql, on_sqlite
+from .support.processes import until
+from .support.receivers import Connection, Receiver, Request
 
-MakeHost = Callable[..., Host]
 CONVENTION = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
     "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
     "pk": "pk_%(table_name)s",
 }
-
-on_postgresql = pytest.mark.parametrize("database_uri", ["postgresql"], indirect=True)
-on_sqlite = pytest.mark.parametrize("database_uri", ["sqlite"], indirect=True)
 
 
 def whole_flow(host: Host) -> None:

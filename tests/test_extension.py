@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,11 @@ from flask_hubhooks import ConfigError, HubHooks, ImagePush, Repository
 from flask_hubhooks.records.models import Webhook
 from flask_hubhooks.signals import image_pushed
 
-from .host import Host
-from .receivers import Receiver
+from .support.host import Host
+from .support.marks import URL, MakeHost, on_sqlite
+from .support.receivers import Receiver
 
-MakeHost = Callable[..., Host]
-URL = "http://127.0.0.1:9/hook"
 TABLES = {f"hubhooks_{name}" for name in ("webhook", "hook", "push", "delivery", "attempt")}
-
-on_sqlite = pytest.mark.parametrize("database_uri", ["sqlite"], indirect=True)
 
 
 def tags(host: Host, webhook: dict[str, Any]) -> list[str]:

@@ -15,8 +15,8 @@ from standardwebhooks import Webhook
 
 from example_app.image import MANIFEST, build_image, build_index, build_layout
 
-from .processes import Process, free_port
-from .receivers import Answer, Connection, Receiver, Request, poll
+from .support.processes import Process, free_port
+from .support.receivers import Answer, Connection, Receiver, Request, poll
 
 ALICE = ("alice", "alice")
 

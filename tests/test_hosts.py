@@ -28,15 +28,14 @@ from flask_hubhooks.records.models import Push
 from flask_hubhooks.state import State
 from flask_hubhooks.testing import Deliveries
 
-from .host import Host
-from .receivers import Receiver
+from .support.host import Host
+from .support.marks import URL, on_sqlite
+from .support.receivers import Receiver
 
 ORIGIN = "https://registry.example.com"
-URL = "http://127.0.0.1:9/hook"
 VALID = {"name": "deploy", "hook_url": URL}
 PUSH = ImagePush("acme/app", "latest")
 
-on_sqlite = pytest.mark.parametrize("database_uri", ["sqlite"], indirect=True)
 
 Register = Callable[..., None]
 """Registers our blueprint on an app or a blueprint, with the options given; on the twin it does nothing."""

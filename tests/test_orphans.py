@@ -13,7 +13,7 @@ from sqlalchemy import select, text
 from flask_hubhooks import Repository
 from flask_hubhooks.records.models import Delivery, Status, Webhook
 
-from .host import Host
+from .support.host import Host
 from .test_own_connections import begins_immediately
 
 URL = "https://ci.example.com/hook"

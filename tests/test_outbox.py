@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from time import monotonic
 from typing import Any
 
@@ -16,11 +16,10 @@ from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 from flask_hubhooks import ImagePush, Repository
 from flask_hubhooks.records.models import Push
 
-from .host import Host, things
-from .receivers import Receiver
+from .support.host import Host, things
+from .support.marks import URL, MakeHost
+from .support.receivers import Receiver
 
-MakeHost = Callable[..., Host]
-URL = "http://127.0.0.1:9/hook"
 PUSH = ImagePush("acme/app", "latest")
 
 

@@ -22,18 +22,14 @@ from flask_hubhooks.engines import POOL_SIZE
 from flask_hubhooks.records.models import Push
 from flask_hubhooks.signals import push_not_recorded
 
-from .host import Host, problem, things
-from .processes import Process, free_port, until
-from .receivers import Receiver
+from .support.host import Host, problem, things
+from .support.marks import URL, MakeHost, on_postgresql, on_sqlite
+from .support.processes import Process, free_port, until
+from .support.receivers import Receiver
 
-MakeHost = Callable[..., Host]
-URL = "http://127.0.0.1:9/hook"
 PUSH = ImagePush("acme/app", "latest")
 THREADS = 8
 SMALL_POOL = {"pool_size": THREADS, "max_overflow": 0, "pool_timeout": 5}
-
-on_postgresql = pytest.mark.parametrize("database_uri", ["postgresql"], indirect=True)
-on_sqlite = pytest.mark.parametrize("database_uri", ["sqlite"], indirect=True)
 
 
 def in_threads(work: Callable[[int], Any], number: int) -> list[Any]:
@@ -269,7 +265,7 @@ def test_fork_after_use(make_host: MakeHost, tmp_path: Path, database_uri: str, 
     host.create(URL)
     environment = {"FLASK_SQLALCHEMY_DATABASE_URI": database_uri, "FLASK_HUBHOOKS_REDIS_URL": redis_url}
     options = ["--preload", "--workers=2", "--threads=4", f"--bind=127.0.0.1:{port}"]
-    server = Process(tmp_path / "gunicorn.log", environment, "gunicorn", *options, "tests.preloaded_app:app")
+    server = Process(tmp_path / "gunicorn.log", environment, "gunicorn", *options, "tests.support.preloaded_app:app")
     try:
         until(lambda: server.log.count("Booting worker") == 2)
 

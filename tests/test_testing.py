@@ -22,15 +22,15 @@ from flask_hubhooks.crypto.signing import new_secret
 from flask_hubhooks.signals import chain_finished, delivery_finished, image_pushed
 from flask_hubhooks.testing import Answer, Deliveries, Request
 
-from . import receivers
-from .host import Host
+from .support import receivers
+from .support.host import Host
+from .support.marks import on_sqlite
 
 pytest_plugins = ["flask_hubhooks.testing", "pytester"]
 
 WEBHOOKS = "/v2/repositories/acme/app/webhooks/"
 CI, DEPLOY, CHAT = (f"https://{name}.example.com/hook" for name in ("ci", "deploy", "chat"))
 NO_REDIS = "redis://127.0.0.1:1/0"
-on_sqlite = pytest.mark.parametrize("database_uri", ["sqlite"], indirect=True)
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgresql"])

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from ..conftest import serving
-from ..host import Host
+from ..support.host import Host
 from .visit import CHROMIUM, Visit, be_strict, chromium, visiting
 
 MakeVisit = Callable[..., Visit]

@@ -13,7 +13,7 @@ from flask_hubhooks.dialects import utcnow
 from flask_hubhooks.records.models import Attempt
 from flask_hubhooks.testing import Answer
 
-from ..host import Host
+from ..support.host import Host
 from .visit import Visit
 
 CI = "https://ci.example.com/hubhooks"

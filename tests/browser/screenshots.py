@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from playwright.sync_api import Browser
 
 from ..conftest import serving
-from ..host import Host
+from ..support.host import Host
 from .samples import hostile_ways, ways
 from .visit import CHROMIUM, NARROW, WIDE, Visit, chromium, visiting
 

@@ -7,7 +7,7 @@ from axe_playwright_python.sync_playwright import Axe
 from jinja2 import DictLoader
 from playwright.sync_api import Page, expect
 
-from ..host import Host
+from ..support.host import Host
 from .conftest import MakeVisit
 from .samples import hostile_ways, ways
 from .visit import NARROW, WIDE, Visit

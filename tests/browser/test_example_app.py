@@ -16,7 +16,7 @@ from example_app import create_app
 from example_app.database import db
 from example_app.image import build_image
 
-from ..test_example_app import push, settings
+from ..example.test_example_app import push, settings
 from .test_every_page import violations
 from .visit import NARROW, WIDE
 

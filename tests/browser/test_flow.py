@@ -11,8 +11,8 @@ from playwright.sync_api import expect
 from flask_hubhooks.dialects import utcnow
 from flask_hubhooks.web.pages import webhooks, words
 
-from ..host import Host
-from ..receivers import Receiver, http
+from ..support.host import Host
+from ..support.receivers import Receiver, http
 from .conftest import MakeVisit
 from .visit import Visit
 

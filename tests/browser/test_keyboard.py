@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from playwright.sync_api import expect
 
-from ..host import Host
+from ..support.host import Host
 from .visit import Visit
 
 CI, DEPLOY = "https://ci.example.com/hook", "https://deploy.example.com/hook"

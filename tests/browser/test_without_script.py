@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 
-from ..host import Host
-from ..receivers import Receiver
+from ..support.host import Host
+from ..support.receivers import Receiver
 from .conftest import MakeVisit
 from .test_flow import CI, DEPLOY, fill_in
 from .visit import Visit

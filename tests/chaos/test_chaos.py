@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import Process
-from tests.receivers import poll
+from tests.support.processes import Process
+from tests.support.receivers import poll
 
 SEED = 1
 PATIENCE_S = 400

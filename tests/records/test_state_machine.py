@@ -1,0 +1,486 @@
+"""Owners, registries, workers and receivers act in any order, some dead and some late, and the clock jumps.
+
+    python -m pytest tests/records/test_state_machine.py --hypothesis-profile=long
+
+runs at least 500 examples on each database. After every step each row is what `delivery_model` says it is.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from itertools import count, cycle
+from math import ceil
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import delete, event, select, text
+
+from flask_hubhooks import Repository, state
+from flask_hubhooks.records import retention
+from flask_hubhooks.records.models import Status, attempts, deliveries, hooks, pushes, webhooks
+from flask_hubhooks.transport import Concern, Outcome
+from flask_hubhooks.worker import claims, recording
+from flask_hubhooks.worker.retry import judge, judge_test
+
+from ..support.delivery_model import CODES, DAY, HEAD_START, LEASE, MEANING, Model
+from ..support.delivery_records import Chain, Push, Sent
+from ..support.delivery_records import Delivery as Expected
+from ..support.delivery_records import Hook as ExpectedHook
+from ..support.delivery_records import Webhook as ExpectedWebhook
+from ..support.delivery_rows import check_rows
+from ..support.host import Host
+from ..support.stopped_clock import StoppedClock, stopped_clock
+
+REPOSITORIES = ["acme/app", "acme/new"]
+"""The names that the repository has in turn."""
+URLS = [f"http://127.0.0.{number}:9/hook" for number in (1, 2, 3)]
+HEADERS = {
+    "429, again soon": (("Retry-After", "1"),),
+    "503, again in years": (("Retry-After", "99999999"),),
+    "301": (("Location", "https://elsewhere.example.com/"),),
+}
+NEVER_ENDING = 30
+"""More rounds than any chain here needs to end, where time passes and every receiver answers 200."""
+
+which = st.integers(0, 50)
+urls = st.sampled_from(URLS)
+answers = st.sampled_from(["200", *sorted(MEANING)])
+states = st.sampled_from(["success", "failure", "error"])
+tags = st.sampled_from(["latest", "v1"])
+event_ids = st.sampled_from([None, None, "one", "two"])
+final_callbacks = st.sampled_from([None, True, False])
+shapes = st.lists(urls, min_size=1, max_size=3)
+
+T = TypeVar("T")
+
+
+def one_of(these: Sequence[T], number: int) -> T:
+    return these[number % len(these)]
+
+
+moments = count()
+"""No two POSTs of one delivery begin at the same microsecond, though the clock stands still."""
+
+
+def outcome(answer: str, clock: StoppedClock) -> Outcome:
+    code = CODES[answer]
+    return Outcome(
+        clock.at_process() + timedelta(microseconds=next(moments) % 1000),
+        5,
+        status_code=code,
+        error="" if code else answer,
+        blocked=answer == "blocked",
+        concern=Concern.NOBODY if answer == "blocked" else Concern.HOOK,
+        response_headers=HEADERS.get(answer, ()),
+    )
+
+
+class Registry(RuleBasedStateMachine):
+    """One repository of a real host app, and the model of what is to come of all that is done to it."""
+
+    def __init__(self, host: Host, clock: StoppedClock) -> None:
+        super().__init__()
+        self.host, self.clock, self.model = host, clock, Model()
+        self.in_flight: list[tuple[Sent, claims.Claim]] = []
+        self.known: list[Sent] = []
+        """What receivers have got, and with it the callback URLs."""
+        self.names = count()
+        self.repository = REPOSITORIES[0]
+
+    @initialize(skew=st.sampled_from([0.0, -600.0, 600.0]))
+    def begin(self, skew: float) -> None:
+        self.clock.now_s, self.clock.skew_s = self.model.now, self.model.skew = 0.0, skew
+        with self.host.writing() as session:
+            if session.get_bind().dialect.name == "postgresql":
+                session.execute(text("TRUNCATE hubhooks_webhook, hubhooks_push CASCADE"))  # rows lie as in a new table
+            for table in (attempts, deliveries, pushes, hooks, webhooks):
+                session.execute(delete(table))
+        self.create([URLS[0], URLS[1]], only_versions=False, final=None)
+
+    # Owners
+
+    @precondition(lambda self: len(self.model.live) < 3)
+    @rule(shape=shapes, only_versions=st.booleans(), final=final_callbacks)
+    def create(self, shape: list[str], only_versions: bool, final: bool | None) -> None:
+        more = {"tag_filter": ["v*"] if only_versions else [], "expect_final_callback": final}
+        made = self.host.create(*shape, repository=self.repository, name=f"webhook {next(self.names)}", **more)
+        hooks = [ExpectedHook(each["id"], each["hook_url"]) for each in made["hooks"]]
+        self.model.webhooks.append(ExpectedWebhook(made["id"], hooks, only_versions, final))
+
+    @precondition(lambda self: self.model.live)
+    @rule(
+        number=which,
+        order=st.permutations(range(3)),
+        most=st.integers(1, 3),
+        new=st.lists(urls, max_size=1),
+        moved=st.none() | urls,
+    )
+    def edit(self, number: int, order: list[int], most: int, new: list[str], moved: str | None) -> None:
+        """Keep some hooks, in some order, one perhaps with another URL, and perhaps add one behind them."""
+        webhook = one_of(self.model.live, number)
+        kept = [webhook.hooks[each] for each in order if each < len(webhook.hooks)][:most]
+        wanted: list[dict[str, Any]] = [{"id": each.id} for each in kept]
+        if moved and kept:
+            wanted[0]["hook_url"] = moved
+        wanted += [{"hook_url": url} for url in new]
+        answer = self._api("PATCH", webhook, json={"hooks": wanted})
+        assert answer.status_code == 200, answer.text
+        moved_hook = kept[0] if moved and kept else None
+        if new:
+            added = answer.get_json()["hooks"][-1]
+            # A hook that is named by its URL alone may be one of the webhook's that was left out.
+            kept.append(
+                next((each for each in webhook.hooks if each.id == added["id"]), ExpectedHook(added["id"], new[0]))
+            )
+        self.model.set_hooks(webhook, kept)
+        if moved_hook and moved:
+            self.model.set_url(moved_hook, moved)
+
+    @precondition(lambda self: self._wanting())
+    @rule(number=which, act=st.sampled_from(["pause", "delete", "remove"]), while_pushing=st.booleans())
+    def switch_off(self, number: int, act: str, while_pushing: bool) -> None:
+        """A webhook or its first hook: at rest, or between the reading and the writing of a push."""
+        webhook = one_of(self._wanting(), number)
+        if while_pushing:
+            self._push("v1", meanwhile=lambda: self._switch_off(webhook, act))
+        else:
+            self._switch_off(webhook, act)
+
+    def _wanting(self, tag: str = "v1") -> list[ExpectedWebhook]:
+        return [each for each in self.model.webhooks if each.wants(tag)]
+
+    def _switch_off(self, webhook: ExpectedWebhook, act: str) -> None:
+        if act == "pause":
+            assert self._api("PATCH", webhook, json={"active": False}).status_code == 200
+            self.model.pause(webhook)
+        elif act == "delete":
+            assert self._api("DELETE", webhook).status_code == 204
+            self.model.delete(webhook)
+        else:
+            assert self._api("DELETE", webhook, f"hooks/{webhook.hooks[0].id}/").status_code == 204
+            self.model.set_hooks(webhook, webhook.hooks[1:])
+
+    @precondition(lambda self: self._paused())
+    @rule(number=which)
+    def resume(self, number: int) -> None:
+        webhook = one_of(self._paused(), number)
+        assert self._api("PATCH", webhook, json={"active": True}).status_code == 200
+        self.model.resume(webhook)
+
+    def _paused(self) -> list[ExpectedWebhook]:
+        return [each for each in self.model.live if not each.active]
+
+    @precondition(lambda self: self.model.live)
+    @rule(number=which, whole=st.booleans())
+    def test(self, number: int, whole: bool) -> None:
+        webhook = one_of(self.model.live, number)
+        answer = self._api("POST", webhook, "test/", json={"chain": whole})
+        if not webhook.hooks:
+            assert answer.status_code == 409
+            return
+        assert answer.status_code == 202, answer.text
+        chain = self.model.chain(webhook, is_test=True, most=None if whole else 1)
+        self._learn(self.model.record("hubhooks-test", None, [chain]))
+
+    @precondition(lambda self: self.model.chains)
+    @rule(number=which)
+    def redeliver(self, number: int) -> None:
+        _, chain, delivery = one_of(self.model.all()[::-1], number)
+        self._redeliver(chain, delivery)
+
+    def _redeliver(self, chain: Chain, delivery: Expected) -> None:
+        answer = self._api("POST", chain.webhook, f"history/{delivery.id}/redeliver/")
+        assert answer.status_code == self.model.redeliver(chain, chain.deliveries.index(delivery)), answer.text
+
+    @precondition(lambda self: self.model.chains)
+    @rule(number=which, ago=st.sampled_from([0.0, 3600.0, 30 * DAY]))
+    def recover(self, number: int, ago: float) -> None:
+        webhook = one_of(self.model.webhooks, number)
+        since = self.clock.at_database() - timedelta(seconds=ago)
+        answer = self._api("POST", webhook, "recover/", json={"since": since.isoformat()})
+        if webhook.deleted or not webhook.active:
+            assert answer.status_code == (404 if webhook.deleted else 409)
+        else:
+            assert answer.get_json() == {"recovered": self.model.recover(webhook, self.model.now - ago), "remaining": 0}
+
+    def _api(self, method: str, webhook: ExpectedWebhook, path: str = "", **options: Any) -> Any:
+        return self.host.api(method, f"{self.repository}/webhooks/{webhook.id}/{path}", **options)
+
+    # The host
+
+    @precondition(lambda self: self.model.webhooks)
+    @rule(act=st.sampled_from(["delete", "rename", "rename"]), while_pushing=st.booleans())
+    def end_repository(self, act: str, while_pushing: bool) -> None:
+        """Delete or rename it: at rest, or between the reading and the writing of a push."""
+        end = self._delete if act == "delete" else self._rename
+        if while_pushing and self._wanting():
+            self._push("v1", meanwhile=end)
+        else:
+            end()
+
+    def _delete(self) -> None:
+        with self.host.app.app_context():
+            self.host.hubhooks.repository_deleted(self.repository)
+            self.host.db.session.commit()
+        self.model.delete_repository()
+
+    def _rename(self) -> None:
+        new = next(each for each in REPOSITORIES if each != self.repository)
+        with self.host.app.app_context():
+            self.host.hubhooks.repository_renamed(self.repository, new)
+            self.host.db.session.commit()
+        self.repository = new
+
+    # Pushes
+
+    @precondition(lambda self: self._wanting())
+    @rule(tag=tags, event_id=event_ids)
+    def push(self, tag: str, event_id: str | None) -> None:
+        self._push(tag, event_id)
+
+    def _push(self, tag: str, event_id: str | None = None, meanwhile: Callable[[], object] = lambda: None) -> None:
+        chains = [self.model.chain(each) for each in self._wanting(tag)]
+
+        def load(name: str) -> Repository:
+            self.host.hubhooks.repository_loader(lambda name: Repository())
+            meanwhile()
+            return Repository()
+
+        self.host.hubhooks.repository_loader(load)
+        self.host.push(self.repository, tag, event_id=event_id)
+        self._learn(self.model.record(tag, event_id, chains))
+
+    @precondition(lambda self: self._wanting())
+    @rule()
+    def push_and_deliver(self) -> None:
+        self._push("v1")
+        self.deliver_well()
+
+    def _learn(self, push: Push | None) -> None:
+        """Give the model's deliveries of a push the ids that they have."""
+        with self.host.writing() as session:
+            known = [each.id for _, _, each in self.model.all() if each.id.int]
+            found = session.execute(select(deliveries).where(deliveries.c.id.not_in(known)))
+            ids = {(row.webhook_id, row.position): row.id for row in found}
+        for chain in push.chains if push else ():
+            for position, each in enumerate(chain.deliveries):
+                each.id = ids.pop((chain.webhook.id, position))
+        assert not ids, "more was recorded than is to be"
+
+    # Workers
+
+    @rule(limit=st.sampled_from([1, 3, 500, 500]), left_out=st.just(set()) | st.sets(urls, max_size=1))
+    def claim(self, limit: int, left_out: set[str]) -> None:
+        hooks = {each.hook for _, _, each in self.model.all()}
+        self._claim(limit, {hook.id for hook in hooks if hook.url in left_out})
+
+    def _claim(self, limit: int, left_out: set[int]) -> list[tuple[Sent, claims.Claim]]:
+        due = {each.id: (push, chain, each) for push, chain, each in self.model.due(left_out)}
+        sendable = {id for id, (_, chain, each) in due.items() if self.model.sendable(chain, each)}
+        with self.host.writing() as session:
+            taken = claims.claim(session, limit, left_out)[0]
+        with self.host.writing() as session:
+            unsendable = deliveries.c.id.in_(due.keys() - sendable)
+            ended = set(
+                session.scalars(select(deliveries.c.id).where(unsendable, deliveries.c.status != Status.PENDING))
+            )
+        ids = {each.id for each in taken}
+        assert len(ids) == len(taken) <= limit
+        assert ids <= sendable, "what is not due, or not to be sent any more, was claimed"
+        assert bool(ids) == bool(sendable), "nothing of what is due was claimed"
+        if limit == 500 and not left_out:
+            assert (ids, ended) == (sendable, due.keys() - sendable), "not all that is due was claimed"
+        for id in ended:
+            self.model.end_unsendable(*due[id][1:])
+        sent = [(self.model.claimed(*due[each.id], each.lease_token), each) for each in taken]
+        for post, claim in sent:
+            told = (claim.round, claim.retry_step, claim.hook_url, claim.trigger, claim.tag, claim.repository)
+            assert told == (post.round, post.step, post.url, post.trigger, post.push.tag, self.repository)
+        self.in_flight += sent
+        self.known += [post for post, _ in sent]
+        return sent
+
+    @precondition(lambda self: self.in_flight)
+    @rule(numbers=st.lists(st.tuples(which, answers), min_size=1, max_size=3))
+    def answer(self, numbers: list[tuple[int, str]]) -> None:
+        """Some of what is on the wire is answered, and written together, however late."""
+        done = []
+        for number, said in numbers:
+            if self.in_flight:
+                done.append((self.in_flight.pop(number % len(self.in_flight)), said))
+        self._write(done)
+
+    @precondition(lambda self: self.model.due(set()))
+    @rule(said=st.lists(answers, min_size=1, max_size=4))
+    def deliver(self, said: list[str]) -> None:
+        """A worker does all there is to do, and writes it together."""
+        sent = self._claim(500, set())
+        self.in_flight = [each for each in self.in_flight if each not in sent]
+        self._write(list(zip(sent, cycle(said), strict=False)))
+
+    @precondition(lambda self: self.model.due(set()))
+    @rule()
+    def deliver_well(self) -> None:
+        self.deliver(["200"])
+
+    def _write(self, done: list[tuple[tuple[Sent, claims.Claim], str]]) -> None:
+        results = []
+        for (_, claim), said in done:
+            came = outcome(said, self.clock)
+            judged = judge_test(came) if claim.is_test else judge(came, claim.retry_step)
+            results.append(recording.Result(claim, {"webhook-id": str(claim.id)}, "{}", came, judged))
+        with self.host.writing() as session:
+            recording.record(session, results, self.host.state.config.callback_ttl.total_seconds())
+        self.model.answered([(post, said) for (post, _), said in done])
+
+    @precondition(lambda self: self.in_flight)
+    @rule(number=which, delay=st.sampled_from([0.0, 60.0]))
+    def release(self, number: int, delay: float) -> None:
+        post, claim = self.in_flight.pop(number % len(self.in_flight))
+        with self.host.writing() as session:
+            claims.release(session, [claims.Released(claim, delay)])
+        self.model.release(post, -HEAD_START if claim.urgent and not delay else delay)
+
+    @precondition(lambda self: self.in_flight)
+    @rule()
+    def crash(self) -> None:
+        """All that workers have on the wire is forgotten; what receivers got they have."""
+        self.in_flight.clear()
+
+    @precondition(lambda self: self.model.due(set()))
+    @rule(said=answers, sent_again=st.booleans())
+    def come_late(self, said: str, sent_again: bool) -> None:
+        """A worker stands still until its leases are over; it writes after a successor, and owners, have taken over."""
+        sent = self._claim(500, set())
+        self._time_passes(LEASE + 1)
+        if sent and sent_again:
+            self._redeliver(sent[0][0].chain, sent[0][0].delivery)
+        self._claim(500, set())
+        self.in_flight = [each for each in self.in_flight if each not in sent]
+        self._write([(each, said) for each in sent])
+
+    @precondition(lambda self: self._next_due() is not None)
+    @rule(later=st.sampled_from([0.0, 0.0, 1.0, -1.0]))
+    def time_comes(self, later: float) -> None:
+        """That of a retry, of the end of a lease, of a callback's, or of giving up; or nearly so."""
+        self._time_passes(max(0.0, ceil(self._next_due() or 0.0) + later - self.model.now))
+
+    @rule(jump=st.sampled_from([1.0, 1.0, 400.0, 400.0, DAY, DAY, 5 * DAY, 40 * DAY, 91 * DAY]))
+    def time_passes(self, jump: float) -> None:
+        self._time_passes(jump)
+
+    def _time_passes(self, jump: float) -> None:
+        self.clock.now_s = self.model.now = self.model.now + jump
+
+    def _next_due(self) -> float | None:
+        times = [
+            time for _, _, each in self.model.all() for time in (each.due, each.give_up) if isinstance(time, float)
+        ]
+        return min((time for time in times if time > self.model.now), default=None)
+
+    @precondition(lambda self: self.model.pushes)
+    @rule()
+    def clear_up(self) -> None:
+        with self.host.writing() as session:
+            claims.expire_overdue(session, 500)
+        self.model.sweep()
+        with self.host.app.app_context():
+            list(retention.prune(self.host.state))
+        self.model.prune()
+
+    # Receivers
+
+    @precondition(lambda self: self.known)
+    @rule(number=which, said=states)
+    def call_back(self, number: int, said: str) -> None:
+        """With the URL of any POST there was: early, in time, late, again, or of an earlier round."""
+        self._call_back(one_of(self.known[::-1], number), said)
+
+    def _call_back(self, post: Sent, said: str) -> None:
+        token = self.host.state.tokens.make(post.delivery.id, post.round)
+        expected = self.model.callback(post.push, post.chain, post.delivery, post.round, said)
+        assert self._post_callback(REPOSITORIES[0], token, said) == expected
+
+    @precondition(lambda self: self._awaited())
+    @rule(number=which, said=st.just("success") | states)
+    def call_back_in_time(self, number: int, said: str) -> None:
+        self._call_back(one_of(self._awaited(), number), said)
+
+    @precondition(lambda self: self._early())
+    @rule(number=which, said=st.just("success") | states)
+    def call_back_early(self, number: int, said: str) -> None:
+        """Before the answer, or beside one that says there was an error."""
+        self._call_back(one_of(self._early(), number), said)
+
+    def _awaited(self, status: str = "awaiting_callback") -> list[Sent]:
+        return [post for post in self.known if (post.delivery.status, post.delivery.round) == (status, post.round)]
+
+    def _early(self) -> list[Sent]:
+        return self._awaited("pending")
+
+    @precondition(lambda self: self.known)
+    @rule(number=which, said=states)
+    def call_back_forged(self, number: int, said: str) -> None:
+        post = one_of(self.known, number)
+        token = self.host.state.tokens.make(post.delivery.id, post.round)
+        assert self._post_callback(self.repository, f"{token[:-1]}{'A' if token[-1] != 'A' else 'Q'}", said) == 404
+
+    def _post_callback(self, repository: str, token: str, said: str) -> int:
+        return self.host.client.post(f"/u/{repository}/hook/{token}/", json={"state": said}).status_code
+
+    # What must hold
+
+    @invariant()
+    def rows_are_as_expected(self) -> None:
+        check_rows(self.host, self.model)
+        with self.host.writing() as session:
+            names = set(session.scalars(select(webhooks.c.repository).where(webhooks.c.deleted_id == 0)))
+        assert names <= {self.repository}
+
+    def teardown(self) -> None:
+        """Whatever has happened, and whoever has died: time passes, receivers are well, and everything ends."""
+        if sys.exc_info()[0]:  # a step has failed: that is to be told
+            return
+        self.in_flight.clear()
+        for _ in range(NEVER_ENDING):
+            if not any(each.finished is None for _, _, each in self.model.all()):
+                return
+            self._time_passes(2 * DAY)
+            if self.model.due(set()):
+                self.deliver_well()
+            self.clear_up()
+            self.rows_are_as_expected()
+        raise AssertionError("something is stuck")
+
+
+@pytest.fixture
+def clock(host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[StoppedClock]:
+    monkeypatch.setattr(state, "REDIS_TIMEOUT_S", 30)  # that a busy machine is slow is no fault here
+    with host.app.app_context():
+        engine = host.db.engine
+    if engine.dialect.name == "sqlite":
+        engine.dispose()
+        event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
+    with stopped_clock(engine) as clock:
+        yield clock
+
+
+@pytest.mark.timeout(3600)
+def test_any_order(host: Host, clock: StoppedClock) -> None:
+    """Whatever is done, in whatever order, everything is as the model says after each step, and ends in the end."""
+    examples = settings.default.max_examples // 5  # each is worth many of what one function is given
+    run_state_machine_as_test(
+        lambda: Registry(host, clock), settings=settings(max_examples=examples, stateful_step_count=30)
+    )

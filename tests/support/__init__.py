@@ -1,0 +1,1 @@
+"""What the tests share: a host app, receivers, processes, a model of the rules."""

@@ -1,0 +1,117 @@
+"""The transport against hostile receivers: each answer alone and all at once, with bounds for time and memory."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from queue import SimpleQueue
+
+import pytest
+
+from flask_hubhooks.transport import Outcome, Request, Transport
+
+from ..support.hostile import COSTLY, DEADLINE_S, HOSTILE, Hostile
+from ..support.posting import post
+from ..support.processes import Process, until
+from ..support.receivers import Receiver
+from .test_transport import transport
+
+BODY = b'{"push_data": {}}'
+GRACE_S = 0.5
+"""How far past the deadline an attempt may end."""
+TOGETHER = 64
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[Transport]:
+    sender = transport(deadline_s=DEADLINE_S)
+    yield sender
+    sender.close()
+
+
+def judge(name: str, case: Hostile, outcome: Outcome) -> None:
+    """Check an outcome against the table."""
+    assert outcome.status_code == case.status, (name, outcome.error)
+    assert re.match(case.cause or "$", outcome.error), (name, outcome.error)
+    assert outcome.duration_ms <= (DEADLINE_S + GRACE_S) * 1000, (name, outcome.duration_ms)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_alone(guarded: Transport, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Each hostile response has its cause, raises nothing and ends by the deadline."""
+    with HOSTILE[name].receiver() as receiver:
+        judge(name, HOSTILE[name], post(guarded, receiver.url, BODY, {}))
+    assert not caplog.records
+
+
+def test_together(guarded: Transport, caplog: pytest.LogCaptureFixture) -> None:
+    """64 hostile responses at once have the same causes, and a good receiver is served beside them."""
+    names = list(HOSTILE)
+    with ExitStack() as stack:
+        good = stack.enter_context(Receiver())
+        for first in range(0, len(names), TOGETHER):
+            batch = {name: SimpleQueue[Outcome]() for name in (names[first:] + names)[:TOGETHER]}
+            for name, outcomes in batch.items():
+                url = stack.enter_context(HOSTILE[name].receiver()).url
+                guarded.send(Request(url, BODY, {}), outcomes.put)
+            assert post(guarded, good.url, BODY, {}).status_code == 200
+            for name, outcomes in batch.items():
+                judge(name, HOSTILE[name], outcomes.get(timeout=60))
+    assert not caplog.records
+
+
+FLOODS = [
+    "headers-6-mb",
+    "trailers-endless",
+    "endless-100",
+    "chunk-extension-endless",
+    "chunk-bytes-endless",
+    "body-endless",
+    "reason-endless",
+    "headers-drip",
+]
+SENDER = f"""
+import re, sys
+from pathlib import Path
+from queue import SimpleQueue
+from flask_hubhooks.transport import Request
+from tests.transport.test_transport import transport
+outcomes = SimpleQueue()
+sender = transport(deadline_s={DEADLINE_S})
+for url in sys.argv[1:] * 25:
+    sender.send(Request(url, b"", {{}}), outcomes.put)
+for _ in sys.argv[1:] * 25:
+    assert outcomes.get(timeout=90).duration_ms <= {(DEADLINE_S + GRACE_S) * 1000}
+with open("/proc/self/status") as status:  # `getrusage` would tell the parent's peak, from before the fork
+    print(re.search(r"VmHWM:\\s+(\\d+)", status.read())[1])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_memory() -> None:
+    """200 receivers that send endlessly at once leave a process below 200 MB, and end by the deadline."""
+    with ExitStack() as stack:
+        urls = [stack.enter_context(HOSTILE[name].receiver()).url for name in FLOODS]
+        run = subprocess.run([sys.executable, "-c", SENDER, *urls], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) < 200 * 1024
+
+
+def test_floods_from_another_process(tmp_path: Path) -> None:
+    """64 floods at once all take too much work, and none lasts until the deadline."""
+    flooding = Process(tmp_path / "log", {}, "tests.support.flooding")
+    sender = transport(deadline_s=15)
+    try:
+        until(lambda: flooding.log.endswith("\n"))
+        outcomes = SimpleQueue[Outcome]()
+        for _ in range(TOGETHER):
+            sender.send(Request(f"http://127.0.0.1:{flooding.log.strip()}/", BODY, {}), outcomes.put)
+        for _ in range(TOGETHER):
+            assert outcomes.get(timeout=30).error.startswith(COSTLY)
+    finally:
+        sender.close()
+        flooding.stop()

@@ -1,0 +1,939 @@
+"""The pages: who sees what, what forms do, and what a host may put in their place."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from flask import Flask, abort, redirect, render_template, session
+from flask_wtf import CSRFProtect
+from jinja2 import DictLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
+from sqlalchemy import event
+from werkzeug.test import TestResponse
+
+from flask_hubhooks.dialects import utcnow
+from flask_hubhooks.records.models import Attempt, Delivery, Status
+
+from ..support.host import Host
+from ..support.marks import URL, MakeHost, on_sqlite
+from ..support.receivers import Receiver
+from ..support.visitor import Visitor, text_of, version_on
+
+FORM = {"name": "new", "hook_url": URL, "hook_id": ""}
+
+ONE, DELIVERY = "{webhook}/", "{webhook}/history/{delivery}/"
+ROUTES: dict[tuple[str, str], tuple[str, int, dict[str, str]]] = {
+    ("GET", "webhooks"): ("", 200, {}),
+    ("POST", "webhooks"): ("", 201, FORM),
+    ("GET", "edit"): (ONE, 200, {}),
+    ("POST", "edit"): (ONE, 303, {"name": "deploy", "hook_url": URL, "hook_id": "{hook}"}),
+    ("POST", "pause"): (ONE + "pause/", 303, {}),
+    ("POST", "resume"): (ONE + "resume/", 303, {}),
+    ("POST", "test"): (ONE + "test/", 303, {}),
+    ("GET", "rotate_secret"): (ONE + "rotate-secret/", 200, {}),
+    ("POST", "rotate_secret"): (ONE + "rotate-secret/", 200, {}),
+    ("GET", "delete"): (ONE + "delete/", 200, {}),
+    ("POST", "delete"): (ONE + "delete/", 303, {}),
+    ("GET", "history"): (ONE + "history/", 200, {}),
+    ("GET", "delivery"): (DELIVERY, 200, {}),
+    ("POST", "redeliver"): (DELIVERY + "redeliver/", 303, {}),
+}
+"""Every page by method and name: its path, what it answers an owner, and the form that it takes."""
+READABLE = ("webhooks", "history", "delivery")
+
+
+class Filled:
+    """A repository with a webhook and a delivery that failed."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.repository = f"acme/{uuid.uuid4().hex}"
+        self.webhook = host.create(URL, repository=self.repository)
+        host.push(self.repository)
+        host.deliver()
+        self.delivery = host.history(self.webhook, self.repository)[0]["id"]
+        hook = self.webhook["hooks"][0]["id"]
+        self.ids: dict[str, Any] = {"webhook": self.webhook["id"], "delivery": self.delivery, "hook": hook}
+        self.owner = self.visitor("alice")
+
+    def visitor(self, user: str | None) -> Visitor:
+        return Visitor(self.host, user, self.repository)
+
+    def ask(self, visitor: Visitor, method: str, name: str, **options: Any) -> TestResponse:
+        path, _, form = ROUTES[method, name]
+        ids = options.pop("ids", self.ids)
+        if method == "POST" and "data" not in options:
+            options["data"] = {key: value.format(**self.ids) for key, value in form.items()} | {"csrf_token": "none"}
+        return visitor.ask(method, path.format(**ids), **options)
+
+    def send(self, name: str) -> TestResponse:
+        path, _, form = ROUTES["POST", name]
+        fields = {key: value.format(**self.ids) for key, value in form.items()}
+        if name in ("edit", "rotate_secret"):
+            fields["version"] = version_on(self.owner.get(path.format(**self.ids)))
+        return self.owner.send(path.format(**self.ids), **fields)
+
+
+@pytest.fixture
+def filled(standing: Host) -> Filled:
+    return Filled(standing)
+
+
+def check_page(answer: TestResponse, status: int) -> None:
+    """A page of ours, whatever it says."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["Cache-Control"] == "no-store"
+    if status != 303:
+        assert answer.content_type == "text/html; charset=utf-8"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["X-Frame-Options"] == "SAMEORIGIN"
+        assert answer.headers["Referrer-Policy"] == "same-origin"
+        assert "hubhooks.css" in answer.text
+
+
+def test_every_page_is_known(standing: Host) -> None:
+    """A page that these tests do not know fails them."""
+    for rule in standing.app.url_map.iter_rules():
+        if (name := rule.endpoint.removeprefix("hubhooks.pages_")) != rule.endpoint:
+            with standing.app.test_request_context(method="OPTIONS"):
+                view = standing.app.view_functions[rule.endpoint]
+                allowed = set(view(**dict.fromkeys(rule.arguments)).headers["Allow"].split(", "))
+            assert {method for method, known in ROUTES if known == name} == allowed - {"OPTIONS", "HEAD"}, rule
+
+
+@pytest.mark.parametrize(("method", "name"), ROUTES, ids=lambda each: str(each))
+def test_page(filled: Filled, method: str, name: str) -> None:
+    """Each page answers the owner, a reader, a stranger, nobody, a missing id, a foreign origin and a wrong method."""
+    status = ROUTES[method, name][1]
+    reader, stranger = filled.visitor("reader"), filled.visitor("bob")
+    check_page(filled.ask(stranger, method, name), 404)
+    check_page(filled.ask(reader, method, name), 200 if method == "GET" and name in READABLE else 403)
+    assert filled.ask(filled.visitor(None), method, name).status_code == 401
+    check_page(filled.owner.ask("PUT", ROUTES[method, name][0].format(**filled.ids)), 405)
+    if method == "POST":
+        check_page(filled.ask(filled.owner, method, name), 400)  # its token is none of the session's
+    if name != "webhooks":
+        none = {"webhook": 2**63 - 1, "delivery": uuid.uuid4(), "hook": 1}
+        data = {"csrf_token": filled.owner.token()}
+        check_page(filled.ask(filled.owner, method, name, ids=none, data=data if method == "POST" else None), 404)
+    if method == "POST":
+        check_page(filled.ask(filled.owner, method, name, headers={"Origin": "https://evil.example"}), 403)
+        check_page(filled.ask(filled.owner, method, name, headers={"Sec-Fetch-Site": "cross-site"}), 403)
+    check_page(filled.send(name) if method == "POST" else filled.ask(filled.owner, method, name), status)
+
+
+def test_what_forms_do(filled: Filled) -> None:
+    """A form leads on by 303 to a path that says what was done; loading that again does nothing."""
+    host, owner = filled.host, filled.owner
+    path = f"{filled.repository}/webhooks/{filled.webhook['id']}/"
+    for name, notice, active in (("pause", "paused", False), ("resume", "resumed", True)):
+        answer = filled.send(name)
+        assert answer.headers["Location"] == f"/r/{filled.repository}/webhooks/?notice={notice}"
+        assert notice.removesuffix("d") in text_of(owner.get(answer.headers["Location"])) or name == "resume"
+        assert host.api("GET", path).get_json()["active"] is active
+    for name, notice in (("redeliver", "redelivered"), ("test", "test")):
+        before = len(host.history(filled.webhook, filled.repository))
+        answer = filled.send(name)
+        assert re.fullmatch(
+            rf"/r/{filled.repository}/webhooks/\d+/history/[0-9a-f-]+/\?notice={notice}", answer.headers["Location"]
+        )
+        owner.get(answer.headers["Location"])
+        assert len(host.history(filled.webhook, filled.repository)) == before + (name == "test")
+    assert filled.send("delete").headers["Location"].endswith("?notice=deleted")
+    assert host.api("GET", path).status_code == 404
+
+
+def test_notices(filled: Filled) -> None:
+    """A notice is one of ours: the URL only names it, and what it names otherwise is not shown."""
+    assert "The webhook was saved." in filled.owner.get("?notice=saved").text
+    for notice in ("<b>You won</b>", "won", "", "saved "):
+        page = filled.owner.ask("GET", query_string={"notice": notice}).text
+        assert 'class="notice"' not in page
+
+
+def test_a_secret_is_shown_once(filled: Filled) -> None:
+    """The answer to creating and to rotating shows the secret, which signs; no page shows it again."""
+    with Receiver() as receiver:
+        created = filled.owner.create(receiver.url, name="signed")
+        check_page(created, 201)
+        [secret] = set(re.findall(r"whsec_[A-Za-z0-9+/=]{32,}", created.text.replace("&#43;", "+")))
+        rotated = filled.send("rotate_secret")
+        [other] = set(re.findall(r"whsec_[A-Za-z0-9+/=]{32,}", rotated.text.replace("&#43;", "+")))
+        webhook = next(
+            each
+            for each in filled.host.api("GET", f"{filled.repository}/webhooks/").get_json()["results"]
+            if each["name"] == "signed"
+        )
+        pages = ["", f"{webhook['id']}/", f"{webhook['id']}/history/", f"{webhook['id']}/rotate-secret/"]
+        assert not any(each in filled.owner.get(path).text for path in pages for each in (secret, other))
+    assert secret != other
+
+
+def test_creating(filled: Filled) -> None:
+    """The form makes a webhook of a name and URLs in order, of which empty ones do not count."""
+    check_page(filled.owner.create(" http://127.0.0.1:9/a ", "", "http://127.0.0.1:9/b", name=" chain "), 201)
+    made = filled.host.api("GET", f"{filled.repository}/webhooks/?name=chain").get_json()["results"][0]
+    assert (made["name"], [each["hook_url"] for each in made["hooks"]]) == (
+        "chain",
+        ["http://127.0.0.1:9/a", "http://127.0.0.1:9/b"],
+    )
+    assert made["creator"] == "alice"
+
+
+@pytest.mark.parametrize(
+    ("name", "urls", "message"),
+    [
+        ("deploy", [URL], "already has a webhook with this name"),
+        ("", [URL], "Must not be blank"),
+        ("bad\x07", [URL], "not contain control characters"),
+        ("x" * 256, [URL], "Longer than maximum length"),
+        ("new", [], "Enter the URL"),
+        ("new", [""], "Enter the URL"),
+        ("new", ["ftp://example.com/"], "http"),
+        ("new", [URL, "http://169.254.169.254/"], "169.254.169.254"),
+        ("new", [f"{URL}/{number}" for number in range(11)], "at most 10 hooks"),
+    ],
+    ids=["taken", "blank", "control", "long", "none", "empty", "scheme", "metadata", "many"],
+)  # fmt: skip
+def test_what_is_refused_stands_there_again(filled: Filled, name: str, urls: list[str], message: str) -> None:
+    """What cannot be is told at its field, and everything that was typed stands in the form again."""
+    answer = filled.owner.create(*urls, name=name)
+    check_page(answer, 400)
+    assert message in text_of(answer)
+    shown = answer.text.replace("&#43;", "+")
+    assert all(f'value="{url}"' in shown for url in urls)
+    assert f'name="name" value="{name}"' in shown
+    described = re.search(r'aria-describedby="([\w-]+)[^>]*aria-invalid="true" autofocus', shown)
+    if "at most" not in message:
+        assert described and f'id="{described[1]}"' in shown
+    assert filled.host.api("GET", f"{filled.repository}/webhooks/").get_json()["count"] == 1
+
+
+def test_rearranging(filled: Filled) -> None:
+    """The buttons that add, move and remove lines show the form again, and change nothing."""
+    urls = [f"http://127.0.0.1:9/{letter}" for letter in "abc"]
+
+    def press(action: str) -> list[str]:
+        answer = filled.owner.send(name="n", hook_url=urls, hook_id=[""] * 3, action=action)
+        check_page(answer, 200)
+        return [
+            value.rpartition("/")[2] for value in re.findall(r'type="url" name="hook_url" value="([^"]*)"', answer.text)
+        ]
+
+    assert press("add-url") == ["a", "b", "c", ""]
+    assert press("up-2") == ["a", "c", "b"]
+    assert press("down-0") == ["b", "a", "c"]
+    assert press("remove-url-1") == ["a", "c"]
+    for nonsense in ("up-9", "up-", "down--1", "remove-url-99999", "up-１", "fly", "", "remove-header-0", "-", "up-0"):  # noqa: RUF001
+        assert press(nonsense) == ["a", "b", "c"]
+    assert filled.host.api("GET", f"{filled.repository}/webhooks/").get_json()["count"] == 1
+
+
+def edit(filled: Filled, **fields: Any) -> TestResponse:
+    path = f"{filled.webhook['id']}/"
+    hooks = filled.host.api("GET", f"{filled.repository}/webhooks/{path}").get_json()["hooks"]
+    known = {
+        "name": "deploy",
+        "hook_id": [str(each["id"]) for each in hooks],
+        "hook_url": [each["hook_url"] for each in hooks],
+        "version": version_on(filled.owner.get(path)),
+    }
+    return filled.owner.send(path, **known | fields)
+
+
+def test_editing(filled: Filled) -> None:
+    """The form changes name, URLs, their order, final callback, tag filter and headers, whose values stay hidden."""
+    path = f"{filled.repository}/webhooks/{filled.webhook['id']}/"
+    old = filled.ids["hook"]
+    check_page(
+        edit(
+            filled,
+            name="renamed",
+            hook_url=["http://127.0.0.1:9/new", URL],
+            hook_id=["", str(old)],
+            final_callback="no",
+            tag_filter="v*  !*-rc*",
+            header_name=["Authorization"],
+            header_value=["Bearer of tokens"],
+        ),
+        303,
+    )
+    webhook = filled.host.api("GET", path).get_json()
+    assert (webhook["name"], webhook["tag_filter"], webhook["expect_final_callback"]) == (
+        "renamed",
+        ["v*", "!*-rc*"],
+        False,
+    )
+    assert [each["hook_url"] for each in webhook["hooks"]] == ["http://127.0.0.1:9/new", URL]
+    assert webhook["hooks"][1]["id"] == old
+    form = filled.owner.get(f"{filled.webhook['id']}/").text
+    assert "Bearer of tokens" not in form and 'value="Authorization"' in form and 'value="no" selected' in form
+    check_page(edit(filled, header_name=["Authorization", "X-Other", ""], header_value=["", "value", ""]), 303)
+    assert set(filled.host.api("GET", path).get_json()["headers"]) == {"Authorization", "X-Other"}
+    check_page(edit(filled), 303)
+    webhook = filled.host.api("GET", path).get_json()
+    assert (webhook["headers"], webhook["tag_filter"], webhook["expect_final_callback"]) == ({}, [], True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tag_filter": "v* [z-a]"}, "[z-a]: Holds a range that is empty"),
+        ({"tag_filter": " ".join(["v*"] * 21)}, "Longer than maximum length"),
+        ({"header_name": ["Host"], "header_value": ["x"]}, "is set by the registry itself"),
+        ({"header_name": ["X-New"], "header_value": [""]}, "Enter a value"),
+        ({"header_name": ["X-A", "X-A"], "header_value": ["1", "2"]}, "Appears more than once"),
+        ({"header_name": ["X-A", "x-a"], "header_value": ["1", "2"]}, "Appears more than once"),
+        ({"header_name": [""], "header_value": ["1"]}, "name"),
+        ({"hook_id": ["999999"]}, "no such hook"),
+        ({"hook_id": ["9" * 5000]}, ""),
+        ({"version": "old"}, "Somebody else has changed this webhook"),
+        ({"version": ""}, "Somebody else has changed this webhook"),
+    ],
+    ids=[
+        "pattern",
+        "patterns",
+        "host",
+        "no-value",
+        "twice",
+        "twice-by-case",
+        "no-name",
+        "hook",
+        "huge",
+        "old",
+        "no-version",
+    ],
+)
+def test_what_editing_refuses(filled: Filled, fields: dict[str, Any], message: str) -> None:
+    """What cannot be saved is told, and nothing of it is."""
+    path = f"{filled.repository}/webhooks/{filled.webhook['id']}/"
+    before = filled.host.api("GET", path).get_json()
+    answer = edit(filled, name="renamed", **fields)
+    check_page(answer, 400 if message else 303)
+    assert message.lower() in text_of(answer).lower()
+    if message:
+        assert filled.host.api("GET", path).get_json() == before
+
+
+def test_the_preview_of_a_filter(filled: Filled) -> None:
+    """The form tells which recent tags a filter matches, also one that is not saved and partly wrong."""
+    for tag in ("v1", "v2-rc1", "nightly"):
+        filled.host.push(filled.repository, tag)
+    answer = edit(filled, tag_filter="v* !*-rc* [z-a]", action="preview")
+    check_page(answer, 200)
+    matching = re.findall(r'class="tag matches"><span[^>]*>[^<]*</span>([^<]+)', answer.text)
+    other = re.findall(r'class="tag"><span[^>]*>[^<]*</span>([^<]+)', answer.text)
+    assert (set(matching), set(other)) == ({"v1"}, {"v2-rc1", "nightly", "latest"})
+
+
+@pytest.mark.parametrize(
+    "data", [b"\xff\xfe=\xff", b"%", b"a=b&" * 9000, b"hook_url=%00&name=%ff", b"version=%ed%a0%80"]
+)
+def test_nonsense(filled: Filled, data: bytes) -> None:
+    """Bytes that are no form of ours are refused, and break nothing."""
+    for name in ("", f"{filled.webhook['id']}/", f"{filled.webhook['id']}/delete/"):
+        token = filled.owner.token().encode()
+        for body in (data, b"csrf_token=" + token + b"&" + data):
+            for kind in ("application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/json"):
+                if name.endswith("delete/") and body != data:
+                    continue
+                answer = filled.owner.ask("POST", name, data=body, content_type=kind)
+                check_page(answer, 400)
+
+
+def test_a_query_of_nonsense(filled: Filled) -> None:
+    """Bytes in the URL that are not UTF-8 are refused before anything is done."""
+    path = f"{filled.repository}/webhooks/"
+    before = filled.host.api("GET", path).get_json()
+    for method, name in ROUTES:
+        data = {"csrf_token": filled.owner.token()} if method == "POST" else None
+        check_page(
+            filled.ask(filled.owner, method, name, data=data, environ_overrides={"QUERY_STRING": "at=\xff"}), 400
+        )
+    assert filled.host.api("GET", path).get_json() == before
+
+
+def test_too_large(filled: Filled) -> None:
+    """A form over the limit is refused with 413, as a page."""
+    check_page(
+        filled.owner.ask("POST", data=b"name=" + b"x" * 70_000, content_type="application/x-www-form-urlencoded"), 413
+    )
+
+
+def test_an_expired_form(filled: Filled) -> None:
+    """A form whose session is gone shows what was typed again, with a token that works."""
+    visitor = filled.visitor("alice")
+    token = visitor.token()
+    visitor.client.delete_cookie("session")
+    answer = visitor.ask("POST", data={"csrf_token": token, "name": "typed", "hook_url": URL, "hook_id": ""})
+    check_page(answer, 400)
+    assert "has expired" in text_of(answer) and 'value="typed"' in answer.text
+    fresh = re.search(r'name="csrf_token" value="([^"]+)"', answer.text)
+    assert fresh
+    check_page(visitor.ask("POST", data={"csrf_token": fresh[1], "name": "typed", "hook_url": URL, "hook_id": ""}), 201)
+
+
+def test_the_session(filled: Filled) -> None:
+    """Of the host's session the token is all that the pages use, and who may only read gets no cookie at all."""
+    reader = filled.visitor("reader")
+    for path in ("", f"{filled.webhook['id']}/history/", f"{filled.webhook['id']}/history/{filled.delivery}/"):
+        assert "Set-Cookie" not in reader.get(path).headers
+    owner = filled.visitor("alice")
+    with owner.client:
+        owner.get()
+        assert set(session) == {"csrf_token"}
+
+
+@on_sqlite
+@pytest.mark.parametrize("first", [True, False])
+def test_a_host_with_csrf_protection(make_host: MakeHost, first: bool) -> None:
+    """The pages work in a host with `CSRFProtect`, also one that checks before anything else, and check themselves."""
+
+    class Protected(Host):
+        def make_app(self) -> Flask:
+            app = super().make_app()
+            CSRFProtect(app)
+            return app
+
+    host = Protected(make_host().database_uri, make_host().redis_url)
+    visitor = Visitor(host)
+    check_page(visitor.create(URL), 201)
+    check_page(visitor.ask("POST", data=FORM), 400)
+    host.close()
+
+
+@on_sqlite
+def test_a_host_that_has_switched_it_off(make_host: MakeHost) -> None:
+    """`WTF_CSRF_ENABLED = False`, as hosts have it in their tests, holds for our forms too."""
+    visitor = Visitor(make_host(config={"WTF_CSRF_ENABLED": False}))
+    check_page(visitor.ask("POST", data=FORM), 201)
+
+
+@on_sqlite
+def test_the_layout_of_the_host(make_host: MakeHost) -> None:
+    """The pages stand in the host's own layout, whose one block they need is `content`."""
+    host = make_host(config={"HUBHOOKS_LAYOUT": "base.html"})
+    host.app.jinja_loader = DictLoader(
+        {"base.html": "<title>Ours</title><nav>Ours</nav>{% block content %}{% endblock %}"}
+    )
+    visitor = Visitor(host)
+    page = visitor.get().text
+    assert "<nav>Ours</nav>" in page and "Create webhook" in page and "hubhooks.css" in page
+    assert "<nav>Ours</nav>" in visitor.get("99/", 404).text
+
+
+@on_sqlite
+def test_templates_of_the_host(host: Host) -> None:
+    """A host puts a template in the place of ours, which it extends by `!hubhooks/`, and replaces a block."""
+    host.app.jinja_loader = DictLoader(
+        {
+            "hubhooks/webhooks.html": "{% extends '!hubhooks/webhooks.html' %}"
+            "{% block hubhooks_empty %}<p>Ask ops.</p>{% endblock %}"
+        }
+    )
+    page = Visitor(host).get().text
+    assert "<p>Ask ops.</p>" in page and "Create webhook" in page and "no webhooks yet" not in page
+
+
+DELIMITERS = {
+    "block_start_string": "[%",
+    "block_end_string": "%]",
+    "variable_start_string": "[[",
+    "variable_end_string": "]]",
+    "comment_start_string": "[#",
+    "comment_end_string": "#]",
+    "line_statement_prefix": "%%",
+    "trim_blocks": True,
+}
+LAYOUT = """[# a comment #]<title>[% block title %][% endblock %]</title>
+%% set link = url_for("static", filename="app.js")
+<nav><a href="[[ link ]]">[[ who | shout ]] [[ 6 | double ]] [[ times(3) ]]</a>{{ vue }} {% vue %}</nav>
+[% include "foot.html" %][% block content %][% endblock %]"""
+
+
+@on_sqlite
+def test_other_delimiters(make_host: MakeHost) -> None:
+    """Every page works in a host with other Jinja delimiters, which its layout and its replacements of ours have."""
+
+    class Vue(Host):
+        def make_app(self) -> Flask:
+            app = super().make_app()
+            app.jinja_options = DELIMITERS
+            app.jinja_loader = DictLoader(
+                {
+                    "base.html": LAYOUT,
+                    "foot.html": "[[ '<i>' ]]",
+                    "hubhooks/delete.html": "[% extends '!hubhooks/delete.html' %][% block hubhooks_page %]"
+                    "<p>{{ vue }} [[ hubhooks.webhook.name ]]</p>[[ super() ]][% endblock %]",
+                }
+            )
+            app.context_processor(lambda: {"who": "<alice>"})
+            app.template_filter("shout")(lambda text: text.upper())
+            app.add_template_filter(lambda number: number * 2, "double")
+            app.add_template_global(lambda number: "x" * number, "times")
+            return app
+
+    plain = make_host()
+    filled = Filled(Vue(plain.database_uri, plain.redis_url, config={"HUBHOOKS_LAYOUT": "base.html"}))
+    nav = '<nav><a href="/static/app.js">&lt;ALICE&gt; 12 xxx</a>{{ vue }} {% vue %}</nav>'
+
+    def check(page: TestResponse) -> str:
+        assert page.text.count(nav) == 1 and "&lt;i&gt;" in page.text
+        rest = page.text.replace(nav, "").replace("{{ vue }}", "")
+        assert not re.search(r"\{[{%#]|\[[\[%#]", rest), rest
+        return rest
+
+    for (method, _), (path, status, _) in ROUTES.items():
+        if method == "GET":
+            page = filled.owner.get(path.format(**filled.ids))
+            check_page(page, status)
+            check(page)
+    assert "<p>{{ vue }} deploy</p>" in filled.owner.get("{webhook}/delete/".format(**filled.ids)).text
+    check(filled.owner.get("99/", 404))
+    assert 'name="csrf_token"' in check(filled.owner.create(URL, name="secret"))
+    filled.host.close()
+
+
+@on_sqlite
+def test_strict_templates(make_host: MakeHost) -> None:
+    """A host whose templates may use nothing undefined has pages, too."""
+
+    class Strict(Host):
+        def make_app(self) -> Flask:
+            app = super().make_app()
+            app.jinja_env.undefined = StrictUndefined
+            return app
+
+    plain = make_host()
+    filled = Filled(Strict(plain.database_uri, plain.redis_url))
+    for (method, _), (path, status, _) in ROUTES.items():
+        if method == "GET":
+            check_page(filled.owner.get(path.format(**filled.ids)), status)
+    check_page(filled.owner.create(name=""), 400)
+    check_page(filled.owner.get("99/", 404), 404)
+    check_page(edit(filled, tag_filter="[", header_name=["Host"], header_value=["x"]), 400)
+    filled.host.close()
+
+
+@on_sqlite
+def test_an_authorizer_that_redirects(host: Host) -> None:
+    """A redirect to a sign-in page passes through, also from a form."""
+
+    def sign_in_first(action: str, repository: str) -> str:
+        abort(redirect("/sign-in"))
+
+    host.hubhooks.authorizer(sign_in_first)
+    for method in ("GET", "POST"):
+        answer = Visitor(host).ask(method)
+        assert (answer.status_code, answer.headers["Location"]) == (302, "/sign-in")
+
+
+@pytest.fixture
+def statements(host: Host) -> Iterator[list[str]]:
+    """The statements that the database is sent."""
+    seen: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        seen.append(statement)
+
+    with host.app.app_context():
+        engine = host.db.engine
+    event.listen(engine, "before_cursor_execute", note)
+    yield seen
+    event.remove(engine, "before_cursor_execute", note)
+
+
+PAGE = (
+    b"<!DOCTYPE html><html lang='en'><head><title>502 Bad Gateway</title></head>"
+    b"<body class='error'><h1>The application did not answer in time</h1>"
+    + b"<p>Backend app-1 at 10.0.0.7:8080 refused the connection, which was tried again twice; see the log.</p>"
+    * 160
+)
+"""What proxies answer, longer than what is kept of it."""
+
+
+@pytest.mark.parametrize("hooks", [3, 10])
+def test_weight_and_statements(host: Host, statements: list[str], hooks: int) -> None:
+    """A full page weighs less than 60 KB with style and script, and takes at most six statements."""
+    for number in range(11):
+        host.create(*[f"https://ci-{number}.example.com/hooks/docker"] * hooks, name=f"webhook {number}")
+    first = host.api("GET", "acme/app/webhooks/").get_json()["results"][0]
+    with host.writing() as session_:
+        session_.execute(Delivery.__table__.delete())
+    for number in range(30):
+        host.push(tag=f"v1.{number}", pusher="alice", pushed_at=utcnow() - timedelta(hours=number))
+    said = {
+        "callback_state": "success",
+        "callback_description": "387 tests PASSED",
+        "callback_context": "CI by Acme",
+        "callback_target_url": "https://ci.acme.com/results/afd339c1c3d27",
+        "callback_at": utcnow(),
+    }
+    host.set_all(Delivery, status=Status.SUCCEEDED, received_at=utcnow(), **said)
+    delivery = host.history(first)[0]["id"]
+    try_often(host, delivery, 60)
+    visitor = Visitor(host)
+    extras = sum(len(visitor.ask("GET", f"/hubhooks/static/hubhooks.{kind}").data) for kind in ("css", "js"))
+    weights = {}
+    for path in (
+        "",
+        f"{first['id']}/",
+        f"{first['id']}/history/",
+        f"{first['id']}/history/?tag=v1.3&outcome=succeeded",
+        f"{first['id']}/history/{delivery}/",
+        f"{first['id']}/history/{delivery}/?attempt=30&payload=raw",
+        f"{first['id']}/delete/",
+    ):
+        statements.clear()
+        weights[path] = len(visitor.get(path).data) + extras
+        assert len(statements) <= 6, (path, statements)
+    print({path: weight for path, weight in weights.items()})
+    assert max(weights.values()) < 60_000, weights
+
+
+def try_often(host: Host, delivery: str, times: int) -> None:
+    """Have a delivery's history hold so many attempts, each answered with a whole page."""
+    with host.writing() as session_:
+        session_.add_all(
+            Attempt(
+                delivery_id=uuid.UUID(delivery),
+                number=number,
+                round=1,
+                trigger="retry",
+                hook_url=URL,
+                started_at=utcnow() - timedelta(minutes=number),
+                duration_ms=30,
+                status_code=502,
+                error="",
+                request_headers=[["content-type", "application/json"], ["user-agent", "flask-hubhooks"]],
+                request_body='{"callback_url":"***"}' if number == 1 else None,
+                response_headers=[["Server", "nginx"], ["Content-Type", "text/html"]],
+                response_body=PAGE[:16384],
+                response_truncated=True,
+            )
+            for number in range(1, times + 1)
+        )
+
+
+def test_the_attempts_in_pages(host: Host) -> None:
+    """However often a delivery was tried, links lead to each of its attempts; the latest is shown unless asked."""
+    webhook = host.create(URL)
+    host.push()
+    delivery = host.history(webhook)[0]["id"]
+    path = f"{webhook['id']}/history/{delivery}/"
+    visitor = Visitor(host)
+    assert "Not sent yet." in text_of(visitor.get(path))
+    try_often(host, delivery, 45)
+    answer = visitor.get(path)
+    assert "Attempt 45 " in text_of(answer) and "Attempts (45)" in text_of(answer)
+    seen = set()
+    while True:
+        seen |= {int(each) for each in re.findall(r"attempt=([0-9]+)#attempt", answer.text)}
+        older = re.search(r'rel="next" href="([^"]+)"', answer.text)
+        if not older:
+            break
+        answer = visitor.get(older[1])
+    assert seen == set(range(1, 46))
+    assert (newer := re.search(r'rel="prev" href="([^"]+)"', answer.text))
+    assert "Attempt 1 " not in text_of(visitor.get(newer[1]))
+    check_page(visitor.ask("GET", path + "?attempt=46"), 404)
+    for nonsense in ("0", "x", "-1", "²", "99999999999"):
+        check_page(visitor.ask("GET", f"{path}?attempt={nonsense}"), 400)
+    raw = visitor.get(path + "?attempt=7&payload=raw")
+    assert "Attempt 7 " in text_of(raw) and '{"callback_url":' in text_of(raw).replace('": "', '":"')
+    assert "attempt=7#payload" in raw.text
+
+
+def tags_on(answer: TestResponse) -> list[str]:
+    return re.findall(r'class="tag-name">([^<]*)<', answer.text)
+
+
+def test_the_history_in_pages(host: Host) -> None:
+    """Older and newer lead through all chain requests once, newest first, however many hooks each has."""
+    webhook = host.create(URL, URL + "/2", URL + "/3")
+    same = utcnow() - timedelta(hours=1)
+    for number in range(40):
+        host.push(tag=f"v{number}", pushed_at=same if number % 2 else same + timedelta(minutes=number))
+    visitor = Visitor(host)
+    seen, path = [], f"{webhook['id']}/history/"
+    pages = []
+    while path:
+        answer = visitor.get(path)
+        pages.append(tags_on(answer))
+        seen += pages[-1]
+        found = re.search(r'rel="next" href="([^"]+)"', answer.text)
+        path = found[1].replace("&amp;", "&") if found else ""
+    assert sorted(seen) == sorted(f"v{number}" for number in range(40))
+    assert [len(each) for each in pages] == [15, 15, 10]
+    back = []
+    while found := re.search(r'rel="prev" href="([^"]+)"', answer.text):
+        answer = visitor.get(found[1].replace("&amp;", "&"))
+        back.append(tags_on(answer))
+    assert back == pages[-2::-1]
+
+
+def test_the_history_by_outcome_and_tag(host: Host) -> None:
+    """A filter by outcome finds the chain requests that stand so, one by tag those of the tag; both hold in pages."""
+    webhook = host.create(URL, URL + "/2")
+    states = {
+        "good": [Status.SUCCEEDED, Status.SUCCEEDED],
+        "bad": [Status.SUCCEEDED, Status.FAILED],
+        "late": [Status.EXPIRED, Status.SKIPPED],
+        "open": [Status.AWAITING_CALLBACK, Status.WAITING],
+        "new": [Status.PENDING, Status.WAITING],
+        "off": [Status.CANCELLED, Status.CANCELLED],
+    }
+    for tag, (first, second) in states.items():
+        host.push(tag=tag)
+        with host.writing() as session_:
+            rows = session_.query(Delivery).order_by(Delivery.id.desc()).limit(2).all()
+            for row in rows:
+                row.status = second if row.position else first
+    visitor, path = Visitor(host), f"{webhook['id']}/history/"
+    expected = {"succeeded": {"good"}, "failed": {"bad", "late"}, "under_way": {"open", "new"}, "cancelled": {"off"}}
+    for outcome, tags in expected.items():
+        assert "Status." not in visitor.get(f"{path}?outcome={outcome}").text
+        assert set(tags_on(visitor.get(f"{path}?outcome={outcome}"))) == tags
+    with host.writing() as session_:  # as pausing leaves it
+        for row in session_.query(Delivery).filter(Delivery.status == Status.WAITING):
+            row.status = Status.CANCELLED
+    assert set(tags_on(visitor.get(f"{path}?outcome=cancelled"))) == {"off"}
+    assert tags_on(visitor.get(f"{path}?outcome=&tag=bad")) == ["bad"]
+    assert tags_on(visitor.get(f"{path}?outcome=failed&tag=+bad+")) == ["bad"]
+    assert "Nothing matches" in visitor.get(f"{path}?outcome=failed&tag=good").text
+    for query in ("outcome=x", "cursor=x", "tag=%00", "cursor=older:1:1:1&cursor=2", "tag=%ff"):
+        assert visitor.ask("GET", f"{path}?{query}").status_code in (200, 400)
+    check_page(visitor.ask("GET", f"{path}?outcome=x"), 400)
+    words = text_of(visitor.get(path))
+    for word in (
+        "Succeeded",
+        "Failed",
+        "No callback received",
+        "Awaiting callback",
+        "Under way",
+        "Cancelled",
+        "Skipped",
+    ):
+        assert word in words
+
+
+def test_the_list_tells_how_it_stands(host: Host) -> None:
+    """The list shows each webhook's URLs in order, its state and why, and its latest outcomes."""
+    with Receiver(410) as gone:
+        host.create(URL, URL + "/2", name="chain")
+        host.create(gone.url, name="gone")
+        host.create(URL, name="quiet", tag_filter=["never"])
+        host.push()
+        host.deliver()
+    words = text_of(Visitor(host).get())
+    assert "Disabled" in words and "410" in words
+    assert "No deliveries yet" in words
+    assert f"{URL} {URL}/2" in words
+    assert re.search(r"Latest 1: 1 Under way", Visitor(host).get().text)
+    empty = text_of(Visitor(host, repository="acme/other").get())
+    assert "sends a POST request to your URL" in empty and '"repo_name": "acme/other"' in empty
+
+
+def test_an_attempt(host: Host) -> None:
+    """The page of a delivery shows what was sent and answered, how long it took, what is wrong and what comes next."""
+    answer = b"HTTP/1.1 503 Busy\r\nX-Why: <b>load</b>\r\nContent-Length: 18\r\n\r\n<script>no</script"
+    with Receiver(lambda *_: answer) as receiver:
+        webhook = host.create(receiver.url)
+        host.push(tag="v1", pusher="alice", digest="sha256:" + "0" * 64)
+        host.deliver()
+        delivery = host.history(webhook)[0]["id"]
+        page = Visitor(host).get(f"{webhook['id']}/history/{delivery}/")
+    words = text_of(page)
+    assert "<script>no" not in page.text and "<b>load" not in page.text
+    for each in ("HTTP 503", "<b>load</b>", "<script>no</script", "Took", "next attempt", "X-Why", "user-agent"):
+        assert each.lower() in words.lower(), each
+    assert "503" in host.history(webhook)[0]["cause"] and host.history(webhook)[0]["cause"] in words
+    token = re.search(r"hook/([^/]+)/", receiver.requests[0].body.decode())
+    assert token and token[1] not in page.text and "hook/***/" in page.text
+
+
+def test_an_attempt_that_was_received(host: Host) -> None:
+    """An attempt that was received is marked so, also where the answer's body broke off."""
+    with Receiver(lambda *_: b"HTTP/1.1 200 OK\r\nContent-Length: 18\r\n\r\ncut") as receiver:
+        webhook = host.create(receiver.url)
+        host.push()
+        host.deliver()
+    [delivery] = host.history(webhook)
+    assert delivery["state"] == "succeeded" and delivery["cause"]
+    assert "#1 ✓ HTTP 200" in text_of(Visitor(host).get(f"{webhook['id']}/history/{delivery['id']}/"))
+
+
+def test_redelivering_what_cannot_be(host: Host) -> None:
+    """What cannot be sent again now is a page that says why."""
+    webhook = host.create(URL)
+    host.push()
+    delivery = host.history(webhook)[0]["id"]
+    host.api("PATCH", f"acme/app/webhooks/{webhook['id']}/", json={"active": False})
+    answer = Visitor(host).send(f"{webhook['id']}/history/{delivery}/redeliver/")
+    check_page(answer, 409)
+    assert "the webhook is not active" in text_of(answer)
+
+
+def test_credentials_are_for_who_may_write(host: Host) -> None:
+    """A reader sees the origins of hook URLs, and nothing to change."""
+    webhook = host.create(f"{URL}/credential")
+    host.push()
+    host.deliver()
+    delivery = host.history(webhook)[0]["id"]
+    for path in ("", f"{webhook['id']}/history/", f"{webhook['id']}/history/{delivery}/"):
+        assert "credential" in Visitor(host).get(path).text
+        page = Visitor(host, "reader").get(path).text
+        assert "credential" not in page and 'method="post"' not in page
+
+
+def test_the_chart(host: Host) -> None:
+    """The chart counts the deliveries of each of the last seven days by outcome, and tells the median answer time."""
+    with Receiver(200) as receiver:
+        webhook = host.create(receiver.url)
+        other = host.create(receiver.url, name="other")
+        for days in (0, 0, 1, 8):
+            host.push(pushed_at=utcnow() - timedelta(days=days))
+        host.deliver()
+    host.push()
+    page = Visitor(host).get(f"{webhook['id']}/history/").text
+    chart = re.search(r'<svg[^>]*aria-label="([^"]+)"', page)
+    today, yesterday = utcnow().date(), utcnow().date() - timedelta(days=1)
+    assert chart
+    assert f"{yesterday}: Succeeded: 1, response time" in chart[1]
+    assert f"{today}: Succeeded: 2, Under way: 1, response time" in chart[1]
+    assert "Succeeded: 3" in text_of(Visitor(host).get(f"{other['id']}/history/"))
+    assert "<svg" not in Visitor(host).get(f"{host.create(URL, name='new')['id']}/history/").text
+
+
+def test_nothing_is_built_from_the_host_header(filled: Filled) -> None:
+    """Whatever Host a request names, no page leads there."""
+    elsewhere = {"Host": "evil.example"}
+    for method, name in ROUTES:
+        if method == "GET":
+            page = filled.ask(filled.owner, method, name, headers=elsewhere)
+            assert "evil" not in page.text
+    token = re.search(r'name="csrf_token" value="([^"]+)"', filled.owner.ask("GET", headers=elsewhere).text)
+    assert token
+    path = f"{filled.webhook['id']}/pause/"
+    answer = filled.owner.ask("POST", path, data={"csrf_token": token[1]}, headers=elsewhere)
+    assert answer.headers["Location"].startswith("/r/")
+
+
+def test_a_url_prefix(make_host: MakeHost) -> None:
+    """Below a prefix every link leads below it."""
+    host = make_host(url_prefix="/hub")
+    visitor = Visitor(host)
+    page = visitor.ask("GET", "/hub/r/acme/app/webhooks/").text
+    assert re.findall(r'(?:href|action|src)="(?!/hub/)[^"]*"', page) == []
+    assert visitor.ask("GET", "/hub/hubhooks/static/hubhooks.css").status_code == 200
+
+
+def test_rotating_once(filled: Filled) -> None:
+    """Loading the answer again rotates nothing more: the receiver's secret stays good for as long as was promised."""
+    path = f"{filled.webhook['id']}/rotate-secret/"
+    version = version_on(filled.owner.get(path))
+    check_page(filled.owner.send(path, version=version), 200)
+    before = filled.host.api("GET", f"{filled.repository}/webhooks/{filled.webhook['id']}/").get_json()
+    check_page(filled.owner.send(path, version=version), 409)
+    check_page(filled.owner.send(path), 409)
+    assert filled.host.api("GET", f"{filled.repository}/webhooks/{filled.webhook['id']}/").get_json() == before
+
+
+def test_the_outcomes_of_longer_chains(host: Host) -> None:
+    """The list tells how the latest pushes ended, also those from when the webhook had more hooks."""
+    webhook = host.create(URL, URL + "/2", URL + "/3")
+    for number in range(25):
+        host.push(tag=f"v{number}", pushed_at=utcnow() - timedelta(hours=number))
+    with host.writing() as session_:
+        for row in session_.query(Delivery):
+            row.status = Status.SUCCEEDED if row.position else Status.FAILED
+    hooks = [{"id": webhook["hooks"][0]["id"]}]
+    assert host.api("PATCH", f"acme/app/webhooks/{webhook['id']}/", json={"hooks": hooks}).status_code == 200
+    assert "Latest 20: 20 Failed" in Visitor(host).get().text
+
+
+def test_a_hook_is_not_removed_by_emptying_its_line(filled: Filled) -> None:
+    """A line of a hook that is left empty is refused; removing it has a button of its own."""
+    hook = str(filled.ids["hook"])
+    answer = edit(filled, hook_id=[hook, ""], hook_url=["", "http://127.0.0.1:9/other"])
+    check_page(answer, 400)
+    assert "Enter a URL or remove the line" in text_of(answer)
+    document = filled.host.api("GET", f"{filled.repository}/webhooks/{filled.webhook['id']}/").get_json()
+    assert [each["id"] for each in document["hooks"]] == [filled.ids["hook"]]
+
+
+def test_a_page_beyond_the_last(filled: Filled) -> None:
+    """A page that there is not does not say that there are no webhooks."""
+    page = text_of(filled.owner.get("?page=99"))
+    assert "has no webhooks yet" not in page and "All webhooks" in page
+
+
+def test_a_layout_with_blocks_of_its_own(make_host: MakeHost, sqlite_uri: str) -> None:
+    """Blocks of the host's layout stay what they are, whatever they are called."""
+    names = ("menu", "page", "breadcrumbs", "notice", "crumbs", "filters", "chart", "payload", "secret", "fields")
+    blocks = "".join(f"{{% block {name} %}}<i>{name} of the host</i>{{% endblock %}}" for name in names)
+    host = make_host(database_uri=sqlite_uri, config={"HUBHOOKS_LAYOUT": "base.html"})
+    host.app.jinja_loader = DictLoader({"base.html": blocks + "{% block content %}{% endblock %}"})
+    filled = Filled(host)
+    for (method, name), (path, status, _) in ROUTES.items():
+        if method == "GET":
+            answer = filled.owner.get(path.format(**filled.ids))
+            check_page(answer, status)
+            assert all(answer.text.count(f"<i>{each} of the host</i>") == 1 for each in names), name
+
+
+def test_a_layout_with_variables_of_its_own(make_host: MakeHost, sqlite_uri: str) -> None:
+    """What the host's layout knows stays what it is, whatever it is called: ours all begins with `hubhooks`."""
+    known: set[str] = set()
+
+    @pass_context
+    def note(context: Context) -> str:
+        known.update(context.get_all())
+        return ""
+
+    host = make_host(database_uri=sqlite_uri, config={"HUBHOOKS_LAYOUT": "base.html"})
+    host.app.context_processor(lambda: {"note": note})
+    host.app.jinja_loader = DictLoader({"base.html": "{{ note() }}{% block content %}{% endblock %}"})
+    with host.app.test_request_context():
+        render_template("base.html")
+    of_host = set(known)
+    filled = Filled(host)
+    for (method, name), (path, status, _) in ROUTES.items():
+        if method == "GET":
+            known.clear()
+            check_page(filled.owner.get(path.format(**filled.ids)), status)
+            assert of_host <= known and all(each.startswith("hubhooks") for each in known - of_host), name
+
+
+def test_back_to_where_the_button_was(host: Host) -> None:
+    """Pausing and resuming lead back to the page of the list or the history; a refusal leads to what it is about."""
+    webhook = host.create(URL)
+    visitor = Visitor(host)
+    for at, back in (
+        ("?at=2", "?page=2&notice=paused"),
+        ("", "?notice=paused"),
+        ("?at=//evil", "?notice=paused"),
+        ("?at=0", "?notice=paused"),
+    ):
+        answer = visitor.send(f"{webhook['id']}/pause/{at}")
+        assert answer.location == visitor.url() + back
+    answer = visitor.send(f"{webhook['id']}/resume/?at=history")
+    assert answer.location == visitor.url(f"{webhook['id']}/history/?notice=resumed")
+    for number in range(11):
+        host.create(URL, name=str(number))
+    assert f"{webhook['id']}/pause/?at=2" in visitor.get("?page=2").text
+    host.push()
+    delivery = visitor.url(f"{webhook['id']}/history/{host.history(webhook)[0]['id']}/")
+    host.api("PATCH", f"acme/app/webhooks/{webhook['id']}/", json={"active": False})
+    refused = visitor.send(delivery + "redeliver/")
+    check_page(refused, 409)
+    assert f'href="{delivery}"' in refused.text and f'href="{visitor.url()}"' in refused.text
+    host.api("DELETE", f"acme/app/webhooks/{webhook['id']}/")
+    gone = visitor.send(delivery + "redeliver/")
+    check_page(gone, 404)
+    assert f'href="{visitor.url()}"' in gone.text and f'href="{delivery}"' not in gone.text
