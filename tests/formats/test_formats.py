@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 import pytest
+from cloudevents.core.bindings import http
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -157,7 +158,6 @@ def test_cloudevents() -> None:
 @pytest.mark.parametrize("push", [PUSH, UNKNOWN])
 def test_cloudevents_package(push: Push) -> None:
     """The CloudEvents SDK reads the event and finds it valid."""
-    http = pytest.importorskip("cloudevents.core.bindings.http")
     format_ = FORMATS["cloudevents"]
     event = http.from_http_event(http.HTTPMessage({"Content-Type": format_.content_type}, format_.body(push)))
     assert (event.get_id(), event.get_type()) == (str(push.delivery_id), "io.hubhooks.image.pushed")
