@@ -134,7 +134,7 @@ def orphans(delete: bool, yes: bool, force: bool) -> None:
     listed = {webhook.id for webhook in found}
     deleted = 0
     for name in sorted(missing):
-        if state.details_for_push(name) is not None:  # it was created since
+        if state.details_for_push(name) is not None:  # it has been created meanwhile
             continue
         with state.writing() as session:
             wait_for_repository(session, name)

@@ -127,8 +127,8 @@ def _any(element: _OneOf, compiler: Any, **kwargs: Any) -> str:
 def limit_idling(session: Session, seconds: float) -> None:
     """Have PostgreSQL end the transaction and release its locks after it has been idle for some seconds.
 
-    A machine that lost its power, or a suspended process, would otherwise keep its rows from everybody until TCP gives
-    the connection up, which takes two hours.
+    A machine that lost its power, or a suspended process, would otherwise keep its rows locked for two hours,
+    until TCP gives up the connection.
     """
     if session.get_bind().dialect.name == "postgresql":
         limit = text("SELECT set_config('idle_in_transaction_session_timeout', :ms, true)")

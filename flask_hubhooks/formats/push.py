@@ -33,7 +33,7 @@ class Push:
     digest: str = ""
     media_type: str = ""
     images: tuple[str, ...] = ()
-    """Digests of the images of an index."""
+    """The digests of an index's images; empty for a single image."""
 
     @property
     def image(self) -> str:

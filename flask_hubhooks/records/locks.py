@@ -45,7 +45,7 @@ def lock_waiting(session: Session, runs: Collection[Run]) -> None:
 def lock_free(session: Session, ids: Collection[uuid.UUID]) -> tuple[dict[uuid.UUID, Any], frozenset[uuid.UUID]]:
     """Lock those of these deliveries that no other transaction has locked, without waiting.
 
-    Returns the `leases` rows that are locked now, by id, and the ids of deliveries that another transaction has locked.
+    Returns the `leases` rows that it locked, by id, and the ids of deliveries that another transaction has locked.
     """
     rows = {row.id: row for row in session.execute(_LOCK_FREE, {"ids": list(ids)}).all()}
     missing = [each for each in ids if each not in rows]

@@ -43,7 +43,7 @@ Columns: TypeAlias = dict[str, Any]
 Seconds: TypeAlias = float | BindParameter[Any]
 
 URGENT_S = -30 * 24 * 3600.0
-"""When an urgent delivery, one that a person waits for, is due: this many seconds from now, so long ago.
+"""An urgent delivery, one that a person waits for, is due this many seconds from now: a month ago.
 
 It sorts before all others, since nothing else stays pending for more than `GIVE_UP_AFTER`. Urgency is part of the due
 time, and no column of its own, because claims find due deliveries by skipping through an index of repositories, hooks

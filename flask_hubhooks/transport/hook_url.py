@@ -29,7 +29,7 @@ _AS_WRITTEN = "!$%&'()*+,-./:;=?@[]_~"
 """Characters of a path and a query that stay as they are, like letters and digits (RFC 3986 appendix A), because signed
 queries must not change. RFC 3986 wants brackets encoded, but receivers accept them."""
 _NO_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_LABEL = re.compile(r"[a-z0-9_-]{1,63}")  # RFC 1123 section 2.1, and the underscore, which names of containers contain
+_LABEL = re.compile(r"[a-z0-9_-]{1,63}")  # RFC 1123 section 2.1, and the underscore, which container names use
 
 
 class BadURL(ValueError):

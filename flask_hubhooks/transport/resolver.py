@@ -23,7 +23,7 @@ MAX_THREADS = 256
 REMEMBERED_S = 5.0
 """How long a result is remembered, including failures."""
 MAX_REMEMBERED = 4096
-"""Names whose results are remembered."""
+"""How many names are remembered."""
 
 
 class Resolution(NamedTuple):
@@ -47,7 +47,7 @@ class Lookup:
     def __init__(self, host: str) -> None:
         self.host = host
         self.repositories: list[str] = []
-        """In whose queues it is, or was: those of all who need it, so that none of them holds up the others."""
+        """All repositories that need it: it is in the queue of each, so that none of them holds up the others."""
         self.repository = ""
         """Once it has started: the repository whose thread it uses."""
         self.started_at: float | None = None

@@ -264,7 +264,7 @@ def anything_due(session: Session) -> bool:
 
 
 class Turns:
-    """Whose turn it is: a claim continues after the repository, and in it the hook, where the last one ended."""
+    """Keeps whose turn it is: each claim starts after the repository and hook where the last claim ended."""
 
     def __init__(self) -> None:
         self._after = LOWEST_KEY

@@ -60,7 +60,7 @@ POLL_S = 0.05
 """How often due deliveries are looked for while requests are in flight and no wake-up comes. If a look takes longer, as
 with thousands of repositories, looking takes half of the time at most."""
 LISTEN_S = 0.5
-"""How long one wait for a wake-up lasts: the end of a run is noticed after this at the latest."""
+"""How long one wait for a wake-up lasts, and so the longest that ending may be delayed."""
 SWEEP_S = 1.0
 """How often overdue deliveries, such as those whose callbacks never came, are looked for."""
 POSTPONED_S = 60.0
@@ -129,7 +129,7 @@ class Dispatcher:
         self._capacity = MAX_CLAIM
         self._measured_at, self._measured_cpu_s = monotonic(), process_time()
         self._completed = 0
-        """Claims that were completed since the last one."""
+        """Claims completed since the dispatcher last asked for more."""
         self._claim_not_before = self._sweep_not_before = self._withdraw_not_before = 0.0
         self._locked: list[Result | Released] = []
         self._locked_not_before = 0.0

@@ -3,14 +3,13 @@
 - Worker: at most `concurrency` requests are in flight. A request that is slow, in flight for more than a second, no
   longer counts, up to `SLOW_FACTOR` times as many requests or what the limit of open files allows.
 - Hook: a hook's limit starts at one request in flight, grows by one with each success, and falls to one after a
-failure,
-  because a registry that retags 500 tags must not flood a small receiver.
+  failure, because a registry that retags 500 tags must not flood a small receiver.
 - Repository: repositories take turns, and so do the hooks of each. While others wait, a repository may use at most a
   quarter of the worker's limit.
 - Breakers: a hook whose path gives no answer, or 502, 503 or 504, three times in a row is sent nothing for a while. So
   are all hooks of a host that could not be connected to three times in a row. Then a single request probes. For a host,
   any connection counts as a success.
-- Urgent deliveries, tests and redeliveries that a person waits for, are sent at once, up to `URGENT_MOST` of a hook.
+- Urgent deliveries, tests and redeliveries that a person waits for, are sent at once, up to `MAX_URGENT` of a hook.
 """
 
 from __future__ import annotations

@@ -72,9 +72,10 @@ def _mask(text: str, needles: Iterable[str], *, cut_off: bool) -> str:
 
 
 def _spans(text: str, needles: Iterable[str], *, cut_off: bool = False) -> list[tuple[int, int]]:
-    """Return where tokens and secrets are in a text, in linear time; `cut_off` texts may end within one.
+    """Return where tokens and secrets are in a text, in linear time; with `cut_off`, the text may end in the middle of one.
 
-    The text is decoded once, and searched both as it is and decoded. A pattern for all spellings would backtrack.
+    The text is searched as it is, and again with its escapes decoded. One pattern for all spellings would
+    backtrack.
     """
     spans = _spans_as_written(text, needles, cut_off)
     if "%" not in text and "\\" not in text:

@@ -27,7 +27,7 @@ from ..support.visitor import Visitor
 URL = "https://ci.example.com/hook"
 VALID = {"name": "deploy", "hook_url": URL}
 
-"""For what does not touch the database."""
+"""Runs a test once, on SQLite: it does not depend on the database."""
 
 
 @pytest.fixture(scope="module")
