@@ -91,8 +91,8 @@ class HubHooks(Blueprint):
     def repository_deleted(self, name: str) -> None:
         """Delete the webhooks of a repository that the host deletes, and cancel their unfinished deliveries.
 
-        It always writes in `db.session`, whatever `join_session` is, and is committed or rolled back with it. Call it last
-        before your commit: until then that repository's deliveries are locked. In autocommit it commits at once.
+        It always writes in `db.session`, whatever `join_session` is, and is committed or rolled back with it. Call it
+        last before your commit: until then that repository's deliveries are locked. In autocommit it commits at once.
         Calling it again changes nothing. Raises `ValueError` for an invalid name, and whatever the database raises.
         """
         with current_state().in_host_transaction() as session:

@@ -72,8 +72,9 @@ def _mask(text: str, needles: Iterable[str], *, cut_off: bool) -> str:
 
 
 def _spans(text: str, needles: Iterable[str], *, cut_off: bool = False) -> list[tuple[int, int]]:
-    """Return where tokens and secrets are in a text, in linear time; with `cut_off`, the text may end in the middle of one.
+    """Return where tokens and secrets are in a text, in linear time.
 
+    With `cut_off`, the text may end in the middle of one.
     The text is searched as it is, and again with its escapes decoded. One pattern for all spellings would
     backtrack.
     """
