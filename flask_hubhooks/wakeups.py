@@ -125,7 +125,10 @@ class Listener:
         except (RedisError, OSError) as error:
             return self._lost(error)
         self._thread = threading.Thread(target=self._listen, args=(self._pubsub,), daemon=True, name="hubhooks-wakes")
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # the machine has no more threads: jobs wake the worker
+            self._close()
 
     def _listen(self, pubsub: PubSub) -> None:
         try:
@@ -140,7 +143,7 @@ class Listener:
     def stop(self) -> None:
         """Unsubscribe: from now on `wake` queues jobs. Look for due deliveries once more after this."""
         if pubsub := self._pubsub:
-            with suppress(RedisError, OSError):
+            with suppress(Exception):  # the thread reads on the same connection, which may break just now
                 pubsub.unsubscribe()
                 self._thread.join(CONFIRMED_S)
             self._close()
@@ -155,5 +158,5 @@ class Listener:
     def _close(self) -> None:
         pubsub, self._pubsub = self._pubsub, None
         if pubsub:
-            with suppress(RedisError, OSError):
+            with suppress(Exception):
                 pubsub.close()

@@ -165,18 +165,20 @@ class Dispatcher:
         while True:
             done = self._collect(wait_s)  # an earlier run may have left some behind
             cut_short = self.stopping.is_set() or monotonic() >= ends
-            if self._woken:
-                self._woken, self._claim_not_before = False, -inf
-                if not cut_short:
-                    self._look_for_work()  # a new push does not wait until the results of others are recorded
-            self._record(done)
+            woken, self._woken = self._woken, False
+            try:
+                if woken and not cut_short:  # a new push does not wait until the results of others are recorded
+                    self._claim_not_before = -inf
+                    self._look_for_work()
+            finally:
+                self._record(done)
             self._record_locked()
             self._release(everything=cut_short)
-            if not cut_short:
+            if not cut_short and (done or not woken):
                 self._look_for_work()
             if done or self._unfinished:
                 quiet_since = monotonic()
-            if cut_short:
+            if cut_short and not self._unfinished:
                 locked_until = min(locked_until, monotonic() + STOP_LOCKED_S)
             if self._unfinished:
                 wait_s = POLL_S
@@ -293,7 +295,6 @@ class Dispatcher:
             details=claim.snapshot,
         )
         body = dockerhub.body(content)
-        stored_body = body.decode().replace(token, MASKED)
         former = claim.encrypted_former_secret
         keys = [decrypt(each) for each in (claim.encrypted_secret, *([former] if former else []))]
         own = request_headers.of_text(decrypt(claim.encrypted_headers)) if claim.encrypted_headers else {}
@@ -311,7 +312,8 @@ class Dispatcher:
                 logger.exception("delivery %s is held: its outcome could not be judged", claim.id)
                 return self._postpone(claim, "Held: its outcome could not be judged. The worker's log says why.")
             self._limits.ended(claim, outcome, received=judgement.verdict is Verdict.RECEIVED)
-            self._done.put(Result(claim, headers | dict.fromkeys(own, MASKED), stored_body, outcome, judgement))
+            sent = body.decode().replace(token, MASKED)
+            self._done.put(Result(claim, headers | dict.fromkeys(own, MASKED), sent, outcome, judgement))
             self._send_more()
 
         return Request(claim.hook_url, body, own | headers, claim.repository), done

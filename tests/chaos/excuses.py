@@ -16,7 +16,7 @@ another is written after it. It is how long a thread may wait for its turn on a 
 RESUME_S = 0.3
 """How soon a thread that was suspended just before it sent something has sent it."""
 WRITE_S = 3.0
-"""How long an answer may be unwritten while PostgreSQL is there, on a busy machine; the worker collects results for 0.05 s."""
+"""How long an answer may be unwritten while PostgreSQL is there, on a busy machine."""
 
 
 class Excuses:
