@@ -33,7 +33,8 @@ SELECT id, 'push', :repository,
 FROM generate_series(1, :pushes) AS id
 """
 
-# 1 in 1000 has failed and the newest are under way; the ids begin with the time, as the engine's do.
+# 1 in 45 pushes has failed, so that a page of failed runs is as long in a short history as in a long one; the newest are
+# under way; the ids begin with the time, as the engine's do.
 _DELIVERIES = """
 INSERT INTO hubhooks_delivery (id, push_id, webhook_id, hook_id, position, chain_length, callback_expected,
     repository_key, pushed_at, status, next_attempt_at, give_up_at, received_at, created_at, finished_at,
@@ -54,7 +55,7 @@ FROM hubhooks_push
     CROSS JOIN LATERAL (SELECT CAST(mod(id, 9) = 0 AS int) AS chained) AS is_a_chain
     CROSS JOIN LATERAL generate_series(0, chained) AS position
     CROSS JOIN LATERAL (
-        SELECT CASE WHEN mod(id, 900) = 400 THEN 'failed' WHEN id <= :pushes - 18 THEN 'succeeded'
+        SELECT CASE WHEN mod(id, 45) = 40 THEN 'failed' WHEN id <= :pushes - 18 THEN 'succeeded'
             WHEN position = 0 THEN 'pending' ELSE 'waiting' END AS status
     ) AS stands
 """
