@@ -33,8 +33,8 @@ SELECT id, 'push', :repository,
 FROM generate_series(1, :pushes) AS id
 """
 
-# 1 in 45 pushes has failed, so that a page of failed runs is as long in a short history as in a long one; the newest are
-# under way; the ids begin with the time, as the engine's do.
+# 1 in 45 pushes has failed, so that a page of failed runs is as long in a short history as in a long one. The newest
+# are under way. The ids begin with the time, as those of the extension do.
 _DELIVERIES = """
 INSERT INTO hubhooks_delivery (id, push_id, webhook_id, hook_id, position, chain_length, callback_expected,
     repository_key, pushed_at, status, next_attempt_at, give_up_at, received_at, created_at, finished_at,
