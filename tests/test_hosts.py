@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import requests
@@ -557,16 +558,12 @@ RESERVED = ["a%2Fb", "a%252Fb", "a%20b", "k%C3%B6ln/dom", "a?b", "a#b"]
 """Names that mean another path where they stand in a URL unquoted."""
 
 
-def quoted(name: str) -> str:
-    return requests.utils.quote(name)  # type: ignore[attr-defined, no-any-return]
-
-
 def test_names_are_not_mistaken(served: Host) -> None:
     """Each of many confusable repositories has its own webhooks, history and callbacks, and no other's."""
     names = NAMES + RESERVED
     served.hubhooks.authorizer(lambda action, repository: "alice" if repository in names else None)
     with Receiver() as receiver:
-        webhooks = {name: served.create(receiver.url, repository=quoted(name), name=name) for name in names}
+        webhooks = {name: served.create(receiver.url, repository=quote(name), name=name) for name in names}
         for name in names:
             served.push(name, tag=f"of {name}")
         served.deliver()
@@ -576,13 +573,13 @@ def test_names_are_not_mistaken(served: Host) -> None:
         answer = requests.post(payload["callback_url"], json={"state": "success", "description": name}, timeout=10)
         assert answer.status_code == 200, (name, answer.text)
     for name, other in zip(names, [*names[1:], names[0]], strict=True):
-        page = served.api("GET", f"{quoted(name)}/webhooks/").get_json()
+        page = served.api("GET", f"{quote(name)}/webhooks/").get_json()
         assert [each["name"] for each in page["results"]] == [name]
-        (delivery,) = served.history(webhooks[name], quoted(name))
+        (delivery,) = served.history(webhooks[name], quote(name))
         assert delivery["push"]["repository"] == name
         assert delivery["push"]["tag"] == f"of {name}"
         assert delivery["callback"]["description"] == name
-        path = f"{quoted(other)}/webhooks/{webhooks[name]['id']}/"
+        path = f"{quote(other)}/webhooks/{webhooks[name]['id']}/"
         assert served.api("GET", path).status_code == 404, (name, other)
 
 

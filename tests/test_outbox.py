@@ -351,7 +351,7 @@ def test_a_job_holds_nothing(host: Host) -> None:
     assert (list(job.args), dict(job.kwargs), job.meta) == ([], {}, {})
     redis = host.state.redis
     stored = b"".join(key + (redis.dump(key) or b"") for key in redis.scan_iter())
-    texts = [job.data, job.description.encode(), stored]
+    texts = [job.data, str(job.description).encode(), stored]
     for private in (secret, "acme/app", "a-tag", host.app.config["SECRET_KEY"]):
         assert all(private.encode() not in each for each in texts)
 

@@ -86,7 +86,11 @@ def test_pushes_need_no_second_connection(
 def test_a_loader_that_raises_keeps_no_connection(make_host: MakeHost) -> None:
     """A loader that fails in the middle of a statement costs the details alone, however often it does."""
     host = make_host(config={"SQLALCHEMY_ENGINE_OPTIONS": SMALL_POOL})
-    host.hubhooks.repository_loader(lambda name: host.db.session.execute(text("SELECT no_such_column")))
+
+    @host.hubhooks.repository_loader
+    def fail(name: str) -> None:
+        host.db.session.execute(text("SELECT no_such_column"))
+
     host.create(URL)
     in_threads(lambda number: push_within_a_request(host, number), 80)
     assert pushes(host) == 80
@@ -402,7 +406,11 @@ def test_a_lock_of_the_hosts_own(make_host: MakeHost, caplog: pytest.LogCaptureF
     """A lock that the host took before our route is not ended: the answer is a 503, and the log names the lock."""
     host = make_host(config={"SQLALCHEMY_ENGINE_OPTIONS": {"connect_args": {"timeout": 0.1}}})
     begins_immediately(host)
-    host.app.before_request(lambda: host.db.session.execute(text("SELECT 1")) and None)
+
+    @host.app.before_request
+    def lock() -> None:
+        host.db.session.execute(text("SELECT 1"))
+
     problem(host.api("POST", "acme/app/webhooks/", json={"name": "a", "hook_url": URL}), 503)
     assert "Another transaction holds the write lock of the SQLite file" in caplog.text
 

@@ -470,12 +470,12 @@ def test_by_signal(host: Host) -> None:
         repository_deleted.send(host.app, repository="acme/new")
 
 
-def test_signals_of_other_apps(make_host: MakeHost) -> None:
+def test_signals_of_other_apps(make_host: MakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal concerns the app in whose context it is sent."""
     one, other = make_host(), make_host(config={"HUBHOOKS_QUEUE": "other"})
     one.create(URL)
     called: list[str] = []
-    other.hubhooks.repository_deleted = called.append  # type: ignore[method-assign]
+    monkeypatch.setattr(other.hubhooks, "repository_deleted", called.append)
     with one.app.app_context():
         repository_deleted.send(one.app, repository="acme/app")
         one.db.session.commit()

@@ -195,7 +195,7 @@ def wire() -> Iterator[tuple[Transport, Receiver]]:
 def test_exactly_one_line(headers: dict[str, str], wire: tuple[Transport, Receiver]) -> None:
     """What is accepted arrives as one line with that value, and nothing else of the request is another for it."""
     transport, receiver = wire
-    accepted = {}
+    accepted: dict[str, str] = {}
     for name, value in headers.items():
         try:
             check_name(name)

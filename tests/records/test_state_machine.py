@@ -480,7 +480,10 @@ def clock(host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[StoppedClock]
 @pytest.mark.timeout(3600)
 def test_any_order(host: Host, clock: StoppedClock) -> None:
     """Whatever is done, in whatever order, everything is as the model says after each step, and ends in the end."""
-    examples = settings.default.max_examples // 5  # each is worth many of what one function is given
-    run_state_machine_as_test(
-        lambda: Registry(host, clock), settings=settings(max_examples=examples, stateful_step_count=30)
-    )
+
+    class OnTheHost(Registry):
+        def __init__(self) -> None:
+            super().__init__(host, clock)
+
+    examples = settings().max_examples // 5  # each is worth many of what one function is given
+    run_state_machine_as_test(OnTheHost, settings=settings(max_examples=examples, stateful_step_count=30))

@@ -120,10 +120,10 @@ class Host:
             deliver_due()
 
     @contextmanager
-    def listening(self, note: Callable[[str, object, object], None]) -> Iterator[None]:
+    def listening(self, note: Callable[[str, Any, Any], None]) -> Iterator[None]:
         """Call it with each statement that a later session is about to execute, its parameters and its cursor."""
 
-        def before(_connection: object, cursor: object, statement: str, parameters: object, *_: object) -> None:
+        def before(_connection: object, cursor: Any, statement: str, parameters: Any, *_: object) -> None:
             note(statement, parameters, cursor)
 
         with self.app.app_context():
@@ -133,6 +133,18 @@ class Host:
             yield
         finally:
             event.remove(engine, "before_cursor_execute", before)
+
+    @contextmanager
+    def statements(self, word: str = "") -> Iterator[list[str]]:
+        """The statements with this word in them that later sessions are about to execute, while they do."""
+        found: list[str] = []
+
+        def note(statement: str, *_: object) -> None:
+            if word in statement:
+                found.append(statement)
+
+        with self.listening(note):
+            yield found
 
     @contextmanager
     def writing(self) -> Iterator[Session]:

@@ -49,9 +49,12 @@ class Proxy(Receiver):
         if self.guarded and request.headers.get("proxy-authorization") != CREDENTIALS:
             return answer_of(407, b"", "Proxy-Authenticate: Basic", "Proxy-Realm: inner")
         try:
-            return _connect(request, connection) if request.method == "CONNECT" else _forward(request)
+            if request.method != "CONNECT":
+                return _forward(request)
+            _connect(request, connection)
         except OSError:
             return answer_of(502)
+        return None
 
 
 def _connect(request: Request, connection: Connection) -> None:

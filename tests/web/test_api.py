@@ -25,7 +25,7 @@ from ..support.receivers import Receiver
 from ..support.visitor import Visitor
 
 URL = "https://ci.example.com/hook"
-VALID = {"name": "deploy", "hook_url": URL}
+VALID: dict[str, Any] = {"name": "deploy", "hook_url": URL}
 
 """For what does not touch the database."""
 
@@ -108,7 +108,7 @@ def test_creates_a_chain(host: Host) -> None:
         (2, {"expect_final_callback": False}, False),
     ],
 )
-def test_final_callback(host: Host, number: int, wanted: dict[str, bool], expected: bool) -> None:
+def test_final_callback(host: Host, number: int, wanted: dict[str, Any], expected: bool) -> None:
     """A final callback is expected of chains and not of single hooks, unless the client says otherwise."""
     assert host.create(*[URL] * number, **wanted)["expect_final_callback"] is expected
 
@@ -262,6 +262,8 @@ def test_deep_nesting(untouched: Host) -> None:
 
 
 NOT_A_TEXT: list[object] = [None, 1, 1.5, True, [], ["a"], {}, {"a": "b"}]
+NOT_A_BOOLEAN: list[object] = [0, 1, "true", "", [], {}]
+NOT_A_HOOK: list[object] = [None, 1, URL, [], {}, {"hook_url": 1}]
 BAD_CONTENT: list[tuple[object, str]] = [
     ({"hook_url": URL}, "name"),
     *(({"name": name, "hook_url": URL}, "name") for name in NOT_A_TEXT),
@@ -276,10 +278,10 @@ BAD_CONTENT: list[tuple[object, str]] = [
     *(({"name": "a", "hook_url": url}, "hook_url") for url in NOT_A_TEXT),
     *(({"name": "a", "hooks": hooks}, "hooks") for hooks in (None, 1, "a", True, {}, {"hook_url": URL})),
     ({"name": "a", "hooks": [{"hook_url": URL}] * 11}, "hooks"),
-    *(({"name": "a", "hooks": [{"hook_url": URL}, hook]}, "hooks") for hook in (None, 1, URL, [], {}, {"hook_url": 1})),
+    *(({"name": "a", "hooks": [{"hook_url": URL}, hook]}, "hooks") for hook in NOT_A_HOOK),
     ({"name": "a", "hooks": [{"hook_url": URL, "colour": "red"}]}, "hooks"),
     ({"name": "a", "hooks": [{"hook_url": URL, "\ud800": 1}]}, "hooks"),
-    *((VALID | {"expect_final_callback": value}, "expect_final_callback") for value in (0, 1, "true", "", [], {})),
+    *((VALID | {"expect_final_callback": value}, "expect_final_callback") for value in NOT_A_BOOLEAN),
     *((VALID | {"active": value}, "active") for value in (None, 0, "true")),
     *(
         (VALID | {"tag_filter": value}, "tag_filter")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,7 +107,7 @@ def ask(host: Host, method: str, path: str, user: str | None, body: Any, **heade
 
 
 def walk(
-    host: Host, repository: str, ids: Ids, user: str | None, rules: Mapping[str, Any] = BODIES
+    host: Host, repository: str, ids: Ids, user: str | None, rules: Iterable[str] = BODIES
 ) -> Iterator[tuple[str, str, TestResponse]]:
     """Ask every route for every method; yields the rule, the method and the answer."""
     for rule in rules:

@@ -10,7 +10,6 @@ import pytest
 from sqlalchemy import func, select
 
 from flask_hubhooks.records.models import Delivery, Push
-from flask_hubhooks.web.api import deliveries
 
 from ..support.host import Host
 from ..support.marks import URL, MakeHost, on_sqlite
@@ -23,7 +22,7 @@ NOW = 1_800_000_015.0  # 15 s after the beginning of a minute
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time that sends are counted by, to be set."""
     now = [NOW]
-    monkeypatch.setattr(deliveries.time, "time", lambda: now[0])
+    monkeypatch.setattr(time, "time", lambda: now[0])
     return now
 
 

@@ -552,7 +552,9 @@ def test_told_to_nobody(make_host: MakeHost, monkeypatch: pytest.MonkeyPatch) ->
         shown += rotate_keys(host).output
         with host.writing() as session:
             [one], _ = claim(session, 1)
-            result = Dispatcher(host.state)._send(one)
+            dispatcher = Dispatcher(host.state)
+            dispatcher._send(one)
+            [result] = dispatcher._collect(10)
             models = [session.scalars(select(model)).first() for model in (Webhook, Hook, Delivery)]
             reprs = [repr(each) + str(each) for each in (*models, one, result, host.state, host.state.config)]
             reprs += [

@@ -197,8 +197,7 @@ def test_deleting_a_webhook_that_is_just_being_disabled(host: Host) -> None:
     thread = threading.Thread(target=lambda: answers.append(host.api("DELETE", url).status_code))
     with host.writing() as session:
         recording.record(session, [result(claim, 410)], 60)
-        tried: list[str] = []
-        with host.listening(lambda statement, *_: "advisory" in statement and tried.append(statement)):
+        with host.statements("advisory") as tried:
             thread.start()
             poll(lambda: tried)
     thread.join(20)
@@ -220,8 +219,7 @@ def statements_of_failures(host: Host, together: int) -> int:
         host.push()
     with host.writing() as session:
         taken = claims.claim(session, 100)[0]
-    statements: list[str] = []
-    with host.listening(lambda statement, *_: statements.append(statement)), host.writing() as session:
+    with host.statements() as statements, host.writing() as session:
         recording.record(session, [result(each, 500) for each in taken[:together]], 60)
         claims.release(session, [Released(each, 60.0 + number) for number, each in enumerate(taken[together:])])
     return len(statements)

@@ -13,7 +13,7 @@ from functools import partial
 from itertools import count, groupby, product
 from random import Random
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pytest
 from flask import current_app
@@ -22,7 +22,7 @@ from sqlalchemy.orm import selectinload
 from werkzeug.test import TestResponse
 
 from flask_hubhooks import Repository
-from flask_hubhooks.dialects import utcnow
+from flask_hubhooks.dialects import insert_rows, utcnow
 from flask_hubhooks.records import redelivery
 from flask_hubhooks.records.cancelling import SWITCHED_OFF
 from flask_hubhooks.records.models import Delivery, Hook, Status, Webhook
@@ -37,7 +37,8 @@ from ..support.host import Host, failing_for
 from ..support.marks import on_postgresql
 from ..support.receivers import Connection, Receiver, Request, http, poll
 
-Said = TypeVar("Said")
+T = TypeVar("T")
+U = TypeVar("U")
 
 SINCE = "2000-01-01T00:00:00Z"
 UNDER_WAY = {Status.PENDING, Status.AWAITING_CALLBACK}
@@ -82,16 +83,22 @@ def receivers() -> Iterator[list[Receiver]]:
         yield [stack.enter_context(Receiver()) for _ in range(3)]
 
 
-def at_once(*calls: Callable[[], Said]) -> list[Said]:
-    """What these return, called from threads that start together."""
+def at_once(*calls: Callable[[], T]) -> list[T]:
+    """Return what these return, called from threads that start together."""
     together = threading.Barrier(len(calls))
 
-    def call(each: Callable[[], Said]) -> Said:
+    def call(each: Callable[[], T]) -> T:
         together.wait(10)
         return each()
 
     with ThreadPoolExecutor(len(calls)) as pool:
         return list(pool.map(call, calls))
+
+
+def in_pair(first: Callable[[], T], second: Callable[[], U]) -> tuple[T, U]:
+    """Do as `at_once` does with two that return different things."""
+    one, other = at_once(first, second)
+    return cast(T, one), cast(U, other)
 
 
 def ask(host: Host, method: str, path: str, **options: Any) -> TestResponse:
@@ -119,6 +126,10 @@ def call_back(host: Host, request: Request, state: str = "success") -> int:
     answer = host.app.test_client().post(path, json={"state": state})
     assert answer.status_code < 500, answer.text
     return answer.status_code
+
+
+def is_called_back(host: Host, request: Request) -> bool:
+    return call_back(host, request) == 200
 
 
 def answered(claim: Claim, status_code: int = 200) -> Result:
@@ -287,8 +298,8 @@ def test_a_callback_and_a_redelivery_at_once(host: Host, receivers: list[Receive
     for request in list(one.requests):
         delivery = first[json.loads(request.body)["push_data"]["tag"]]
         called_back, sent_again = at_once(
-            lambda request=request: call_back(host, request),  # type: ignore[misc]
-            lambda delivery=delivery: redeliver(host, delivery, webhook),  # type: ignore[misc]
+            partial(call_back, host, request),
+            partial(redeliver, host, delivery, webhook),
         )
         assert sent_again == 202
         assert called_back in (200, 409)
@@ -312,8 +323,8 @@ def test_a_failure_and_a_redelivery_at_once(host: Host, receivers: list[Receiver
     for request in list(one.requests):
         delivery = first[json.loads(request.body)["push_data"]["tag"]]
         called_back, sent_again = at_once(
-            lambda request=request: call_back(host, request, "failure"),  # type: ignore[misc]
-            lambda delivery=delivery: redeliver(host, delivery, webhook),  # type: ignore[misc]
+            partial(call_back, host, request, "failure"),
+            partial(redeliver, host, delivery, webhook),
         )
         assert (called_back in (200, 409), sent_again) == (True, 202)
     assert states(host) == ["pending", "waiting"] * 10
@@ -333,14 +344,14 @@ def test_a_callback_and_a_redelivery_beside_a_worker(host: Host) -> None:
         for request in requests:
             tag = json.loads(request.body)["push_data"]["tag"]
             codes = at_once(
-                lambda request=request: call_back(host, request),  # type: ignore[misc]
-                lambda tag=tag: redeliver(host, first[tag], webhook),  # type: ignore[misc]
+                partial(call_back, host, request),
+                partial(redeliver, host, first[tag], webhook),
             )
             assert codes in ([200, 202], [409, 202], [200, 409])
             rounds[tag] = 1 + (codes[1] == 202)
         again = sum(each == 2 for each in rounds.values())
         for request in one.wait_for(20 + again)[20:]:
-            poll(lambda request=request: call_back(host, request) == 200)  # type: ignore[misc]
+            poll(partial(is_called_back, host, request))
         poll(lambda: states(host).count("awaiting_callback") == 20)
     rows = stored(host)
     for delivery in rows:
@@ -400,11 +411,11 @@ def test_a_redelivery_and_a_claim_at_once(host: Host, receivers: list[Receiver])
     for _ in range(10):
         host.push()
         delivery = host.history(webhook)[0]
-        claimed, sent_again = at_once(lambda: take(host), lambda delivery=delivery: redeliver(host, delivery, webhook))  # type: ignore[misc,arg-type]
+        claimed, sent_again = in_pair(partial(take, host), partial(redeliver, host, delivery, webhook))
         assert sent_again in (202, 409)
         row = next(each for each in stored(host) if str(each.id) == delivery["id"])
         assert row.round == (2 if sent_again == 202 else 1)
-        results = [answered(each) for each in claimed]  # type: ignore[attr-defined]
+        results = [answered(each) for each in claimed]
         if results and sent_again == 202:
             assert results[0].claim.round == 2, "a claim was taken away while it was on the wire"
         record(host, *results, *(answered(each) for each in take(host)))
@@ -462,7 +473,7 @@ def test_redeliveries_of_two_hooks_at_once(host: Host, receivers: list[Receiver]
     for _ in range(6):
         finish(host, *receivers)
         before = [each.round for each in stored(host)]
-        codes = at_once(*(lambda each=each: redeliver(host, each, webhook) for each in host.history(webhook)[:2]))  # type: ignore[misc]
+        codes = at_once(*(partial(redeliver, host, each, webhook) for each in host.history(webhook)[:2]))
         assert codes in ([202, 202], [202, 409])
         assert states(host) == ["pending", "waiting", "waiting"]
         grown = [each.round - old for each, old in zip(stored(host), before, strict=True)]
@@ -552,8 +563,8 @@ def test_a_callback_and_switching_off_at_once(host: Host, receivers: list[Receiv
         host.deliver()
         request = one.requests[-1]
         codes = at_once(
-            lambda request=request: call_back(host, request),  # type: ignore[misc]
-            lambda webhook=webhook: switch_off(host, webhook, how),  # type: ignore[misc]
+            partial(call_back, host, request),
+            partial(switch_off, host, webhook, how),
         )
         assert codes[0] == 200
         if how == "remove":
@@ -698,7 +709,7 @@ def test_a_push_and_switching_off_at_once(host: Host, receivers: list[Receiver],
     one, two, _ = receivers
     for number in range(5):
         webhook = host.create(one.url, two.url, name=f"n{number}")
-        at_once(host.push, lambda webhook=webhook: switch_off(host, webhook, how))  # type: ignore[misc]
+        at_once(host.push, partial(switch_off, host, webhook, how))
         before = len(one.requests)
         host.deliver()
         chain = stored(host)[-2:] if states(host) and stored(host)[-1].webhook_id == webhook["id"] else []
@@ -736,17 +747,17 @@ def test_an_editor_and_who_deletes_at_once(host: Host) -> None:
         tag = {"If-Match": ask(host, "GET", f"{webhook['id']}/").headers["ETag"]}
         path = f"{webhook['id']}/"
         edited, deleted = at_once(
-            lambda path=path, tag=tag: ask(host, "PATCH", path, json={"active": False}, headers=tag).status_code,  # type: ignore[misc]
-            lambda path=path, tag=tag: ask(host, "DELETE", path, headers=tag).status_code,  # type: ignore[misc]
+            partial(ask, host, "PATCH", path, json={"active": False}, headers=tag),
+            partial(ask, host, "DELETE", path, headers=tag),
         )
-        assert (edited, deleted) in ((200, 412), (404, 204))
+        assert (edited.status_code, deleted.status_code) in ((200, 412), (404, 204))
 
 
 def create_at_once(host: Host, names: list[str]) -> list[TestResponse]:
     def create(name: str) -> TestResponse:
         return ask(host, "POST", "", json={"name": name, "hook_url": "http://127.0.0.1:9/"})
 
-    return at_once(*(lambda name=name: create(name) for name in names))  # type: ignore[misc]
+    return at_once(*(partial(create, name) for name in names))
 
 
 def listed(host: Host) -> list[dict[str, Any]]:
@@ -780,10 +791,8 @@ def test_one_slug_at_once(host: Host) -> None:
 def test_one_name_after_renaming_at_once(host: Host) -> None:
     """Of webhooks that are given the same name at once one gets it."""
     paths = [f"{host.create('http://127.0.0.1:9/', name=name)['id']}/" for name in "abcd"]
-    codes = at_once(
-        *(lambda path=path: ask(host, "PATCH", path, json={"name": "same"}).status_code for path in paths)  # type: ignore[misc]
-    )
-    assert sorted(codes) == [200, 400, 400, 400]
+    answers = at_once(*(partial(ask, host, "PATCH", path, json={"name": "same"}) for path in paths))
+    assert sorted(each.status_code for each in answers) == [200, 400, 400, 400]
 
 
 # Recovering
@@ -825,10 +834,9 @@ def test_recovering_and_redelivering_at_once(host: Host) -> None:
     webhook = lose(host, 6, "http://127.0.0.1:9/", "http://127.0.0.1:9/2")
     for delivery in [each for each in host.history(webhook) if each["position"] == 0]:
         before = {each.id: each.round for each in stored(host)}
-        (recovered, remaining), sent_again = at_once(
-            lambda: recover(host, webhook),
-            lambda delivery=delivery: redeliver(host, delivery, webhook),  # type: ignore[misc,arg-type]
-        )  # type: ignore[misc]
+        (recovered, remaining), sent_again = in_pair(
+            partial(recover, host, webhook), partial(redeliver, host, delivery, webhook)
+        )
         assert remaining == 0
         assert sent_again == 202
         grown = [each.round - before[each.id] for each in stored(host)]
@@ -913,11 +921,11 @@ def test_tests_and_a_deletion_at_once(host: Host, receivers: list[Receiver]) -> 
     for number in range(5):
         webhook = host.create(receivers[0].url, name=f"n{number}", active=False)
         path = f"{webhook['id']}/test/"
-        sent, _ = at_once(
-            lambda path=path: ask(host, "POST", path).status_code,  # type: ignore[misc]
-            lambda webhook=webhook: switch_off(host, webhook, "delete"),  # type: ignore[misc]
+        answer, _ = in_pair(
+            partial(ask, host, "POST", path),
+            partial(switch_off, host, webhook, "delete"),
         )
-        assert sent in (202, 404)
+        assert answer.status_code in (202, 404)
     nothing_is_due(host, receivers[0])
     assert set(states(host)) <= {"cancelled"}
     assert not receivers[0].requests
@@ -959,12 +967,11 @@ def test_two_workers_one_of_which_disables(host: Host, monkeypatch: pytest.Monke
             locked.append(bool(recording.record(session, [answered(second, 410)], 60).locked))
 
     other = threading.Thread(target=record_other)
-    insert = recording.insert_rows
 
     def insert_and_meet(*arguments: Any) -> None:
-        insert(*arguments)
+        insert_rows(*arguments)
         if threading.current_thread() is not other:
-            monkeypatch.setattr(recording, "insert_rows", insert)
+            monkeypatch.setattr(recording, "insert_rows", insert_rows)
             other.start()
             poll(lambda: locked or waits_for_a_lock(host))
 
@@ -1155,8 +1162,7 @@ def test_a_callback_while_its_failure_is_written(host: Host) -> None:
         with ThreadPoolExecutor() as pool:
             with host.writing() as session:  # a worker that writes what came of a second attempt
                 session.execute(select(Delivery.id).with_for_update()).all()
-                tried: list[str] = []
-                with host.listening(lambda statement, *_: "NOWAIT" in statement and tried.append(statement)):
+                with host.statements("NOWAIT") as tried:
                     answer = pool.submit(host.call_back, receiver.requests[-1].body)
                     poll(lambda: tried)
                 session.execute(update(Hook).values(failing_since=utcnow()))

