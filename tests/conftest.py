@@ -25,6 +25,7 @@ from flask_hubhooks.transport.resolver import shared_resolver
 
 from .support.host import Host, Owned
 from .support.processes import free_port
+from .support.receivers import Receiver
 
 hypothesis.settings.register_profile("busy", deadline=None)  # how long an example takes says nothing on a busy machine
 hypothesis.settings.register_profile("long", deadline=None, max_examples=2500)
@@ -134,6 +135,19 @@ def roomy_pool(monkeypatch: pytest.MonkeyPatch) -> None:
 def host(make_host: Callable[..., Host]) -> Host:
     """A host app with the defaults, on each database in turn."""
     return make_host()
+
+
+@pytest.fixture(params=[False, True], ids=["own", "joined"])
+def either(request: pytest.FixtureRequest, make_host: Callable[..., Host]) -> Host:
+    """A host app without and with a transactional outbox, on each database in turn."""
+    return make_host(join_session=request.param)
+
+
+@pytest.fixture
+def receivers() -> Iterator[list[Receiver]]:
+    """Three receivers that answer 200."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(Receiver()) for _ in range(3)]
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])

@@ -182,7 +182,7 @@ def test_in_memory_works_joined(make_host: MakeHost, pool: type[Pool], disposes:
             host.hubhooks.push(ImagePush("acme/app", "latest"))
             host.db.session.commit()
             host.deliver()
-    assert [each["state"] for each in host.history(webhook)] == ["succeeded"]
+    assert host.states(webhook) == ["succeeded"]
 
 
 @on_sqlite

@@ -29,7 +29,7 @@ from flask_hubhooks.records.models import Push
 from flask_hubhooks.state import State
 from flask_hubhooks.testing import Deliveries
 
-from .support.host import Host
+from .support.host import Host, kept
 from .support.marks import URL, on_sqlite
 from .support.receivers import Receiver
 
@@ -124,7 +124,7 @@ def is_used(host: Host) -> None:
         webhook = host.create(receiver.url, expect_final_callback=True)
         host.push(tag="1.0")
         host.deliver()
-    assert [each["state"] for each in host.history(webhook)] == ["awaiting_callback"]
+    assert host.states(webhook) == ["awaiting_callback"]
     (sent,) = receiver.requests
     assert host.call_back(sent.body, description="387 tests PASSED").status_code == 200
     (delivery,) = host.history(webhook)
@@ -603,11 +603,6 @@ def things(host: Host, bind_key: str | None = None) -> Any:
     return Thing
 
 
-def kept(host: Host, model: Any) -> list[str]:
-    with host.app.app_context():
-        return sorted(host.db.session.scalars(select(model.name)))
-
-
 def recorded(host: Host) -> tuple[int, int]:
     """Pushes in the database, and jobs on the queue."""
     with host.app.app_context():
@@ -628,7 +623,7 @@ def use(host: Host) -> None:
             host.hubhooks.push(PUSH)
             host.db.session.commit()
         host.deliver()
-    assert [each["state"] for each in host.history(webhook)] == ["succeeded"]
+    assert host.states(webhook) == ["succeeded"]
 
 
 @pytest.mark.parametrize("commits", [True, False], ids=["commits", "rolls back"])

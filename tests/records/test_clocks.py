@@ -73,4 +73,4 @@ def test_a_callback_that_never_comes(host: Host, clock: StoppedClock, claim: Cal
         clock.now_s += passes_s
         with host.writing() as session:
             claims.expire_overdue(session, 10)
-        assert [each["state"] for each in host.history(webhook)] == [state]
+        assert host.states(webhook) == [state]

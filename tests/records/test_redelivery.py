@@ -18,7 +18,7 @@ from flask_hubhooks.records import redelivery
 from flask_hubhooks.records.models import Delivery, Hook, Status
 
 from ..support.host import Host, problem
-from ..support.receivers import Receiver
+from ..support.receivers import Receiver, counts
 
 NEVER = "http://127.0.0.1:9/hook"
 LONG_AGO = "2000-01-01T00:00:00Z"
@@ -34,23 +34,10 @@ def api(host: Host, method: str, webhook: dict[str, Any], below: str = "", conte
     return host.api(method, f"acme/app/webhooks/{webhook['id']}/{below}", json=content)
 
 
-def states(host: Host, webhook: dict[str, Any]) -> list[str]:
-    return [each["state"] for each in host.history(webhook)]
-
-
-def redeliver(host: Host, webhook: dict[str, Any], position: int) -> TestResponse:
-    delivery = host.history(webhook)[position]
-    return api(host, "POST", webhook, f"history/{delivery['id']}/redeliver/")
-
-
 def recover(host: Host, webhook: dict[str, Any], since: str = LONG_AGO, **more: Any) -> dict[str, Any]:
     answer = api(host, "POST", webhook, "recover/", {"since": since, **more})
     assert answer.status_code == 200, answer.text
     return dict(answer.get_json())
-
-
-def counts(receivers: list[Receiver]) -> list[int]:
-    return [len(receiver.requests) for receiver in receivers]
 
 
 def queued(host: Host) -> int:
@@ -72,11 +59,11 @@ def test_an_earlier_hook_is_under_way(host: Host, receivers: list[Receiver]) -> 
     for _ in range(2):  # pending, and then awaiting its callback
         before = host.history(webhook)
         for position in (1, 2):
-            assert "earlier hook" in problem(redeliver(host, webhook, position), 409)["detail"]
+            assert "earlier hook" in problem(host.redeliver(webhook, position), 409)["detail"]
         assert host.history(webhook) == before
         host.deliver()
     assert counts(receivers) == [1, 0]
-    assert redeliver(host, webhook, 0).status_code == 202
+    assert host.redeliver(webhook, 0).status_code == 202
 
 
 def test_a_removed_hook(host: Host, receivers: list[Receiver]) -> None:
@@ -85,13 +72,13 @@ def test_a_removed_hook(host: Host, receivers: list[Receiver]) -> None:
     host.push()
     host.deliver()
     assert api(host, "DELETE", webhook, f"hooks/{webhook['hooks'][1]['id']}/").status_code == 204
-    assert "removed" in problem(redeliver(host, webhook, 1), 409)["detail"]
-    assert redeliver(host, webhook, 0).status_code == 202
-    assert states(host, webhook) == ["pending", "waiting"]
+    assert "removed" in problem(host.redeliver(webhook, 1), 409)["detail"]
+    assert host.redeliver(webhook, 0).status_code == 202
+    assert host.states(webhook) == ["pending", "waiting"]
     host.deliver()
     assert host.call_back(receivers[0].requests[1].body).status_code == 200
     host.deliver()
-    assert states(host, webhook) == ["succeeded", "cancelled"]
+    assert host.states(webhook) == ["succeeded", "cancelled"]
     assert counts(receivers) == [2, 0]
 
 
@@ -100,14 +87,14 @@ def test_after_a_pause(host: Host, receivers: list[Receiver]) -> None:
     webhook = host.create(*(receiver.url for receiver in receivers))
     host.push()
     api(host, "PATCH", webhook, content={"active": False})
-    assert "not active" in problem(redeliver(host, webhook, 0), 409)["detail"]
+    assert "not active" in problem(host.redeliver(webhook, 0), 409)["detail"]
     api(host, "PATCH", webhook, content={"active": True})
-    answer = redeliver(host, webhook, 0)
+    answer = host.redeliver(webhook, 0)
     assert answer.status_code == 202
     delivery = answer.get_json()
     assert answer.headers["Location"].endswith(f"/webhooks/{webhook['id']}/history/{delivery['id']}/")
     assert (delivery["state"], delivery["reason"], delivery["round"]) == ("pending", "", 2)
-    assert states(host, webhook) == ["pending", "waiting"]
+    assert host.states(webhook) == ["pending", "waiting"]
     host.deliver()
     assert counts(receivers) == [1, 0]
 
@@ -120,7 +107,7 @@ def lose(host: Host, webhook: dict[str, Any], number: int) -> None:
     for push in range(number):
         host.push(tag=f"v{push}")
     host.deliver()
-    assert set(states(host, webhook)) <= {"failed", "skipped"}
+    assert set(host.states(webhook)) <= {"failed", "skipped"}
 
 
 def test_recover_in_batches(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,12 +120,12 @@ def test_recover_in_batches(host: Host, monkeypatch: pytest.MonkeyPatch) -> None
         for recovered, remaining in ((2, 3), (2, 1), (1, 0)):
             assert recover(host, webhook) == {"recovered": recovered, "remaining": remaining}
             assert queued(host) == 1
-            assert states(host, webhook) == ["failed"] * remaining + ["pending"] * (5 - remaining)
+            assert host.states(webhook) == ["failed"] * remaining + ["pending"] * (5 - remaining)
         assert recover(host, webhook) == {"recovered": 0, "remaining": 0}
         assert queued(host) == 0
         host.deliver()
         assert len(receiver.requests) == 10
-    assert states(host, webhook) == ["succeeded"] * 5
+    assert host.states(webhook) == ["succeeded"] * 5
     assert {(each["round"], each["attempt_count"]) for each in host.history(webhook)} == {(2, 2)}
 
 
@@ -150,14 +137,14 @@ def test_recover_a_chain(host: Host, receivers: list[Receiver]) -> None:
         host.deliver()
         host.call_back(receivers[0].requests[0].body)
         host.deliver()
-        assert states(host, webhook) == ["succeeded", "failed", "skipped"]
+        assert host.states(webhook) == ["succeeded", "failed", "skipped"]
         assert recover(host, webhook) == {"recovered": 1, "remaining": 0}
-        assert states(host, webhook) == ["succeeded", "pending", "waiting"]
+        assert host.states(webhook) == ["succeeded", "pending", "waiting"]
         assert [each["round"] for each in host.history(webhook)] == [1, 2, 2]
         host.deliver()
         host.call_back(flaky.requests[1].body)
         host.deliver()
-    assert states(host, webhook) == ["succeeded"] * 3
+    assert host.states(webhook) == ["succeeded"] * 3
     assert counts(receivers) == [1, 1]
 
 
@@ -172,24 +159,24 @@ def test_what_is_not_lost(host: Host) -> None:
         host.deliver()
         host.make_overdue()
         host.deliver()
-        assert states(host, decided) == ["expired", "skipped", "failed", "skipped"]
+        assert host.states(decided) == ["expired", "skipped", "failed", "skipped"]
         host.push()
         host.deliver()
         other = host.create(moved.url, name="other")
         assert api(host, "POST", other, "test/").status_code == 202
         host.deliver()
-        assert states(host, other) == ["failed"]
+        assert host.states(other) == ["failed"]
         succeeded = host.create(receiver.url, name="succeeded")
         host.push()
         host.deliver()
-        assert states(host, succeeded) == ["succeeded"]
-    assert states(host, other) == ["failed", "failed"]
+        assert host.states(succeeded) == ["succeeded"]
+    assert host.states(other) == ["failed", "failed"]
     before = host.history(decided), host.history(succeeded)
     for webhook in (decided, succeeded):
         assert recover(host, webhook) == {"recovered": 0, "remaining": 0}
     assert (host.history(decided), host.history(succeeded)) == before
     assert recover(host, other) == {"recovered": 1, "remaining": 0}
-    assert states(host, other) == ["pending", "failed"]
+    assert host.states(other) == ["pending", "failed"]
 
 
 def test_recover_what_was_cancelled(host: Host, receivers: list[Receiver]) -> None:
@@ -200,9 +187,9 @@ def test_recover_what_was_cancelled(host: Host, receivers: list[Receiver]) -> No
     assert "not active" in problem(api(host, "POST", webhook, "recover/", {"since": LONG_AGO}), 409)["detail"]
     api(host, "PATCH", webhook, content={"active": True})
     assert recover(host, webhook) == {"recovered": 1, "remaining": 0}
-    assert states(host, webhook) == ["pending", "waiting"]
+    assert host.states(webhook) == ["pending", "waiting"]
     api(host, "DELETE", webhook, f"hooks/{webhook['hooks'][0]['id']}/")
-    assert states(host, webhook) == ["cancelled", "cancelled"]
+    assert host.states(webhook) == ["cancelled", "cancelled"]
     assert recover(host, webhook) == {"recovered": 0, "remaining": 0}
 
 
@@ -224,7 +211,7 @@ def test_since_and_until(host: Host) -> None:
     ):
         assert recover(host, webhook, since, until=until) == {"recovered": 0, "remaining": 0}
     assert recover(host, webhook, "2026-03-02T01:00:00+01:00", until="2026-03-02T12:00")["recovered"] == 1
-    assert states(host, webhook) == ["failed", "failed", "pending", "failed"]
+    assert host.states(webhook) == ["failed", "failed", "pending", "failed"]
     assert recover(host, webhook, "2026-03-02", until="2026-03-03T23:59:59.999999Z")["recovered"] == 1
     assert recover(host, webhook, "0001-01-01T00:00:00Z") == {"recovered": 2, "remaining": 0}
 
@@ -263,7 +250,7 @@ def test_of_a_chain(host: Host, receivers: list[Receiver], content: object, call
     assert host.call_back(receivers[0].requests[0].body).status_code == 200
     host.deliver()
     assert counts(receivers) == [1, called - 1]
-    assert len(states(host, webhook)) == called
+    assert len(host.states(webhook)) == called
 
 
 def test_that_fails(host: Host) -> None:
@@ -276,7 +263,7 @@ def test_that_fails(host: Host) -> None:
             host.make_due()
             host.deliver()
             assert len(receiver.requests) == sent
-    assert states(host, webhook) == ["failed", "skipped"] * 2
+    assert host.states(webhook) == ["failed", "skipped"] * 2
     now = api(host, "GET", webhook).get_json()
     assert (now["active"], now["disabled_reason"]) == (True, "")
     assert [hook["failing_since"] for hook in now["hooks"]] == [None, None]
@@ -290,7 +277,7 @@ def test_that_succeeds_while_failing(host: Host) -> None:
         api(host, "POST", webhook, "test/")
         host.deliver()
         host.call_back(receiver.requests[0].body)
-        assert states(host, webhook) == ["succeeded"]
+        assert host.states(webhook) == ["succeeded"]
         assert api(host, "GET", webhook).get_json()["hooks"][0]["failing_since"]
         host.push()
         host.deliver()
@@ -308,7 +295,7 @@ def test_of_what_is_gone(host: Host, receivers: list[Receiver]) -> None:
     api(host, "DELETE", deleted)
     host.deliver()
     assert counts(receivers) == [0, 0]
-    assert states(host, removed) == ["cancelled"]
+    assert host.states(removed) == ["cancelled"]
     problem(api(host, "POST", deleted, "test/"), 404)
     problem(api(host, "POST", removed, "test/"), 409)
 

@@ -63,12 +63,6 @@ def sent(host: Host, **more: Any) -> tuple[dict[str, Any], bytes]:
     return webhook, receiver.requests[-1].body
 
 
-@pytest.fixture(params=[False, True], ids=["own", "joined"])
-def either(request: pytest.FixtureRequest, make_host: MakeHost) -> Host:
-    """A host app in each mode."""
-    return make_host(join_session=request.param)
-
-
 # Deleting
 
 
@@ -284,7 +278,7 @@ def test_a_worker_goes_on(host: Host, ends: str) -> None:
                 each.release()
             theirs = host.create(other.url, repository="acme/other")
             host.push("acme/other")
-            poll(lambda: [each["state"] for each in host.history(theirs, "acme/other")] == ["succeeded"])
+            poll(lambda: host.states(theirs, "acme/other") == ["succeeded"])
             getattr(host.db.session, ends)()
         worker.join(20)
         assert not worker.is_alive()

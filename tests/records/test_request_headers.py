@@ -21,8 +21,8 @@ from flask_hubhooks.transport.egress import AddressPolicy, Egress
 
 from ..support.host import Host
 from ..support.marks import URL, on_sqlite
-from ..support.posting import post
 from ..support.receivers import Connection, Receiver, Request, http
+from ..support.transports import send
 
 GIVEN = {"Authorization": "Bearer header-value-1234", "X-Env": "a", "x-lower_case": 'It\'s "quoted" & <spaced> \\ out'}
 OURS = [
@@ -207,8 +207,8 @@ def test_exactly_one_line(headers: dict[str, str], wire: tuple[Transport, Receiv
     ours = {"Content-Type": "application/json", "webhook-id": uuid.uuid4().hex, "X-Hub-Signature-256": "sha256=0"}
     body = b'{"a": "b"}'
     receiver.requests.clear()
-    assert post(transport, receiver.url, body, ours).status_code == 200
-    outcome = post(transport, receiver.url, body, of_text(as_text(accepted)) | ours)
+    assert send(transport, receiver.url, body, ours).status_code == 200
+    outcome = send(transport, receiver.url, body, of_text(as_text(accepted)) | ours)
     assert outcome.status_code == 200, (accepted, outcome.error)
     plain, request = receiver.requests
     assert (request.method, request.path, request.body) == (plain.method, plain.path, body)

@@ -12,7 +12,7 @@ from typing import Any
 from blinker import Signal
 from flask import Flask, abort, request
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import MetaData, event, literal, update
+from sqlalchemy import MetaData, event, func, literal, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 from werkzeug.routing import Rule
 from werkzeug.test import TestResponse
@@ -152,6 +152,11 @@ class Host:
         with self.app.app_context(), self.state.writing() as session:
             yield session
 
+    def count(self, model: type[Base]) -> int:
+        """Count the rows of a table."""
+        with self.writing() as session:
+            return session.scalar(select(func.count()).select_from(model)) or 0
+
     def set_all(self, model: type[Base], **values: Any) -> None:
         """Set columns of all rows of a table, such as a time that is to have passed."""
         with self.writing() as session:
@@ -173,6 +178,20 @@ class Host:
         answer = self.api("GET", f"{repository}/webhooks/{webhook['id']}/history/")
         assert answer.status_code == 200, answer.text
         return list(answer.get_json()["results"])
+
+    def states(self, webhook: dict[str, Any], repository: str = "acme/app") -> list[str]:
+        """Return the states of the webhook's deliveries, latest run first."""
+        return [each["state"] for each in self.history(webhook, repository)]
+
+    def redeliver(self, webhook: dict[str, Any], position: int = 0) -> TestResponse:
+        """Redeliver what stands at a position of the webhook's history."""
+        delivery = self.history(webhook)[position]
+        return self.api("POST", f"acme/app/webhooks/{webhook['id']}/history/{delivery['id']}/redeliver/")
+
+    def one_delivery(self, webhook: dict[str, Any]) -> dict[str, Any]:
+        """Return the webhook's only delivery, with its attempts."""
+        (delivery,) = self.history(webhook)
+        return self.details(webhook, delivery)
 
     def details(self, webhook: dict[str, Any], delivery: dict[str, Any]) -> dict[str, Any]:
         answer = self.api("GET", f"acme/app/webhooks/{webhook['id']}/history/{delivery['id']}/")
@@ -219,7 +238,7 @@ class Owned:
         return dict(answer.get_json())
 
     def states(self, webhook: dict[str, Any]) -> list[str]:
-        return [each["state"] for each in self.host.history(webhook, self.repository)]
+        return self.host.states(webhook, self.repository)
 
 
 def failing_for(**spans: float) -> dict[str, Any]:
@@ -237,6 +256,12 @@ def things(host: Host) -> Any:
     with host.app.app_context():
         host.db.create_all()
     return Thing
+
+
+def kept(host: Host, model: Any) -> list[str]:
+    """Return the names that are in such a model."""
+    with host.app.app_context():
+        return sorted(host.db.session.scalars(select(model.name)))
 
 
 def authorize(action: str, repository: str) -> str | None:

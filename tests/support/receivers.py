@@ -120,6 +120,11 @@ class Receiver:
         return True
 
 
+def counts(receivers: list[Receiver]) -> list[int]:
+    """Count the requests of each receiver."""
+    return [len(receiver.requests) for receiver in receivers]
+
+
 def _read_request(reader: BinaryIO) -> Request | None:
     if not (line := reader.readline()):
         return None

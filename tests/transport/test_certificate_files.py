@@ -14,7 +14,7 @@ import trustme
 from flask_hubhooks.transport import Transport, certificate_files
 
 from ..support.receivers import Receiver, tls_context
-from .test_transport import LOOPBACK, post
+from ..support.transports import LOOPBACK, post
 
 
 @pytest.fixture(autouse=True)

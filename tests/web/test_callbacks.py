@@ -13,7 +13,6 @@ import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
-from werkzeug.test import TestResponse
 
 from flask_hubhooks.crypto.callback_tokens import CallbackTokens
 from flask_hubhooks.dialects import utcnow
@@ -41,10 +40,6 @@ def only(host: Host, webhook: dict[str, Any]) -> dict[str, Any]:
 def callback_path(payload: bytes) -> str:
     url: str = json.loads(payload)["callback_url"]
     return url.removeprefix("https://registry.example.com")
-
-
-def redeliver(host: Host, webhook: dict[str, Any], delivery: dict[str, Any]) -> TestResponse:
-    return host.api("POST", f"acme/app/webhooks/{webhook['id']}/history/{delivery['id']}/redeliver/")
 
 
 # When it comes
@@ -140,7 +135,7 @@ def test_older_round(host: Host) -> None:
         webhook = host.create(receiver.url, expect_final_callback=True)
         host.push()
         host.deliver()
-        assert redeliver(host, webhook, only(host, webhook)).status_code == 202
+        assert host.redeliver(webhook).status_code == 202
         old = receiver.requests[0].body
         assert host.call_back(old).status_code == 409
         host.deliver()
@@ -531,7 +526,7 @@ def test_nothing_after_the_decision(host: Host) -> None:
         assert host.call_back(payload, state=state, description="later", context="x").status_code == status
         host.deliver()
     assert host.details(webhook, only(host, webhook)) == decided
-    assert redeliver(host, webhook, decided).status_code == 202
+    assert host.redeliver(webhook).status_code == 202
     again = only(host, webhook)
     assert host.call_back(payload, state="success").status_code == 409
     assert (only(host, webhook), again["callback"], again["round"]) == (again, None, 2)

@@ -38,12 +38,6 @@ def places(content: dict[str, Any]) -> list[tuple[str, int]]:
     return [(each["push"]["tag"], each["position"]) for each in content["results"]]
 
 
-def only(host: Host, webhook: dict[str, Any]) -> dict[str, Any]:
-    """The one delivery of a webhook, with its attempts."""
-    (delivery,) = host.history(webhook)
-    return host.details(webhook, delivery)
-
-
 # Pages
 
 
@@ -137,7 +131,7 @@ def test_a_delivery_before_it_is_sent(host: Host) -> None:
     webhook = host.create(URL)
     pushed_at = datetime(2026, 3, 1, 12, 30, tzinfo=timezone(timedelta(hours=2)))
     host.push(tag="1.0", digest="sha256:abc", media_type="application/json", pusher="carol", pushed_at=pushed_at)
-    delivery = only(host, webhook)
+    delivery = host.one_delivery(webhook)
     assert delivery == {
         "id": delivery["id"],
         "status": "pending",
@@ -176,7 +170,7 @@ def test_an_attempt(host: Host) -> None:
         webhook = host.create(receiver.url)
         host.push()
         host.deliver()
-        delivery = only(host, webhook)
+        delivery = host.one_delivery(webhook)
     (attempt,) = delivery["attempts"]
     received = receiver.requests[0]
     request, response = attempt["request"], attempt["response"]
@@ -204,12 +198,12 @@ def test_bodies_are_kept_as_they_were_sent(host: Host) -> None:
                 host.state.config = replace(host.state.config, external_url="https://moved.example.com")
             host.make_due()
             host.deliver()
-        delivery = only(host, webhook)
+        delivery = host.one_delivery(webhook)
         api = f"acme/app/webhooks/{webhook['id']}/history/{delivery['id']}/"
         assert host.api("POST", api + "redeliver/").status_code == 202
         host.deliver()
         host.state.config = replace(host.state.config, external_url="https://now.example.com")
-        delivery = only(host, webhook)
+        delivery = host.one_delivery(webhook)
     sent = [re.sub(rb"/hook/[^/]+/", b"/hook/***/", each.body).decode() for each in receiver.requests]
     assert [each["request"]["body"] for each in delivery["attempts"]] == sent
     assert ["moved.example.com" in each for each in sent] == [False, False, True, True, True]
@@ -232,10 +226,10 @@ def test_attempts_without_an_answer(host: Host) -> None:
         for _ in range(3):
             host.deliver()
             host.make_due()
-        path = f"acme/app/webhooks/{webhook['id']}/history/{only(host, webhook)['id']}/redeliver/"
+        path = f"acme/app/webhooks/{webhook['id']}/history/{host.one_delivery(webhook)['id']}/redeliver/"
         assert host.api("POST", path).status_code == 202
         host.deliver()
-        attempts = only(host, webhook)["attempts"]
+        attempts = host.one_delivery(webhook)["attempts"]
     assert attempts[0]["response"] is None
     assert attempts[0]["cause"].startswith("The connection was closed before an answer. ")
     assert [(each["number"], each["round"], each["trigger"]) for each in attempts] == [
@@ -259,7 +253,7 @@ def test_bodies_of_any_bytes(host: Host, body: bytes, shown: str) -> None:
         webhook = host.create(receiver.url)
         host.push()
         host.deliver()
-        response = only(host, webhook)["attempts"][0]["response"]
+        response = host.one_delivery(webhook)["attempts"][0]["response"]
     assert response["body"] == shown
     assert ["X-Name", "caf\xe9"] in response["headers"]
 
@@ -301,7 +295,7 @@ def test_secret_is_nowhere(host: Host) -> None:
         secrets.append(webhook["secret"])
         host.push()
         host.deliver()
-        shown = only(host, webhook)["attempts"][0]["response"]
+        shown = host.one_delivery(webhook)["attempts"][0]["response"]
     assert shown["body"] == "whsec_*** and ***" and ["X-Secret", "whsec_***"] in shown["headers"]
 
 

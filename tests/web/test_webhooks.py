@@ -247,7 +247,7 @@ def test_pause_and_resume(host: Host) -> None:
         host.push(tag="unheard")
         assert host.call_back(receiver.requests[0].body).status_code == 200
         host.deliver()
-        assert [each["state"] for each in host.history(webhook)] == ["cancelled"] * 2 + ["succeeded", "cancelled"]
+        assert host.states(webhook) == ["cancelled"] * 2 + ["succeeded", "cancelled"]
         assert host.api("PATCH", here, json={"active": True}).get_json()["active"] is True
         host.push(tag="heard")
         host.deliver()
@@ -286,7 +286,7 @@ def test_removed_mid_chain(host: Host, removed: int, expected: list[str]) -> Non
         host.push()
         host.deliver()
         assert host.api("DELETE", f"acme/app/webhooks/{path(webhook, removed)}").status_code == 204
-        assert [each["state"] for each in host.history(webhook)] == expected
+        assert host.states(webhook) == expected
         assert host.call_back(first.requests[0].body).status_code == 200
         host.deliver()
         assert (len(second.requests), len(third.requests)) == (int(removed == 2), 0)

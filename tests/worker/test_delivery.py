@@ -54,12 +54,6 @@ def push_to(host: Host, receiver: Receiver, **more: Any) -> dict[str, Any]:
     return webhook
 
 
-def only(host: Host, webhook: dict[str, Any]) -> dict[str, Any]:
-    """The webhook's one delivery, with its attempts."""
-    [delivery] = host.history(webhook)
-    return host.details(webhook, delivery)
-
-
 def codes(delivery: dict[str, Any]) -> list[int | None]:
     return [each["status_code"] for each in delivery["attempts"]]
 
@@ -91,7 +85,7 @@ def test_received(host: Host) -> None:
         webhook = push_to(host, receiver)
         host.deliver()
     [request] = receiver.requests
-    delivery = only(host, webhook)
+    delivery = host.one_delivery(webhook)
     assert (delivery["status"], delivery["state"], delivery["round"]) == ("success", "succeeded", 1)
     assert delivery["received_at"] == delivery["finished_at"] or delivery["received_at"] < delivery["finished_at"]
     assert delivery["next_attempt_at"] is None
@@ -117,7 +111,7 @@ def test_the_token_is_masked(host: Host) -> None:
         webhook = push_to(host, receiver)
     sent = json.loads(receiver.requests[0].body)
     token = sent["callback_url"].split("/")[-2]
-    delivery = only(host, webhook)
+    delivery = host.one_delivery(webhook)
     assert token not in json.dumps(delivery)
     masked = sent | {"callback_url": sent["callback_url"].replace(token, "***")}
     [attempt] = delivery["attempts"]
@@ -129,7 +123,7 @@ def test_redirect_that_counts_as_received(host: Host, status: int) -> None:
     """302 and 303 are received, shown as what they are, and not followed."""
     with Receiver() as target, Receiver(http(status, b"", f"Location: {target.url}")) as receiver:
         webhook = push_to(host, receiver)
-    delivery = only(host, webhook)
+    delivery = host.one_delivery(webhook)
     assert (delivery["status"], delivery["state"], codes(delivery)) == ("success", "succeeded", [status])
     assert not target.requests
 
@@ -167,7 +161,7 @@ def test_retried_until_received(host: Host) -> None:
     with Receiver(500, 500, 200) as receiver:
         webhook = push_to(host, receiver)
         for tries, delay in ((1, 5), (2, 300)):
-            delivery = only(host, webhook)
+            delivery = host.one_delivery(webhook)
             assert (delivery["status"], delivery["state"], delivery["attempts"][-1]["number"]) == (
                 "pending",
                 "pending",
@@ -178,7 +172,7 @@ def test_retried_until_received(host: Host) -> None:
             assert len(receiver.requests) == tries  # not due yet
             host.make_due()
             host.deliver()
-    delivery = only(host, webhook)
+    delivery = host.one_delivery(webhook)
     assert (delivery["state"], codes(delivery)) == ("succeeded", [500, 500, 200])
     assert [(each["number"], each["trigger"]) for each in delivery["attempts"]] == [
         (1, "push"),
@@ -197,7 +191,7 @@ def test_a_time_to_give_up_that_was_left(host: Host) -> None:
         host.deliver()
         host.set_all(Delivery, give_up_at=utcnow())
         host.deliver()
-    assert [each["state"] for each in host.history(webhook)] == ["succeeded"]
+    assert host.states(webhook) == ["succeeded"]
 
 
 def test_schedule_used_up(host: Host) -> None:
@@ -207,7 +201,7 @@ def test_schedule_used_up(host: Host) -> None:
         for _ in range(11):
             host.make_due()
             host.deliver()
-    delivery = only(host, webhook)
+    delivery = host.one_delivery(webhook)
     assert (delivery["status"], delivery["state"]) == ("error", "failed")
     assert delivery["reason"] == "All 10 attempts failed."
     assert codes(delivery) == [500] * 10
@@ -238,7 +232,7 @@ def test_no_answer(host: Host, answer: Answer, error: str) -> None:
 def check_no_answer(host: Host, answer: Answer, error: str) -> None:
     with Receiver(answer) as receiver:
         webhook = push_to(host, receiver)
-    delivery = only(host, webhook)
+    delivery = host.one_delivery(webhook)
     assert (delivery["status"], delivery["state"]) == ("pending", "pending")
     [attempt] = delivery["attempts"]
     assert attempt["cause"].startswith(error)
@@ -250,7 +244,7 @@ def test_nobody_listens(host: Host) -> None:
     """Where nothing listens the history says so."""
     with Receiver() as receiver:
         pass
-    delivery = only(host, push_to(host, receiver))
+    delivery = host.one_delivery(push_to(host, receiver))
     assert "refused" in delivery["attempts"][0]["cause"]
     assert delivery["state"] == "pending"
 
@@ -260,7 +254,7 @@ def test_body_that_trickles(host: Host) -> None:
     """A status that came counts, though the deadline cuts off a body that trickles; the history says so."""
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
     with Receiver(trickles(b"x" * 1000, at_once=head)) as receiver:
-        delivery = only(host, push_to(host, receiver))
+        delivery = host.one_delivery(push_to(host, receiver))
     assert (delivery["state"], codes(delivery)) == ("succeeded", [200])
     assert delivery["attempts"][0]["cause"].startswith("The response body did not end within 1 s. ")
 
@@ -269,7 +263,7 @@ def test_bad_certificate(make_host: MakeHost) -> None:
     """A certificate of an unknown authority is refused before anything is sent."""
     host = make_host(config={"HUBHOOKS_ALLOWED_NETWORKS": ["127.0.0.0/8", "::1/128"]})
     with Receiver(tls=tls_context(trustme.CA())) as receiver:
-        delivery = only(host, push_to(host, receiver))
+        delivery = host.one_delivery(push_to(host, receiver))
     assert delivery["state"] == "pending"
     assert "certificate" in delivery["attempts"][0]["cause"]
     assert not receiver.requests
@@ -281,14 +275,14 @@ def test_retry_after(host: Host) -> None:
         webhook = push_to(host, receiver)
         host.make_due()
         host.deliver()
-    assert 590 <= in_seconds(only(host, webhook)["next_attempt_at"]) <= 600
+    assert 590 <= in_seconds(host.one_delivery(webhook)["next_attempt_at"]) <= 600
 
 
 def test_hostile_retry_after(host: Host) -> None:
     """A Retry-After that no number and no date can hold is an attempt like any other."""
     with Receiver(http(503, b"", "Retry-After: Mon, 01 Jan 99999999999999999999 00:00:00 GMT")) as receiver:
         webhook = push_to(host, receiver)
-    delivery = only(host, webhook)
+    delivery = host.one_delivery(webhook)
     assert (delivery["state"], codes(delivery)) == ("pending", [503])
 
 
@@ -299,7 +293,7 @@ def test_moved(host: Host, status: int) -> None:
         webhook = push_to(host, receiver)
         host.make_due()
         host.deliver()
-    delivery = only(host, webhook)
+    delivery = host.one_delivery(webhook)
     assert (delivery["status"], delivery["state"], codes(delivery)) == ("error", "failed", [status])
     assert f"to http://127.0.0.1:{target.port}. " in delivery["reason"]
     assert not target.requests
@@ -319,7 +313,7 @@ def test_forbidden_address(make_host: MakeHost, monkeypatch: pytest.MonkeyPatch)
         host.make_due()
         host.deliver()
         assert receiver.connections == 0
-    delivery = only(host, webhook)
+    delivery = host.one_delivery(webhook)
     assert (delivery["status"], delivery["state"], codes(delivery)) == ("error", "failed", [None])
     assert delivery["reason"] == delivery["attempts"][0]["cause"]
     assert "ci.example.com has an address that is not public" in delivery["reason"]
@@ -339,7 +333,7 @@ def test_gave_up(host: Host) -> None:
         with heard(delivery_finished, chain_finished) as told:
             host.deliver()
     assert not receiver.requests
-    delivery = only(host, webhook)
+    delivery = host.one_delivery(webhook)
     assert (delivery["status"], delivery["state"], delivery["attempts"]) == ("error", "failed", [])
     assert delivery["reason"] == "Not delivered within 5 days."
     assert [list(each) for each in told] == [["delivery"], ["deliveries"]]
@@ -447,7 +441,7 @@ def test_silence_disables_nothing(host: Host, since: float, last: float, days: i
         [hook] = session.scalars(select(Hook))
         assert hook.failed_days == (1 if began_anew else days + 1)
         assert hook.failing_since and (hook.failing_since > utcnow() - timedelta(hours=1)) == began_anew
-    assert [each["state"] for each in host.history(webhook)] == ["pending"]
+    assert host.states(webhook) == ["pending"]
 
 
 def test_each_hook_of_a_chain_fails_for_itself(host: Host) -> None:
@@ -467,12 +461,12 @@ def test_each_hook_of_a_chain_fails_for_itself(host: Host) -> None:
     disabled = host.api("GET", path(webhook)).get_json()
     assert not disabled["active"]
     assert f"127.0.0.1:{second.port} have failed since" in disabled["disabled_reason"]
-    assert [each["state"] for each in host.history(webhook)] == ["succeeded", "cancelled"] * 2
+    assert host.states(webhook) == ["succeeded", "cancelled"] * 2
     enabled = host.api("PATCH", path(webhook), json={"active": True}).get_json()
     assert [each["failing_since"] for each in enabled["hooks"]] == [None, None]
     recovered = host.api("POST", f"{path(webhook)}recover/", json={"since": "2020-01-01T00:00:00Z"}).get_json()
     assert recovered == {"recovered": 2, "remaining": 0}
-    assert [each["state"] for each in host.history(webhook)] == ["succeeded", "pending"] * 2
+    assert host.states(webhook) == ["succeeded", "pending"] * 2
 
 
 def path(webhook: dict[str, Any]) -> str:
@@ -490,7 +484,7 @@ def test_failing_for_less_than_five_days(host: Host) -> None:
         host.set_all(Hook, **failing_for(days=30))
         host.make_due()
         host.deliver()
-        assert [each["state"] for each in host.history(webhook)] == ["succeeded"] * 2
+        assert host.states(webhook) == ["succeeded"] * 2
         assert failing_since(host, webhook) is None
 
 
@@ -554,14 +548,14 @@ def test_secret_unreadable(make_host: MakeHost, caplog: pytest.LogCaptureFixture
         host.push()
         changed.deliver()
         assert not receiver.requests
-        delivery = only(host, webhook)
+        delivery = host.one_delivery(webhook)
         assert (delivery["state"], delivery["attempts"]) == ("pending", [])
         assert 50 < in_seconds(delivery["next_attempt_at"]) <= 60
         assert f"the secret or the headers of webhook {webhook['id']} cannot be decrypted" in caplog.text
         assert failing_since(host, webhook) is None
         host.make_due()
         host.deliver()
-        assert only(host, webhook)["state"] == "succeeded"
+        assert host.one_delivery(webhook)["state"] == "succeeded"
 
 
 def test_secret_key_rotated(make_host: MakeHost) -> None:
@@ -575,7 +569,7 @@ def test_secret_key_rotated(make_host: MakeHost) -> None:
             host.deliver()
         rotated.push()
         rotated.deliver()
-    assert [each["state"] for each in host.history(webhook)] == ["succeeded"] * 3
+    assert host.states(webhook) == ["succeeded"] * 3
     for request in receiver.requests:
         assert rotated.call_back(request.body).status_code == 200
 
@@ -596,7 +590,7 @@ def test_database_away_while_on_the_wire(host: Host, database_uri: str) -> None:
         webhook = host.create(receiver.url)
         host.push()
         host.run_job()
-    assert (only(host, webhook)["state"], len(receiver.requests)) == ("succeeded", 1)
+    assert (host.one_delivery(webhook)["state"], len(receiver.requests)) == ("succeeded", 1)
 
 
 def test_redis_away(make_host: MakeHost, caplog: pytest.LogCaptureFixture) -> None:
@@ -606,7 +600,7 @@ def test_redis_away(make_host: MakeHost, caplog: pytest.LogCaptureFixture) -> No
         webhook = host.create(receiver.url)
         host.push()
         host.run_job()
-    assert only(host, webhook)["state"] == "succeeded"
+    assert host.one_delivery(webhook)["state"] == "succeeded"
     assert "no worker was woken, Redis cannot be reached" in caplog.text
 
 
@@ -671,7 +665,7 @@ def test_a_receiver_that_raises(host: Host, signal: Signal, caplog: pytest.LogCa
         webhook = push_to(host, receiver)
         host.push()
         host.deliver()
-    assert [each["state"] for each in host.history(webhook)] == ["succeeded"] * 2
+    assert host.states(webhook) == ["succeeded"] * 2
     assert len(told) == 2
     assert "the host's own fault" in caplog.text
 
@@ -688,14 +682,14 @@ def test_the_lease_ends_while_on_the_wire(make_host: MakeHost, second: int, stat
     def outlive_the_lease(request: Request, _: Connection) -> int:
         host.make_due()
         other.run_job()
-        poll(lambda: only(host, webhook)["attempts"])  # the first worker may have claimed it again
+        poll(lambda: host.one_delivery(webhook)["attempts"])  # the first worker may have claimed it again
         return 410
 
     with Receiver(outlive_the_lease, second) as receiver:
         webhook |= host.create(receiver.url)
         host.push()
         host.run_job()
-    delivery = only(host, webhook)
+    delivery = host.one_delivery(webhook)
     assert (delivery["state"], codes(delivery)) == (state, [second, 410])
     assert [each["number"] for each in delivery["attempts"]] == [1, 2]
     assert len({request.headers["webhook-id"] for request in receiver.requests}) == 1
@@ -716,7 +710,7 @@ def test_redelivered_while_on_the_wire(host: Host) -> None:
         webhook |= host.create(receiver.url)
         host.push()
         host.deliver()  # no other claim can come between
-    delivery = only(host, webhook)
+    delivery = host.one_delivery(webhook)
     assert (delivery["state"], delivery["round"]) == ("succeeded", 2)
     assert sorted((each["round"], each["status_code"]) for each in delivery["attempts"]) == [
         (1, 410),
@@ -734,7 +728,7 @@ def test_called_back_while_on_the_wire(host: Host) -> None:
 
     with Receiver(call_back) as receiver:
         webhook = push_to(host, receiver, expect_final_callback=True)
-    delivery = only(host, webhook)
+    delivery = host.one_delivery(webhook)
     assert (delivery["state"], delivery["callback"]["state"], codes(delivery)) == ("failed", "failure", [410])
     assert host.api("GET", f"acme/app/webhooks/{webhook['id']}/").get_json()["active"]
 
@@ -748,7 +742,7 @@ def test_a_dead_worker(host: Host) -> None:
             assert len(claims.claim(session, 10)[0]) == 1
         host.deliver()
         assert not receiver.requests
-        assert only(host, webhook)["next_attempt_at"] is None  # as far as anybody knows it is under way
+        assert host.one_delivery(webhook)["next_attempt_at"] is None  # as far as anybody knows it is under way
         with host.writing() as session:
             [lease_ends] = session.scalars(select(Delivery.next_attempt_at))
         assert lease_ends is not None
@@ -756,7 +750,7 @@ def test_a_dead_worker(host: Host) -> None:
         host.make_due()
         host.deliver()
         assert len(receiver.requests) == 1
-    assert only(host, webhook)["state"] == "succeeded"
+    assert host.one_delivery(webhook)["state"] == "succeeded"
 
 
 @on_postgresql
@@ -801,4 +795,4 @@ def test_release(host: Host) -> None:
             claims.release(session, [claims.Released(each) for each in taken])
         host.deliver()
         assert len(receiver.requests) == 1
-    assert only(host, webhook)["attempts"][0]["trigger"] == "push"
+    assert host.one_delivery(webhook)["attempts"][0]["trigger"] == "push"

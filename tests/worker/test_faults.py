@@ -85,7 +85,7 @@ def test_what_was_locked_does_not_wait_for_the_rest(host: Host, monkeypatch: pyt
         webhook = host.create(receiver.url)
         host.push()
         host.run_job()
-    assert [each["state"] for each in host.history(webhook)] == ["succeeded"] * 20
+    assert host.states(webhook) == ["succeeded"] * 20
     assert events.index("recorded") < 19
 
 

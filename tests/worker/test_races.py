@@ -8,12 +8,12 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from itertools import count, groupby, product
 from random import Random
 from time import monotonic
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import pytest
 from flask import current_app
@@ -36,9 +36,7 @@ from flask_hubhooks.worker.retry import judge, judge_test
 from ..support.host import Host, failing_for
 from ..support.marks import on_postgresql
 from ..support.receivers import Connection, Receiver, Request, http, poll
-
-T = TypeVar("T")
-U = TypeVar("U")
+from ..support.threads import at_once, in_pair
 
 SINCE = "2000-01-01T00:00:00Z"
 UNDER_WAY = {Status.PENDING, Status.AWAITING_CALLBACK}
@@ -74,31 +72,6 @@ def on_the_wire(host: Host, receiver: Receiver, held: Held, number: int = 1) -> 
         held.release()
         worker.join(20)
     assert not worker.is_alive()
-
-
-@pytest.fixture
-def receivers() -> Iterator[list[Receiver]]:
-    """Three receivers that answer 200."""
-    with ExitStack() as stack:
-        yield [stack.enter_context(Receiver()) for _ in range(3)]
-
-
-def at_once(*calls: Callable[[], T]) -> list[T]:
-    """Return what these return, called from threads that start together."""
-    together = threading.Barrier(len(calls))
-
-    def call(each: Callable[[], T]) -> T:
-        together.wait(10)
-        return each()
-
-    with ThreadPoolExecutor(len(calls)) as pool:
-        return list(pool.map(call, calls))
-
-
-def in_pair(first: Callable[[], T], second: Callable[[], U]) -> tuple[T, U]:
-    """Do as `at_once` does with two that return different things."""
-    one, other = at_once(first, second)
-    return cast(T, one), cast(U, other)
 
 
 def ask(host: Host, method: str, path: str, **options: Any) -> TestResponse:
@@ -1148,7 +1121,7 @@ def test_switched_on_while_a_chain_goes_on(host: Host) -> None:
         with host.listening(switch_on):
             assert host.call_back(one.requests[-1].body).status_code == 200
         host.deliver()
-    assert [each["state"] for each in host.history(webhook)] == ["succeeded", "cancelled"]
+    assert host.states(webhook) == ["succeeded", "cancelled"]
 
 
 @on_postgresql
