@@ -21,7 +21,7 @@ from flask_hubhooks.records.models import Attempt, Delivery, Status
 
 from ..support.host import Host
 from ..support.marks import URL, MakeHost, on_sqlite
-from ..support.receivers import Receiver
+from ..support.receivers import Receiver, sends
 from ..support.visitor import Visitor, text_of, version_on
 
 FORM = {"name": "new", "hook_url": URL, "hook_id": ""}
@@ -760,7 +760,7 @@ def test_an_attempt(host: Host) -> None:
 
 def test_an_attempt_that_was_received(host: Host) -> None:
     """An attempt that was received is marked so, also where the answer's body broke off."""
-    with Receiver(lambda *_: b"HTTP/1.1 200 OK\r\nContent-Length: 18\r\n\r\ncut") as receiver:
+    with Receiver(sends(b"HTTP/1.1 200 OK\r\nContent-Length: 18\r\n\r\ncut")) as receiver:
         webhook = host.create(receiver.url)
         host.push()
         host.deliver()
