@@ -1,4 +1,4 @@
-"""Chains: hook after hook, each called after the one before succeeded, whatever comes in between."""
+"""Chains: each hook is called after the one before it has succeeded, whatever happens in between."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_order(host: Host, receivers: list[Receiver]) -> None:
 
 
 def test_all_in_one_run(served: Host) -> None:
-    """Where each receiver calls back before it answers, the chain goes through at once."""
+    """A chain goes through at once if each receiver calls back before it answers."""
 
     def call_back(request: Request, _: Connection) -> int:
         url = json.loads(request.body)["callback_url"]
@@ -78,7 +78,7 @@ def test_all_in_one_run(served: Host) -> None:
 
 
 def test_the_same_but_for_the_callback(host: Host, receivers: list[Receiver]) -> None:
-    """All hooks get the same payload, but for its callback URL, which is each delivery's own."""
+    """All hooks of a chain get the same payload, except that each delivery has its own callback URL."""
     chain(host, receivers)
     finish(host, receivers)
     payloads = [json.loads(receiver.requests[0].body) for receiver in receivers]
@@ -87,7 +87,7 @@ def test_the_same_but_for_the_callback(host: Host, receivers: list[Receiver]) ->
 
 
 def test_a_callback_wakes_a_worker(host: Host, receivers: list[Receiver]) -> None:
-    """A callback that frees the next hook has a worker called, and one that frees none does not."""
+    """A callback that lets the next hook be called wakes a worker; any other callback does not."""
     host.create(receivers[0].url, receivers[1].url)
     host.push()
     host.run_job()
@@ -105,7 +105,7 @@ def test_a_callback_wakes_a_worker(host: Host, receivers: list[Receiver]) -> Non
     ("expect", "last"), [(None, "awaiting_callback"), (True, "awaiting_callback"), (False, "succeeded")]
 )
 def test_final_callback(host: Host, receivers: list[Receiver], expect: bool | None, last: str) -> None:
-    """The last hook of a chain is waited for unless the webhook says otherwise; those before always are."""
+    """The last hook's callback is awaited unless the webhook says otherwise; the earlier ones always are."""
     webhook = chain(host, receivers[:2], **({} if expect is None else {"expect_final_callback": expect}))
     assert host.states(webhook) == ["awaiting_callback", "waiting"]
     carry_on(host, receivers[0])
@@ -114,7 +114,7 @@ def test_final_callback(host: Host, receivers: list[Receiver], expect: bool | No
 
 @pytest.mark.parametrize(("expect", "state"), [(None, "succeeded"), (False, "succeeded"), (True, "awaiting_callback")])
 def test_final_callback_of_one_hook(host: Host, receivers: list[Receiver], expect: bool | None, state: str) -> None:
-    """The callback of a single hook is waited for only where the webhook says so."""
+    """The callback of a single hook is awaited only if the webhook says so."""
     webhook = chain(host, receivers[:1], **({} if expect is None else {"expect_final_callback": expect}))
     assert host.states(webhook) == [state]
 
@@ -137,7 +137,7 @@ def test_other_pushes_are_not_held_back(host: Host, receivers: list[Receiver]) -
 @pytest.mark.parametrize("state", ["failure", "error"])
 @pytest.mark.parametrize("position", [0, 1])
 def test_interrupted_by_a_callback(host: Host, receivers: list[Receiver], state: str, position: int) -> None:
-    """A callback that says failure or error interrupts the chain: the rest is skipped, and never sent."""
+    """A callback with failure or error interrupts the chain: the rest is skipped and never sent."""
     webhook = chain(host, receivers)
     finish(host, receivers[:position])
     carry_on(host, receivers[position], state=state)
@@ -148,14 +148,14 @@ def test_interrupted_by_a_callback(host: Host, receivers: list[Receiver], state:
 
 
 def test_interrupted_by_a_failure(host: Host, receivers: list[Receiver]) -> None:
-    """A delivery that failed interrupts the chain."""
+    """A failed delivery interrupts the chain."""
     with Receiver(308) as moved:
         webhook = chain(host, [moved, *receivers[1:]])
     assert host.states(webhook) == ["failed", "skipped", "skipped"]
 
 
 def test_a_retry_does_not_interrupt(host: Host, receivers: list[Receiver]) -> None:
-    """While a hook is being retried the rest of the chain waits for it."""
+    """While a hook is being retried, the rest of the chain waits for it."""
     with Receiver(500, 200) as flaky:
         webhook = chain(host, [flaky, receivers[1]])
         assert host.states(webhook) == ["pending", "waiting"]
@@ -166,7 +166,7 @@ def test_a_retry_does_not_interrupt(host: Host, receivers: list[Receiver]) -> No
 
 
 def test_interrupted_by_expiry(host: Host, receivers: list[Receiver]) -> None:
-    """A callback that never came interrupts the chain."""
+    """An expired callback interrupts the chain."""
     webhook = chain(host, receivers)
     host.make_overdue()
     host.deliver()
@@ -185,7 +185,7 @@ def test_interrupted_by_giving_up(host: Host, receivers: list[Receiver]) -> None
 
 
 def test_switched_off_in_between(host: Host, receivers: list[Receiver]) -> None:
-    """A webhook that is switched off while a callback is awaited can be decided, and nothing follows."""
+    """A callback still decides its delivery after the webhook was switched off, but nothing follows."""
     webhook = chain(host, receivers)
     host.set_all(Webhook, active=False)
     carry_on(host, receivers[0])
@@ -198,7 +198,7 @@ def test_switched_off_in_between(host: Host, receivers: list[Receiver]) -> None:
 
 
 def test_redeliver_in_the_middle(host: Host, receivers: list[Receiver]) -> None:
-    """Redelivering a hook begins a new round for it and all after it; what was before it is left alone."""
+    """Redelivering a hook begins a new round for it and all later hooks; earlier ones stay as they are."""
     webhook = chain(host, receivers)
     finish(host, receivers)
     first = [host.details(webhook, each) for each in host.history(webhook)]
@@ -222,7 +222,7 @@ def test_redeliver_in_the_middle(host: Host, receivers: list[Receiver]) -> None:
 
 
 def test_redeliver_after_an_interruption(host: Host, receivers: list[Receiver]) -> None:
-    """Redelivering the hook that failed lets the skipped ones wait again, and the chain can finish."""
+    """After the failed hook is redelivered, the skipped ones wait again, and the chain can finish."""
     webhook = chain(host, receivers)
     carry_on(host, receivers[0], state="error")
     assert host.redeliver(webhook, 0).status_code == 202
@@ -234,7 +234,7 @@ def test_redeliver_after_an_interruption(host: Host, receivers: list[Receiver]) 
 
 
 def test_redeliver_a_skipped_one(host: Host, receivers: list[Receiver]) -> None:
-    """A hook that was skipped can be sent by itself, and the rest follows it."""
+    """A skipped hook can be redelivered by itself, and the rest follows it."""
     webhook = chain(host, receivers)
     carry_on(host, receivers[0], state="failure")
     host.redeliver(webhook, 1)
@@ -244,7 +244,7 @@ def test_redeliver_a_skipped_one(host: Host, receivers: list[Receiver]) -> None:
 
 
 def test_redeliver_starts_the_schedule_anew(host: Host, receivers: list[Receiver]) -> None:
-    """A new round has all its attempts before it, and five days."""
+    """A new round starts with the full retry schedule and its own five days."""
     webhook = chain(host, receivers[:1])
     host.set_all(Delivery, **transitions.failed("") | {"retry_step": 10})
     host.redeliver(webhook, 0)
@@ -254,7 +254,7 @@ def test_redeliver_starts_the_schedule_anew(host: Host, receivers: list[Receiver
 
 
 def test_redeliver_while_on_the_wire(host: Host, receivers: list[Receiver]) -> None:
-    """While any delivery of the chain is on the wire none can be redelivered: 409, and nothing changes."""
+    """While a delivery of the chain is in flight, redelivering any of them is a 409 and changes nothing."""
     refused: list[TestResponse] = []
     webhook: dict[str, Any] = {}
 
@@ -272,7 +272,7 @@ def test_redeliver_while_on_the_wire(host: Host, receivers: list[Receiver]) -> N
 
 
 def test_redeliver_while_inactive(host: Host, receivers: list[Receiver]) -> None:
-    """A webhook that is not active redelivers nothing: 409."""
+    """An inactive webhook redelivers nothing: 409."""
     webhook = chain(host, receivers)
     host.set_all(Webhook, active=False)
     before = host.history(webhook)
@@ -283,7 +283,7 @@ def test_redeliver_while_inactive(host: Host, receivers: list[Receiver]) -> None
 
 
 def test_redeliver_wakes_a_worker(host: Host, receivers: list[Receiver]) -> None:
-    """A redelivery has a worker called."""
+    """A redelivery wakes a worker."""
     webhook = host.create(receivers[0].url)
     host.push()
     host.run_job()
@@ -302,7 +302,7 @@ def decide(url: str, state: str) -> int:
 
 
 def test_different_callbacks_at_once(served: Host, receivers: list[Receiver]) -> None:
-    """Of callbacks with different states that come together exactly one decides, and the chain follows that one."""
+    """Of simultaneous callbacks with different states exactly one decides, and the chain follows it."""
     webhook = served.create(*(receiver.url for receiver in receivers[:2]))
     for number in range(8):
         served.push(tag=f"v{number}")
@@ -322,7 +322,7 @@ def test_different_callbacks_at_once(served: Host, receivers: list[Receiver]) ->
 
 
 def test_equal_callbacks_at_once(served: Host, receivers: list[Receiver]) -> None:
-    """Equal callbacks that come together are all answered 200, and the next hook is called once."""
+    """Simultaneous callbacks with the same state all get 200, and the next hook is called once."""
     webhook = chain(served, receivers[:2])
     url = json.loads(receivers[0].requests[0].body)["callback_url"]
     assert at_once(*[partial(decide, url, "success")] * 6) == [200] * 6
@@ -333,7 +333,7 @@ def test_equal_callbacks_at_once(served: Host, receivers: list[Receiver]) -> Non
 
 
 def test_two_workers_carry_on(served: Host, receivers: list[Receiver]) -> None:
-    """Workers that deliver while callbacks come in call each hook once."""
+    """Two workers that deliver while callbacks arrive call each hook once."""
 
     def call_back(request: Request, _: Connection) -> int:
         url = json.loads(request.body)["callback_url"]

@@ -1,4 +1,4 @@
-"""Sending again: one delivery and what follows it, what never arrived, and tests."""
+"""Redelivering one delivery and the rest of its chain, recovering lost ones, and test pushes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def recover(host: Host, webhook: dict[str, Any], since: str = LONG_AGO, **more: 
 
 
 def queued(host: Host) -> int:
-    """The jobs that were put on the queue since it was last asked."""
+    """Empty the queue; return how many jobs it held."""
     queue = Queue("hubhooks", connection=host.state.redis, serializer=JSONSerializer)
     number = queue.count
     queue.empty()
@@ -53,7 +53,7 @@ def queued(host: Host) -> int:
 
 
 def test_an_earlier_hook_is_under_way(host: Host, receivers: list[Receiver]) -> None:
-    """A hook that the chain has not come to cannot be sent again: 409, and nothing changes."""
+    """A hook cannot be redelivered while the chain is at an earlier one: 409, and nothing changes."""
     webhook = host.create(*(receiver.url for receiver in receivers), NEVER)
     host.push()
     for _ in range(2):  # pending, and then awaiting its callback
@@ -67,7 +67,7 @@ def test_an_earlier_hook_is_under_way(host: Host, receivers: list[Receiver]) -> 
 
 
 def test_a_removed_hook(host: Host, receivers: list[Receiver]) -> None:
-    """A hook that was removed is not sent again; one before it is, and then the chain ends there."""
+    """A removed hook is not redelivered; an earlier one is, and then the chain ends before the removed one."""
     webhook = host.create(*(receiver.url for receiver in receivers))
     host.push()
     host.deliver()
@@ -83,7 +83,7 @@ def test_a_removed_hook(host: Host, receivers: list[Receiver]) -> None:
 
 
 def test_after_a_pause(host: Host, receivers: list[Receiver]) -> None:
-    """What a pause cancelled can be sent again after it, with the rest of its chain; what is off cannot: 409."""
+    """What a pause cancelled can be redelivered with the rest of its chain afterwards, not during it: 409."""
     webhook = host.create(*(receiver.url for receiver in receivers))
     host.push()
     api(host, "PATCH", webhook, content={"active": False})
@@ -103,7 +103,7 @@ def test_after_a_pause(host: Host, receivers: list[Receiver]) -> None:
 
 
 def lose(host: Host, webhook: dict[str, Any], number: int) -> None:
-    """Have so many pushes fail."""
+    """Have this many pushes fail."""
     for push in range(number):
         host.push(tag=f"v{push}")
     host.deliver()
@@ -111,7 +111,7 @@ def lose(host: Host, webhook: dict[str, Any], number: int) -> None:
 
 
 def test_recover_in_batches(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What failed is sent again oldest first, so many at a time, each once, until nothing remains."""
+    """Failed deliveries are recovered oldest first, batch by batch, each once, until none remains."""
     monkeypatch.setattr(redelivery, "MAX_RECOVERED", 2)
     with Receiver(*[308] * 5, 200) as receiver:
         webhook = host.create(receiver.url)
@@ -130,7 +130,7 @@ def test_recover_in_batches(host: Host, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_recover_a_chain(host: Host, receivers: list[Receiver]) -> None:
-    """Of a chain the hook that failed is sent again and those behind it follow; what succeeded is left alone."""
+    """Recovering a chain resends the failed hook, and the later ones follow; succeeded ones stay as they are."""
     with Receiver(308, 200) as flaky:
         webhook = host.create(receivers[0].url, flaky.url, receivers[1].url, expect_final_callback=False)
         host.push()
@@ -149,7 +149,7 @@ def test_recover_a_chain(host: Host, receivers: list[Receiver]) -> None:
 
 
 def test_what_is_not_lost(host: Host) -> None:
-    """A receiver's own "failure", a callback that never came, a success, a test and what is under way are not lost."""
+    """A callback with "failure", an expired one, a success, a test, and anything under way are not lost."""
     with Receiver() as receiver, Receiver(308) as moved:
         decided = host.create(receiver.url, NEVER)
         host.push()
@@ -180,7 +180,7 @@ def test_what_is_not_lost(host: Host) -> None:
 
 
 def test_recover_what_was_cancelled(host: Host, receivers: list[Receiver]) -> None:
-    """After a pause what it cancelled is recovered, hooks removed since left out; while it lasts, nothing: 409."""
+    """What a pause cancelled is recovered after it, except at removed hooks; during the pause: 409."""
     webhook = host.create(*(receiver.url for receiver in receivers))
     host.push()
     api(host, "PATCH", webhook, content={"active": False})
@@ -194,7 +194,7 @@ def test_recover_what_was_cancelled(host: Host, receivers: list[Receiver]) -> No
 
 
 def test_since_and_until(host: Host) -> None:
-    """Only what was lost between the two times is sent again, however a time is written; without an end, until now."""
+    """Only what was lost between the two times is recovered, in any time format; without an end, until now."""
     webhook = host.create(NEVER)
     day = datetime(2026, 3, 1, tzinfo=timezone.utc)
     for number in range(4):
@@ -220,7 +220,7 @@ def test_since_and_until(host: Host) -> None:
 
 
 def test_a_test(host: Host, receivers: list[Receiver]) -> None:
-    """A test is sent to the first hook alone, also past a filter and a pause, and is told apart in the history."""
+    """A test goes to the first hook only, despite filter and pause, and is marked as a test in the history."""
     webhook = host.create(*(receiver.url for receiver in receivers), active=False, tag_filter=["v*"])
     host.create(receivers[1].url, name="other")
     queued(host)
@@ -243,7 +243,7 @@ def test_a_test(host: Host, receivers: list[Receiver]) -> None:
 
 @pytest.mark.parametrize(("content", "called"), [({"chain": True}, 2), ({"chain": False}, 1), ({}, 1)])
 def test_of_a_chain(host: Host, receivers: list[Receiver], content: object, called: int) -> None:
-    """A test goes through the whole chain where that is asked for, callback by callback."""
+    """A test goes through the whole chain on request, callback by callback."""
     webhook = host.create(*(receiver.url for receiver in receivers), active=False)
     assert api(host, "POST", webhook, "test/", content).status_code == 202
     host.deliver()
@@ -254,7 +254,7 @@ def test_of_a_chain(host: Host, receivers: list[Receiver], content: object, call
 
 
 def test_that_fails(host: Host) -> None:
-    """A test has one attempt, and neither it nor 410 counts for how long a hook has been failing, or disables."""
+    """A test has one attempt; its failure, or 410, neither counts towards disabling the webhook nor disables it."""
     with Receiver(500, 410) as receiver:
         webhook = host.create(receiver.url, receiver.url)
         for sent in (1, 2):
@@ -270,7 +270,7 @@ def test_that_fails(host: Host) -> None:
 
 
 def test_that_succeeds_while_failing(host: Host) -> None:
-    """A test that arrives does not clear since when a hook has been failing: pushes do."""
+    """A test that arrives does not reset how long a hook has been failing; a push does."""
     with Receiver() as receiver:
         webhook = host.create(receiver.url)
         host.set_all(Hook, failing_since=utcnow())
@@ -285,7 +285,7 @@ def test_that_succeeds_while_failing(host: Host) -> None:
 
 
 def test_of_what_is_gone(host: Host, receivers: list[Receiver]) -> None:
-    """A webhook without hooks has nothing to test: 409; a hook removed or a webhook deleted meanwhile sends nothing."""
+    """Testing a webhook without hooks is a 409; a test sends nothing once its hook or webhook is gone."""
     empty = host.create(name="empty")
     assert "no hooks" in problem(api(host, "POST", empty, "test/"), 409)["detail"]
     removed, deleted = host.create(receivers[0].url), host.create(receivers[1].url, name="deleted")
@@ -301,7 +301,7 @@ def test_of_what_is_gone(host: Host, receivers: list[Receiver]) -> None:
 
 
 def test_a_redelivery_goes_to_the_present_url(host: Host) -> None:
-    """A delivery that is sent again goes to the URL its hook has now."""
+    """A redelivery goes to the URL that its hook has now."""
     with Receiver(301) as old, Receiver() as new:
         webhook = host.create(old.url)
         host.push()

@@ -1,4 +1,4 @@
-"""Deliveries from a push to their last attempt, against receivers of every kind, on each database."""
+"""Deliveries from the push to the last attempt, with receivers of every kind, on each database."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def in_seconds(time: str) -> float:
 
 @contextmanager
 def heard(*signals: Signal) -> Iterator[list[dict[str, Any]]]:
-    """What these signals tell, in order."""
+    """The arguments of these signals, in order."""
     told: list[dict[str, Any]] = []
 
     def listen(sender: object, **details: Any) -> None:
@@ -80,7 +80,7 @@ def heard(*signals: Signal) -> Iterator[list[dict[str, Any]]]:
 
 
 def test_received(host: Host) -> None:
-    """A push is delivered once, and the history holds the request and the answer."""
+    """A push is delivered once, and the history has the request and the response."""
     with Receiver(http(201, b"thanks", "X-Build: 7")) as receiver:
         webhook = push_to(host, receiver)
         host.deliver()
@@ -106,7 +106,7 @@ def test_received(host: Host) -> None:
 
 
 def test_the_token_is_masked(host: Host) -> None:
-    """The history shows what was sent and answered, but not the callback token: it is a capability."""
+    """The history shows requests and responses without the callback token, which is a capability."""
     with Receiver(lambda request, _: http(200, request.body, f"X-Echo: {request.body.decode()}")) as receiver:
         webhook = push_to(host, receiver)
     sent = json.loads(receiver.requests[0].body)
@@ -120,7 +120,7 @@ def test_the_token_is_masked(host: Host) -> None:
 
 @pytest.mark.parametrize("status", [302, 303])
 def test_redirect_that_counts_as_received(host: Host, status: int) -> None:
-    """302 and 303 are received, shown as what they are, and not followed."""
+    """302 and 303 count as received, are shown as they are, and are not followed."""
     with Receiver() as target, Receiver(http(status, b"", f"Location: {target.url}")) as receiver:
         webhook = push_to(host, receiver)
     delivery = host.one_delivery(webhook)
@@ -143,7 +143,7 @@ def test_keep_alive(make_host: MakeHost) -> None:
 
 
 def test_proxies_of_the_environment(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Proxies that the environment names are not used."""
+    """Proxies in the environment are not used."""
     with Receiver() as proxy, Receiver() as receiver:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, proxy.url)
@@ -157,7 +157,7 @@ def test_proxies_of_the_environment(host: Host, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_retried_until_received(host: Host) -> None:
-    """After two 500s it is received: the same delivery id and body each time, each try when it is due."""
+    """After two 500s the delivery is received: same id and body each time, each attempt when it is due."""
     with Receiver(500, 500, 200) as receiver:
         webhook = push_to(host, receiver)
         for tries, delay in ((1, 5), (2, 300)):
@@ -184,7 +184,7 @@ def test_retried_until_received(host: Host) -> None:
 
 
 def test_a_time_to_give_up_that_was_left(host: Host) -> None:
-    """Only what is under way expires, whatever time a delivery that has ended may have kept."""
+    """Only deliveries under way expire, even if an ended one still has a time to give up."""
     with Receiver() as receiver:
         webhook = host.create(receiver.url)
         host.push()
@@ -195,7 +195,7 @@ def test_a_time_to_give_up_that_was_left(host: Host) -> None:
 
 
 def test_schedule_used_up(host: Host) -> None:
-    """After ten attempts it has failed, and nothing more is sent."""
+    """After ten attempts the delivery has failed, and nothing more is sent."""
     with Receiver(500) as receiver:
         webhook = push_to(host, receiver)
         for _ in range(11):
@@ -211,7 +211,7 @@ def test_schedule_used_up(host: Host) -> None:
 @pytest.mark.usefixtures("short_deadline")
 @pytest.mark.parametrize("answer", [hang, trickles(b"HTTP/1.1 200 OK\r\n" * 5)], ids=["hangs", "trickles"])
 def test_no_answer_in_time(host: Host, answer: Answer) -> None:
-    """A receiver that does not answer in time costs an attempt; the history says in words what happened."""
+    """A receiver that does not answer in time uses up an attempt, and the history says what happened."""
     check_no_answer(host, answer, "No answer within 1 s. ")
 
 
@@ -225,7 +225,7 @@ def test_no_answer_in_time(host: Host, answer: Answer) -> None:
     ids=["closes", "resets", "another protocol"],
 )
 def test_no_answer(host: Host, answer: Answer, error: str) -> None:
-    """A receiver that breaks off or does not speak HTTP costs an attempt; the history says so."""
+    """A receiver that breaks off or does not speak HTTP uses up an attempt, and the history says so."""
     check_no_answer(host, answer, error)
 
 
@@ -241,7 +241,7 @@ def check_no_answer(host: Host, answer: Answer, error: str) -> None:
 
 
 def test_nobody_listens(host: Host) -> None:
-    """Where nothing listens the history says so."""
+    """The history says so if nothing listens on the port."""
     with Receiver() as receiver:
         pass
     delivery = host.one_delivery(push_to(host, receiver))
@@ -251,7 +251,7 @@ def test_nobody_listens(host: Host) -> None:
 
 @pytest.mark.usefixtures("short_deadline")
 def test_body_that_trickles(host: Host) -> None:
-    """A status that came counts, though the deadline cuts off a body that trickles; the history says so."""
+    """The status counts even if the deadline cuts off a trickling body, and the history says so."""
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
     with Receiver(trickles(b"x" * 1000, at_once=head)) as receiver:
         delivery = host.one_delivery(push_to(host, receiver))
@@ -270,7 +270,7 @@ def test_bad_certificate(make_host: MakeHost) -> None:
 
 
 def test_retry_after(host: Host) -> None:
-    """A receiver that is busy may ask for up to twice the scheduled delay."""
+    """A busy receiver may ask for up to twice the scheduled delay."""
     with Receiver(http(503, b"", "Retry-After: 3600")) as receiver:
         webhook = push_to(host, receiver)
         host.make_due()
@@ -279,7 +279,7 @@ def test_retry_after(host: Host) -> None:
 
 
 def test_hostile_retry_after(host: Host) -> None:
-    """A Retry-After that no number and no date can hold is an attempt like any other."""
+    """An attempt with a Retry-After that overflows numbers and dates counts like any other."""
     with Receiver(http(503, b"", "Retry-After: Mon, 01 Jan 99999999999999999999 00:00:00 GMT")) as receiver:
         webhook = push_to(host, receiver)
     delivery = host.one_delivery(webhook)
@@ -288,7 +288,7 @@ def test_hostile_retry_after(host: Host) -> None:
 
 @pytest.mark.parametrize("status", [301, 307, 308])
 def test_moved(host: Host, status: int) -> None:
-    """A receiver that has moved fails at once: the history names its new origin, and nothing goes there."""
+    """A receiver that has moved fails the delivery at once: the history names its new origin; nothing goes there."""
     with Receiver() as target, Receiver(http(status, b"", f"Location: {target.url}")) as receiver:
         webhook = push_to(host, receiver)
         host.make_due()
@@ -300,7 +300,7 @@ def test_moved(host: Host, status: int) -> None:
 
 
 def test_forbidden_address(make_host: MakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name whose address is neither public nor allowed fails at once: nothing connects, the cause is named."""
+    """A name with a forbidden address fails at once: nothing connects, and the history names the cause."""
     host = make_host(config={"HUBHOOKS_ALLOWED_NETWORKS": []})
     with Receiver() as receiver:
         found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", receiver.port))]
@@ -320,7 +320,7 @@ def test_forbidden_address(make_host: MakeHost, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_gave_up(host: Host) -> None:
-    """What could not be sent for five days is given up unsent, and the host is told."""
+    """A delivery that could not be sent for five days is given up, and the host gets a signal."""
     with Receiver() as receiver:
         webhook = host.create(receiver.url)
         host.push()
@@ -343,7 +343,7 @@ def test_gave_up(host: Host) -> None:
 
 
 def test_gone(host: Host) -> None:
-    """410 disables the webhook, cancels what it has not sent, and tells the host; the others go on."""
+    """410 disables the webhook, cancels its unsent deliveries, and notifies the host; other webhooks go on."""
     with Receiver(500, 410) as receiver, Receiver() as other:
         webhook = host.create(receiver.url, other.url)
         host.push(tag="v1")
@@ -377,7 +377,7 @@ def failing_since(host: Host, webhook: dict[str, Any]) -> str | None:
 
 
 def test_failing_since(host: Host) -> None:
-    """A hook is failing from its first failure until something is received."""
+    """A hook is failing from its first failure until it receives something."""
     with Receiver(500, 500, 200) as receiver:
         webhook = push_to(host, receiver)
         since = failing_since(host, webhook)
@@ -392,7 +392,7 @@ def test_failing_since(host: Host) -> None:
 
 
 def test_a_callback_ends_the_failing(host: Host) -> None:
-    """A callback proves receipt: a receiver that calls back before it answers is not failing any more."""
+    """A callback proves receipt: a hook whose receiver calls back before answering stops failing."""
 
     def call_back(request: Request, _: Connection) -> int:
         assert host.call_back(request.body).status_code == 200
@@ -407,7 +407,7 @@ def test_a_callback_ends_the_failing(host: Host) -> None:
 
 
 def test_failing_for_five_days(host: Host) -> None:
-    """A hook that has failed for five days disables its webhook, says why, and tells the host."""
+    """A hook that fails for five days disables its webhook, which says why, and notifies the host."""
     with Receiver(500) as receiver:
         webhook = push_to(host, receiver)
         host.push(tag="v2")
@@ -428,7 +428,7 @@ def test_failing_for_five_days(host: Host) -> None:
     ids=["silence of 8 days", "silence of 3 days", "few days", "not yet 5 days"],
 )
 def test_silence_disables_nothing(host: Host, since: float, last: float, days: int, began_anew: bool) -> None:
-    """Only days with failed attempts count, and 3 days without an attempt begin the count anew."""
+    """Only days with failed attempts count, and 3 days without an attempt restart the count."""
     with Receiver(500) as receiver:
         webhook = push_to(host, receiver)
         failing = {"failing_since": utcnow() - timedelta(days=since), "failed_at": utcnow() - timedelta(days=last)}
@@ -445,7 +445,7 @@ def test_silence_disables_nothing(host: Host, since: float, last: float, days: i
 
 
 def test_each_hook_of_a_chain_fails_for_itself(host: Host) -> None:
-    """A first hook that is well does not hide that the second has failed for five days; once enabled it begins anew."""
+    """The second hook's five days of failing count even if the first works, and restart on resuming."""
     with Receiver() as first, Receiver(500) as second:
         webhook = host.create(first.url, second.url, expect_final_callback=False)
         for number in range(2):
@@ -474,7 +474,7 @@ def path(webhook: dict[str, Any]) -> str:
 
 
 def test_failing_for_less_than_five_days(host: Host) -> None:
-    """Within five days of failing a webhook stays active, and what is received later ends the failing."""
+    """A webhook that fails for less than five days stays active, and a success ends the failing."""
     with Receiver(500, 200) as receiver:
         webhook = push_to(host, receiver)
         host.set_all(Hook, **failing_for(days=4.9))
@@ -490,7 +490,7 @@ def test_failing_for_less_than_five_days(host: Host) -> None:
 
 @pytest.mark.parametrize("switched_off", [{"active": False}, {"deleted_id": 1}])
 def test_switched_off_meanwhile(host: Host, switched_off: dict[str, Any]) -> None:
-    """A webhook that is not active any more sends nothing: what was due is cancelled."""
+    """An inactive webhook sends nothing: its due deliveries are cancelled."""
     with Receiver() as receiver:
         host.create(receiver.url, receiver.url)
         host.push()
@@ -502,7 +502,7 @@ def test_switched_off_meanwhile(host: Host, switched_off: dict[str, Any]) -> Non
 
 
 def test_deleted_while_on_the_wire(host: Host) -> None:
-    """Deleting a webhook while its POST is on the wire cancels the delivery; the attempt is written all the same."""
+    """Deleting a webhook cancels a delivery in flight, whose attempt is recorded all the same."""
     webhook: dict[str, Any] = {}
 
     def delete(request: Request, _: Connection) -> int:
@@ -524,7 +524,7 @@ def test_deleted_while_on_the_wire(host: Host) -> None:
 
 
 def test_recorded_queries_do_not_pile_up(make_host: MakeHost) -> None:
-    """Where the host has its queries recorded, a worker's context does not grow with what it delivers."""
+    """A worker's memory does not grow with its deliveries if the host records queries."""
     host = make_host(config={"SQLALCHEMY_RECORD_QUERIES": True})
     with Receiver() as receiver:
         host.create(receiver.url)
@@ -540,7 +540,7 @@ def test_recorded_queries_do_not_pile_up(make_host: MakeHost) -> None:
 
 
 def test_secret_unreadable(make_host: MakeHost, caplog: pytest.LogCaptureFixture) -> None:
-    """With a changed SECRET_KEY a delivery is held: no attempt is used up, nothing is sent, the log says why."""
+    """With a changed SECRET_KEY deliveries are held: nothing is sent or used up, and the log says why."""
     host = make_host()
     changed = make_host(config={"SECRET_KEY": "another"})
     with Receiver() as receiver:
@@ -559,7 +559,7 @@ def test_secret_unreadable(make_host: MakeHost, caplog: pytest.LogCaptureFixture
 
 
 def test_secret_key_rotated(make_host: MakeHost) -> None:
-    """With the old key as a fallback a new SECRET_KEY changes nothing for webhooks and callbacks."""
+    """With the old key as a fallback, a new SECRET_KEY changes nothing for webhooks and callbacks."""
     host = make_host()
     rotated = make_host(config={"SECRET_KEY": "another", "SECRET_KEY_FALLBACKS": ["a test's secret key"]})
     with Receiver() as receiver:
@@ -576,7 +576,7 @@ def test_secret_key_rotated(make_host: MakeHost) -> None:
 
 @on_postgresql
 def test_database_away_while_on_the_wire(host: Host, database_uri: str) -> None:
-    """What was answered is not lost where the database goes away before it is written."""
+    """A response is not lost if the database goes away before it is recorded."""
 
     def cut_off(request: Request, _: Connection) -> int:
         with psycopg.connect(database_uri.replace("+psycopg", ""), autocommit=True) as connection:
@@ -594,7 +594,7 @@ def test_database_away_while_on_the_wire(host: Host, database_uri: str) -> None:
 
 
 def test_redis_away(make_host: MakeHost, caplog: pytest.LogCaptureFixture) -> None:
-    """Without Redis a push is recorded, soon and with a line in the log, and can be delivered."""
+    """Without Redis a push is recorded quickly, is logged, and can be delivered."""
     host = make_host(redis_url="redis://127.0.0.1:1/0")
     with Receiver() as receiver:
         webhook = host.create(receiver.url)
@@ -608,7 +608,7 @@ def test_redis_away(make_host: MakeHost, caplog: pytest.LogCaptureFixture) -> No
 
 
 def test_signals(host: Host) -> None:
-    """The host hears of each delivery that ended, and of the whole chain, after the commit and with all about it."""
+    """The host gets a signal for each finished delivery and for the whole chain, after the commit, with all details."""
     with Receiver() as receiver, heard(delivery_finished, chain_finished) as told:
         webhook = host.create(receiver.url, receiver.url, expect_final_callback=False)
         host.push(tag="v1")
@@ -630,7 +630,7 @@ def test_signals(host: Host) -> None:
 
 
 def test_signals_of_a_failure(host: Host) -> None:
-    """A delivery that failed is told, and that it ended its chain."""
+    """The signals of a failed delivery say that it ended its chain."""
     with Receiver(301) as receiver, heard(delivery_finished, chain_finished) as told:
         host.create(receiver.url, receiver.url)
         host.push()
@@ -641,7 +641,7 @@ def test_signals_of_a_failure(host: Host) -> None:
 
 
 def test_signal_of_another_app(make_host: MakeHost) -> None:
-    """The sender of a signal is the app, so that hosts with two apps can tell them apart."""
+    """The sender of a signal is the app, so that a host can tell two apps apart."""
     host, other = make_host(), make_host()
     heard_by: list[str] = []
     with (
@@ -655,7 +655,7 @@ def test_signal_of_another_app(make_host: MakeHost) -> None:
 
 @pytest.mark.parametrize("signal", [delivery_finished, chain_finished])
 def test_a_receiver_that_raises(host: Host, signal: Signal, caplog: pytest.LogCaptureFixture) -> None:
-    """A signal's receiver that raises is logged; it harms neither the delivery nor the next receiver."""
+    """A signal's receiver that raises is logged, and harms neither the delivery nor the next receiver."""
 
     def fail(sender: object, **details: Any) -> None:
         host.db.session.connection()
@@ -675,7 +675,7 @@ def test_a_receiver_that_raises(host: Host, signal: Signal, caplog: pytest.LogCa
 
 @pytest.mark.parametrize(("second", "state"), [(200, "succeeded"), (500, "pending")])
 def test_the_lease_ends_while_on_the_wire(make_host: MakeHost, second: int, state: str) -> None:
-    """Where a lease ended too soon another worker delivers; the late answer is history, and changes nothing."""
+    """If a lease ends too soon another worker delivers, and the late response is only recorded."""
     host, other = make_host(), make_host()
     webhook: dict[str, Any] = {}
 
@@ -697,7 +697,7 @@ def test_the_lease_ends_while_on_the_wire(make_host: MakeHost, second: int, stat
 
 
 def test_redelivered_while_on_the_wire(host: Host) -> None:
-    """An answer to an older round is history, and changes nothing of the newer one."""
+    """A response to an older round is recorded, and does not affect the newer one."""
     webhook: dict[str, Any] = {}
 
     def redeliver(request: Request, _: Connection) -> int:
@@ -720,7 +720,7 @@ def test_redelivered_while_on_the_wire(host: Host) -> None:
 
 
 def test_called_back_while_on_the_wire(host: Host) -> None:
-    """A callback that came before the answer decides; the answer is history."""
+    """A callback before the response decides the delivery; the response is only recorded."""
 
     def call_back(request: Request, _: Connection) -> int:
         assert host.call_back(request.body, state="failure").status_code == 200
@@ -734,7 +734,7 @@ def test_called_back_while_on_the_wire(host: Host) -> None:
 
 
 def test_a_dead_worker(host: Host) -> None:
-    """What a worker claimed before it died is sent by another one, once the lease has ended and not before."""
+    """What a dead worker has claimed is sent by another one once the lease has ended, and not before."""
     with Receiver() as receiver:
         webhook = host.create(receiver.url)
         host.push()
@@ -755,7 +755,7 @@ def test_a_dead_worker(host: Host) -> None:
 
 @on_postgresql
 def test_claims_at_the_same_time(host: Host) -> None:
-    """Two claims whose transactions overlap take different deliveries, and neither waits for the other."""
+    """Two overlapping claims take different deliveries, and neither waits for the other."""
     with Receiver() as receiver:
         host.create(receiver.url)
         for number in range(10):
@@ -786,7 +786,7 @@ def test_workers_at_the_same_time(make_host: MakeHost) -> None:
 
 
 def test_release(host: Host) -> None:
-    """What is claimed and not sent comes due again with no attempt used up."""
+    """A released claim is due again with no attempt used up."""
     with Receiver() as receiver:
         webhook = host.create(receiver.url)
         host.push()

@@ -128,7 +128,7 @@ def ids(receiver: Receiver) -> Counter[str]:
 
 
 def slow(seconds: float) -> Callable[[Request, Connection], int]:
-    """Answer 200 after some seconds."""
+    """Answer 200 after a few seconds."""
 
     def answer(request: Request, connection: Connection) -> int:
         connection.receiver.stopping.wait(seconds)
@@ -230,7 +230,7 @@ def test_killed_while_on_the_wire(host: Host, worker: Start) -> None:
 
 
 def test_redis_flushed(make_host: MakeHost, worker: Start, valkey_server: ValkeyServer) -> None:
-    """A worker whose Redis was flushed, with its queue and its own keys, delivers what comes due without complaint."""
+    """A worker whose Redis was flushed, queue and keys included, delivers what comes due without errors."""
     host = make_host()
     with Receiver() as receiver:
         webhook = host.create(receiver.url)
@@ -247,7 +247,7 @@ def test_redis_flushed(make_host: MakeHost, worker: Start, valkey_server: Valkey
 
 
 def test_lost_job(make_host: MakeHost, worker: Start, valkey_server: ValkeyServer) -> None:
-    """The beat finds due deliveries without a job, though the key that stands for the job is set."""
+    """The beat finds due deliveries without a job, even if the key that stands for the job is set."""
     silent = make_host(redis_url=NO_REDIS)
     with Receiver() as receiver:
         webhook = silent.create(receiver.url)
@@ -301,7 +301,7 @@ def test_redis_comes_late_and_goes(make_host: MakeHost, worker: Start, tmp_path:
 
 
 def test_redis_refuses_for_a_while(make_host: MakeHost, worker: Start, port: int) -> None:
-    """A Redis that suddenly wants a password is waited for like one that is down."""
+    """A worker waits for a Redis that suddenly requires a password as for one that is down."""
     url = f"redis://127.0.0.1:{port}/0"
     host = make_host(redis_url=url)
     with Receiver() as receiver, ValkeyServer(port=port), Redis.from_url(url) as operator:
@@ -350,7 +350,7 @@ def test_stopped_while_waiting_for_redis(make_host: MakeHost, worker: Start, por
 
 
 def told(process: Process) -> list[str]:
-    """Return what it has logged, which must not contain a traceback."""
+    """Return the worker's log lines, which must not contain a traceback."""
     assert "Traceback" not in process.log
     return [line for line in process.log.splitlines() if not line.startswith("hubhooks: ")]
 
@@ -395,7 +395,7 @@ def test_postgresql_killed(postgres: Postgres, make_host: MakeHost, worker: Star
 
 
 def reconnect(host: Host) -> None:
-    """Have the test's own process forget connections to a server that was killed."""
+    """Make the test's own process drop its connections to a server that was killed."""
     with host.app.app_context():
         host.db.engine.dispose()
 
@@ -473,7 +473,7 @@ WRONG = {
 def test_cannot_work(
     worker: Start, make_host: MakeHost, database_uri: str, redis_url: str, wrong: str, burst: list[str]
 ) -> None:
-    """If waiting does not help, a worker says why in one line, without passwords, and exits with 1."""
+    """If waiting cannot help, a worker says why in one line, without passwords, and exits with 1."""
     if wrong != "no tables":
         make_host()
     right = {"database_uri": database_uri, "redis_url": redis_url}
@@ -488,7 +488,7 @@ def test_cannot_work(
 
 
 def test_a_column_is_missing(host: Host, worker: Start) -> None:
-    """A worker says what a database that was not migrated lacks."""
+    """A worker says which columns a database without the latest migrations lacks."""
     with host.writing() as session:
         session.connection().exec_driver_sql("ALTER TABLE hubhooks_push DROP COLUMN media_type")
     process = worker()
