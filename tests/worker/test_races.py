@@ -205,7 +205,7 @@ def _check_chain(chain: list[Delivery], in_order: bool) -> None:
 
 
 def nothing_is_due(host: Host, *receivers: Receiver) -> None:
-    """Check that nothing more is sent, and nothing left to send, however much time passes."""
+    """Check that nothing more is sent or left to send, however much time passes."""
     before = [len(receiver.requests) for receiver in receivers]
     host.make_due()
     host.deliver()
@@ -962,7 +962,7 @@ def test_two_workers_one_of_which_disables(host: Host, monkeypatch: pytest.Monke
 
 @contextmanager
 def working(host: Host, workers: int = 1) -> Iterator[None]:
-    """This many workers deliver during the block, each with its own dispatcher, and finish what they have at its end."""
+    """This many workers deliver during the block, each with its own dispatcher, and finish their claims at the end."""
     ending = threading.Event()
     faults: list[BaseException] = []
 
