@@ -71,8 +71,8 @@ def engine(
     """Workers on a site of their own, with a webhook for each of these URLs, or chain of them."""
     with ExitStack() as stack:
         own = stack.enter_context(site(bench, sqlite=sqlite, **settings))
-        for each in urls:
-            own.subscribe(*([each] if isinstance(each, str) else each))
+        for chain in urls:
+            own.subscribe(*([chain] if isinstance(chain, str) else chain))
         processes = [stack.enter_context(own.worker()) for _ in range(workers)]
         yield Engine(own, processes, due)
         for each in processes:

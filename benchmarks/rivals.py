@@ -8,6 +8,7 @@ from time import perf_counter
 import requests
 from redis import Redis
 from rq import SimpleWorker, Worker
+from rq.worker import BaseWorker
 
 from .host import example_body
 
@@ -23,7 +24,7 @@ def bare_loop(url: str) -> None:
         print(perf_counter() - started, flush=True)
 
 
-def rq_worker(kind: type[Worker], queue: str) -> None:
+def rq_worker(kind: type[BaseWorker], queue: str) -> None:
     """A worker of RQ that has everything imported: a forked job finds its modules loaded."""
     from .jobs import app
 

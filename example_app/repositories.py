@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
+from sqlalchemy import CursorResult, Delete, Update, update
 from sqlalchemy import delete as delete_from
-from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 
 from example_app.database import db
@@ -50,8 +50,9 @@ def rename(old: str, new: str) -> None:
             db.session.commit()
 
 
-def _change_row(name: str, statement: Any) -> None:
-    if db.session.execute(statement.where(Repository.name == name)).rowcount == 0:
+def _change_row(name: str, statement: Delete | Update) -> None:
+    changed = cast(CursorResult[Any], db.session.execute(statement.where(Repository.name == name)))
+    if changed.rowcount == 0:
         raise RegistryError("NAME_UNKNOWN", name)
 
 

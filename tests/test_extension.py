@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,7 @@ def test_in_memory_works_joined(make_host: MakeHost, pool: type[Pool], disposes:
             host.hubhooks.push(ImagePush("acme/app", "latest"))
             host.db.session.commit()
             host.deliver()
-    assert [each["state"] for each in host.history(webhook)] == ["succeeded"]
+    assert host.states(webhook) == ["succeeded"]
 
 
 @on_sqlite
@@ -374,7 +375,8 @@ def test_push_adapter(own_signal: Host, signal: Signal, caplog: pytest.LogCaptur
     def adapt(sender: object, image: str) -> ImagePush | None:
         if image == "fault":
             raise ValueError("no image")
-        return ImagePush(*image.split(":"), pusher=str(sender)) if ":" in image else None
+        repository, colon, tag = image.partition(":")
+        return ImagePush(repository, tag, pusher=str(sender)) if colon else None
 
     webhook = own_signal.create(URL)
     with own_signal.app.app_context():
@@ -452,16 +454,25 @@ def broken(name: str) -> Repository:
     raise RuntimeError("no luck")
 
 
+def without_values(name: str) -> Repository:
+    nothing: dict[str, Any] = dict.fromkeys(field.name for field in fields(Repository))
+    return Repository(**nothing)
+
+
+def rated(star_count: Any, name: str) -> Repository:
+    return Repository(star_count=star_count)
+
+
 @on_sqlite
 @pytest.mark.parametrize(
     ("load", "logged"),
     [
         (None, False),
         (lambda name: Repository(), False),
-        (lambda name: Repository(**dict.fromkeys(field.name for field in fields(Repository))), False),
+        (without_values, False),
         (broken, True),
-        (lambda name: Repository(star_count="many"), True),
-        (lambda name: Repository(star_count=float("nan")), True),
+        (partial(rated, "many"), True),
+        (partial(rated, float("nan")), True),
         (lambda name: {"description": "a dict"}, True),
         (lambda name: "text", True),
     ],

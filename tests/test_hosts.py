@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import requests
@@ -28,7 +29,7 @@ from flask_hubhooks.records.models import Push
 from flask_hubhooks.state import State
 from flask_hubhooks.testing import Deliveries
 
-from .support.host import Host
+from .support.host import Host, kept
 from .support.marks import URL, on_sqlite
 from .support.receivers import Receiver
 
@@ -123,7 +124,7 @@ def is_used(host: Host) -> None:
         webhook = host.create(receiver.url, expect_final_callback=True)
         host.push(tag="1.0")
         host.deliver()
-    assert [each["state"] for each in host.history(webhook)] == ["awaiting_callback"]
+    assert host.states(webhook) == ["awaiting_callback"]
     (sent,) = receiver.requests
     assert host.call_back(sent.body, description="387 tests PASSED").status_code == 200
     (delivery,) = host.history(webhook)
@@ -557,16 +558,12 @@ RESERVED = ["a%2Fb", "a%252Fb", "a%20b", "k%C3%B6ln/dom", "a?b", "a#b"]
 """Names that mean another path where they stand in a URL unquoted."""
 
 
-def quoted(name: str) -> str:
-    return requests.utils.quote(name)  # type: ignore[attr-defined, no-any-return]
-
-
 def test_names_are_not_mistaken(served: Host) -> None:
     """Each of many confusable repositories has its own webhooks, history and callbacks, and no other's."""
     names = NAMES + RESERVED
     served.hubhooks.authorizer(lambda action, repository: "alice" if repository in names else None)
     with Receiver() as receiver:
-        webhooks = {name: served.create(receiver.url, repository=quoted(name), name=name) for name in names}
+        webhooks = {name: served.create(receiver.url, repository=quote(name), name=name) for name in names}
         for name in names:
             served.push(name, tag=f"of {name}")
         served.deliver()
@@ -576,13 +573,13 @@ def test_names_are_not_mistaken(served: Host) -> None:
         answer = requests.post(payload["callback_url"], json={"state": "success", "description": name}, timeout=10)
         assert answer.status_code == 200, (name, answer.text)
     for name, other in zip(names, [*names[1:], names[0]], strict=True):
-        page = served.api("GET", f"{quoted(name)}/webhooks/").get_json()
+        page = served.api("GET", f"{quote(name)}/webhooks/").get_json()
         assert [each["name"] for each in page["results"]] == [name]
-        (delivery,) = served.history(webhooks[name], quoted(name))
+        (delivery,) = served.history(webhooks[name], quote(name))
         assert delivery["push"]["repository"] == name
         assert delivery["push"]["tag"] == f"of {name}"
         assert delivery["callback"]["description"] == name
-        path = f"{quoted(other)}/webhooks/{webhooks[name]['id']}/"
+        path = f"{quote(other)}/webhooks/{webhooks[name]['id']}/"
         assert served.api("GET", path).status_code == 404, (name, other)
 
 
@@ -606,11 +603,6 @@ def things(host: Host, bind_key: str | None = None) -> Any:
     return Thing
 
 
-def kept(host: Host, model: Any) -> list[str]:
-    with host.app.app_context():
-        return sorted(host.db.session.scalars(select(model.name)))
-
-
 def recorded(host: Host) -> tuple[int, int]:
     """Pushes in the database, and jobs on the queue."""
     with host.app.app_context():
@@ -631,7 +623,7 @@ def use(host: Host) -> None:
             host.hubhooks.push(PUSH)
             host.db.session.commit()
         host.deliver()
-    assert [each["state"] for each in host.history(webhook)] == ["succeeded"]
+    assert host.states(webhook) == ["succeeded"]
 
 
 @pytest.mark.parametrize("commits", [True, False], ids=["commits", "rolls back"])

@@ -5,18 +5,17 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from time import monotonic
-from typing import Any
 
 import pytest
 from rq import Queue
 from rq.serializers import JSONSerializer
-from sqlalchemy import event, func, insert, select, text
+from sqlalchemy import event, insert, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 from flask_hubhooks import ImagePush, Repository
 from flask_hubhooks.records.models import Push
 
-from .support.host import Host, things
+from .support.host import Host, kept, things
 from .support.marks import URL, MakeHost
 from .support.receivers import Receiver
 
@@ -29,22 +28,12 @@ def joined(make_host: MakeHost) -> Host:
     return make_host(join_session=True)
 
 
-def kept(host: Host, model: Any) -> list[str]:
-    with host.app.app_context():
-        return sorted(host.db.session.scalars(select(model.name)))
-
-
 def queue(host: Host) -> Queue:
     return Queue(host.state.config.queue, connection=host.state.redis, serializer=JSONSerializer)
 
 
 def jobs(host: Host) -> int:
     return queue(host).count
-
-
-def pushes(host: Host) -> int:
-    with host.app.app_context():
-        return host.db.session.scalar(select(func.count()).select_from(Push)) or 0
 
 
 # A transaction of our own
@@ -185,7 +174,7 @@ def test_a_fault_of_ours(joined: Host, table: str, caplog: pytest.LogCaptureFixt
         rename(joined, "away", table)
     assert "push of acme/app:latest not recorded" in caplog.text
     assert kept(joined, thing) == ["a", "b"]
-    assert (joined.history(webhook), pushes(joined), jobs(joined)) == ([], 0, 0)
+    assert (joined.history(webhook), joined.count(Push), jobs(joined)) == ([], 0, 0)
 
 
 def rename(host: Host, table: str, to: str) -> None:
@@ -245,12 +234,6 @@ def test_one_job_for_a_transaction(joined: Host) -> None:
 # In both
 
 
-@pytest.fixture(params=[False, True], ids=["own", "joined"])
-def either(request: pytest.FixtureRequest, make_host: MakeHost) -> Host:
-    """A host app of either kind, on each database in turn."""
-    return make_host(join_session=request.param)
-
-
 def push(host: Host, push: ImagePush = PUSH) -> None:
     """Push, and commit as hosts do."""
     with host.app.app_context():
@@ -264,7 +247,7 @@ def test_nobody_wants_to_know(either: Host) -> None:
     push(either)
     either.create(URL, repository="acme/other")
     push(either)
-    assert (pushes(either), jobs(either)) == (0, 0)
+    assert (either.count(Push), jobs(either)) == (0, 0)
 
 
 def test_recorded_once(either: Host) -> None:
@@ -309,7 +292,7 @@ def test_repositories_that_cannot_be(either: Host) -> None:
             either.db.session.add(thing(name=str(len(name))))
             either.db.session.commit()
     assert len(kept(either, thing)) == len(names)
-    assert (either.history(webhook), pushes(either)) == ([], 0)
+    assert (either.history(webhook), either.count(Push)) == ([], 0)
 
 
 def test_deliveries_share_a_push(either: Host) -> None:
@@ -317,9 +300,9 @@ def test_deliveries_share_a_push(either: Host) -> None:
     one, chain = either.create(URL), either.create(URL, URL, name="chain")
     other = either.create(URL, repository="acme/other")
     push(either)
-    assert pushes(either) == 1
-    assert [each["state"] for each in either.history(one)] == ["pending"]
-    assert [each["state"] for each in either.history(chain)] == ["pending", "waiting"]
+    assert either.count(Push) == 1
+    assert either.states(one) == ["pending"]
+    assert either.states(chain) == ["pending", "waiting"]
     assert either.history(other, "acme/other") == []
 
 
@@ -351,7 +334,7 @@ def test_a_job_holds_nothing(host: Host) -> None:
     assert (list(job.args), dict(job.kwargs), job.meta) == ([], {}, {})
     redis = host.state.redis
     stored = b"".join(key + (redis.dump(key) or b"") for key in redis.scan_iter())
-    texts = [job.data, job.description.encode(), stored]
+    texts = [job.data, str(job.description).encode(), stored]
     for private in (secret, "acme/app", "a-tag", host.app.config["SECRET_KEY"]):
         assert all(private.encode() not in each for each in texts)
 
@@ -407,7 +390,7 @@ def test_without_redis(
         push(host)
         assert monotonic() - began < 2
         assert "no worker was woken, Redis cannot be reached" in caplog.text
-        assert [each["state"] for each in host.history(webhook)] == ["pending"]
+        assert host.states(webhook) == ["pending"]
         with_redis.run_job()
         assert len(receiver.requests) == 1
 
@@ -434,4 +417,4 @@ def test_a_fault_of_ours_in_our_own_transaction(host: Host, caplog: pytest.LogCa
         host.hubhooks.push(PUSH)
         rename(host, "away", "hubhooks_delivery")
     assert "push of acme/app:latest not recorded" in caplog.text
-    assert (host.history(webhook), pushes(host), jobs(host)) == ([], 0, 0)
+    assert (host.history(webhook), host.count(Push), jobs(host)) == ([], 0, 0)

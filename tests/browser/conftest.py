@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser
@@ -44,8 +45,8 @@ def visit_as(browser: Browser, site: Host) -> Iterator[MakeVisit]:
     visits: list[Visit] = []
     with ExitStack() as stack:
 
-        def begin(**options: object) -> Visit:
-            visits.append(stack.enter_context(visiting(browser, site, **options)))  # type: ignore[arg-type]
+        def begin(**options: Any) -> Visit:
+            visits.append(stack.enter_context(visiting(browser, site, **options)))
             return visits[-1]
 
         yield begin

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from playwright.sync_api import Browser, expect
@@ -41,10 +42,10 @@ def registry(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("color_scheme", ["light", "dark"])
-def test_settings(browser: Browser, registry: str, color_scheme: str) -> None:
+def test_settings(browser: Browser, registry: str, color_scheme: Literal["light", "dark"]) -> None:
     """A repository is renamed and deleted on its settings page, in which axe finds nothing, errors shown or not."""
     found = {}
-    with closing(browser.new_context(base_url=registry, color_scheme=color_scheme)) as context:  # type: ignore[arg-type]
+    with closing(browser.new_context(base_url=registry, color_scheme=color_scheme)) as context:
         page = context.new_page()
 
         def check(name: str) -> None:

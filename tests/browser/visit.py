@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from flask import Response
 from playwright.sync_api import Browser, ConsoleMessage, Dialog, Locator, Page, Request, expect, sync_playwright
@@ -52,13 +53,13 @@ def be_strict(host: Host) -> None:
 
 
 @contextmanager
-def visiting(browser: Browser, host: Host, width: int = WIDE, **options: object) -> Iterator[Visit]:
+def visiting(browser: Browser, host: Host, width: int = WIDE, **options: Any) -> Iterator[Visit]:
     """Alice's visit; `options` are those of a browser's context, such as `color_scheme`."""
     context = browser.new_context(
         base_url=host.state.config.external_url,
         extra_http_headers={"X-User": "alice"},
         viewport={"width": width, "height": 900},
-        **options,  # type: ignore[arg-type]
+        **options,
     )
     context.set_default_timeout(10_000)
     visit = Visit(context.new_page(), host)

@@ -68,10 +68,13 @@ class Owner:
         assert answer.status_code == 201, answer.text
         return int(answer.get_json()["id"])
 
-    def results(self, path: str) -> list[dict[str, Any]] | None:
-        """What the webhooks' API lists; None if there is nothing at this path."""
-        answer = self.client.get(f"/v2/repositories/{path}", auth=ALICE)
-        return answer.get_json()["results"] if answer.status_code == 200 else None
+    def lists(self, path: str) -> bool:
+        """Tell whether the webhooks' API has a list at this path."""
+        return self.client.get(f"/v2/repositories/{path}", auth=ALICE).status_code == 200
+
+    def results(self, path: str) -> list[dict[str, Any]]:
+        """Return what the webhooks' API lists at this path."""
+        return list(self.client.get(f"/v2/repositories/{path}", auth=ALICE).get_json()["results"])
 
 
 @pytest.fixture(params=["page", "api"])
@@ -95,17 +98,17 @@ def test_delete(alice: Owner, tmp_path: Path) -> None:
     webhook = alice.hook()
     alice.push()
     history = f"acme/app/webhooks/{webhook}/history/"
-    assert len(alice.results(history) or ()) == 1
+    assert len(alice.results(history)) == 1
     assert alice.delete().status_code == (303 if alice.by_page else 204)
     assert alice.tags("acme/app") is None
     assert get(alice.client, "/v2/acme/app/manifests/1.0").status_code == 404
     assert see(alice.client, "/r/acme/app/").status_code == 404
-    assert alice.results("acme/app/webhooks/") is None
+    assert not alice.lists("acme/app/webhooks/")
     assert content(tmp_path) == []
     alice.push()
     assert alice.tags("acme/app") == ["1.0"]
     assert alice.results("acme/app/webhooks/") == []
-    assert alice.results(history) is None
+    assert not alice.lists(history)
 
 
 def test_delete_leaves_the_others(alice: Owner) -> None:
@@ -115,7 +118,7 @@ def test_delete_leaves_the_others(alice: Owner) -> None:
     webhook = alice.hook("acme/app/part")
     alice.delete()
     assert [alice.tags(name) for name in ("acme", "acme/app", "acme/app/part")] == [["1.0"], None, ["1.0"]]
-    assert [each["id"] for each in alice.results("acme/app/part/webhooks/") or ()] == [webhook]
+    assert [each["id"] for each in alice.results("acme/app/part/webhooks/")] == [webhook]
 
 
 def test_delete_what_is_not_there(alice: Owner) -> None:
@@ -132,7 +135,7 @@ def test_rename(alice: Owner) -> None:
     """A renamed repository keeps its content, webhooks and history, and is gone under the old name."""
     webhook = alice.hook()
     alice.push()
-    [before] = alice.results(f"acme/app/webhooks/{webhook}/history/") or ()
+    [before] = alice.results(f"acme/app/webhooks/{webhook}/history/")
     answer = alice.rename("acme/new/app")
     if alice.by_page:
         assert (answer.status_code, answer.headers["Location"]) == (303, "/r/acme/new/app/")
@@ -140,11 +143,11 @@ def test_rename(alice: Owner) -> None:
         assert (answer.status_code, answer.get_json()) == (200, {"name": "acme/new/app"})
     assert (alice.tags("acme/app"), alice.tags("acme/new/app")) == (None, ["1.0"])
     assert get(alice.client, "/v2/acme/new/app/manifests/1.0").data == IMAGE.manifest
-    assert alice.results("acme/app/webhooks/") is None
-    [after] = alice.results(f"acme/new/app/webhooks/{webhook}/history/") or ()
+    assert not alice.lists("acme/app/webhooks/")
+    [after] = alice.results(f"acme/new/app/webhooks/{webhook}/history/")
     assert after["id"] == before["id"]
     push(alice.client, OTHER, "1.1", "acme/new/app")
-    assert len(alice.results(f"acme/new/app/webhooks/{webhook}/history/") or ()) == 2
+    assert len(alice.results(f"acme/new/app/webhooks/{webhook}/history/")) == 2
 
 
 def test_the_old_name_is_free(alice: Owner) -> None:
@@ -156,7 +159,7 @@ def test_the_old_name_is_free(alice: Owner) -> None:
     assert alice.delete("acme/new").status_code < 400
     assert alice.rename("acme/new").status_code < 400
     assert alice.results("acme/new/webhooks/") == []
-    assert alice.results(f"acme/new/webhooks/{webhook}/history/") is None
+    assert not alice.lists(f"acme/new/webhooks/{webhook}/history/")
     assert get(alice.client, "/v2/acme/new/manifests/1.0").data == OTHER.manifest
 
 
@@ -177,7 +180,7 @@ def test_rename_to_a_name_that_is_taken(alice: Owner, new: str) -> None:
     assert (answer.status_code, f"The name {new} is taken" in answer.text) == (409, True)
     for name, image, webhook in zip(("acme/app", "acme/taken"), (IMAGE, OTHER), webhooks, strict=True):
         assert get(alice.client, f"/v2/{name}/manifests/1.0").data == image.manifest
-        assert [each["id"] for each in alice.results(f"{name}/webhooks/") or ()] == [webhook]
+        assert [each["id"] for each in alice.results(f"{name}/webhooks/")] == [webhook]
 
 
 def test_rename_to_a_name_with_webhooks(app: Flask, alice: Owner) -> None:
@@ -192,7 +195,7 @@ def test_rename_to_a_name_with_webhooks(app: Flask, alice: Owner) -> None:
     assert (answer.status_code, "The name acme/left has webhooks" in answer.text) == (409, True)
     assert (alice.tags("acme/app"), alice.tags("acme/left")) == (["1.0"], None)
     assert get(alice.client, "/v2/acme/app/manifests/1.0").data == IMAGE.manifest
-    assert [each["id"] for each in alice.results("acme/app/webhooks/") or ()] == [webhook]
+    assert [each["id"] for each in alice.results("acme/app/webhooks/")] == [webhook]
 
 
 @pytest.mark.parametrize(

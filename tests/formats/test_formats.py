@@ -239,7 +239,7 @@ def test_chat_reads_names_as_text() -> None:
 )
 def test_chat_links(repo_url: str, link: str) -> None:
     """The link is the repository's page, and a page of ours if the host's is not an http(s) URL."""
-    push = dataclasses.replace(PUSH, details=PUSH.details | {"repo_url": repo_url})
+    push = dataclasses.replace(PUSH, details={**PUSH.details, "repo_url": repo_url})
     assert written("teams", push)["attachments"][0]["content"]["actions"][0]["url"] == link
     assert f"<{link}>" in written("discord", push)["content"]
     assert f"<{link.replace('&', '&amp;')}|{IMAGE}>" in written("slack", push)["blocks"][0]["text"]["text"]
@@ -248,8 +248,8 @@ def test_chat_links(repo_url: str, link: str) -> None:
 def test_chat_limits() -> None:
     """The longest names and links fit into the limits of Slack and Discord."""
     for letter in "&*@<é":
-        page = {"repo_url": f"https://{letter * 2040}"}
-        push = dataclasses.replace(PUSH, repository=letter * 255, tag=letter * 255, details=PUSH.details | page)
+        details = {**PUSH.details, "repo_url": f"https://{letter * 2040}"}
+        push = dataclasses.replace(PUSH, repository=letter * 255, tag=letter * 255, details=details)
         slack = written("slack", push, pusher=letter * 255)
         assert max(len(slack["text"]), len(slack["blocks"][0]["text"]["text"])) <= 3000
         assert len(written("discord", push, pusher=letter * 255)["content"]) <= 2000

@@ -159,7 +159,8 @@ def test_a_snapshot_of_an_earlier_version(host: Host) -> None:
 def test_long_text_is_cut_off() -> None:
     """The texts of a repository are bounded, in the database and in the payload."""
     names = [each.name for each in fields(Repository) if isinstance(each.default, str)]
-    long = Repository(**dict.fromkeys(names, "\u00fc" * 1_200_000)).snapshot()
+    texts: dict[str, Any] = dict.fromkeys(names, "\u00fc" * 1_200_000)
+    long = Repository(**texts).snapshot()
     assert {name: len(long[name]) for name in names} == {
         "description": 1_000,
         "full_description": 25_000,

@@ -1,11 +1,10 @@
-"""Chains: hook after hook, each called after the one before succeeded, whatever comes in between."""
+"""Chains: each hook is called after the one before it has succeeded, whatever happens in between."""
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,14 +17,8 @@ from flask_hubhooks.records import transitions
 from flask_hubhooks.records.models import Delivery, Webhook
 
 from ..support.host import Host
-from ..support.receivers import Connection, Receiver, Request
-
-
-@pytest.fixture
-def receivers() -> Iterator[list[Receiver]]:
-    """Three receivers that answer 200."""
-    with ExitStack() as stack:
-        yield [stack.enter_context(Receiver()) for _ in range(3)]
+from ..support.receivers import Connection, Receiver, Request, counts
+from ..support.threads import at_once
 
 
 def chain(host: Host, receivers: list[Receiver], **more: Any) -> dict[str, Any]:
@@ -34,14 +27,6 @@ def chain(host: Host, receivers: list[Receiver], **more: Any) -> dict[str, Any]:
     host.push()
     host.deliver()
     return webhook
-
-
-def counts(receivers: list[Receiver]) -> list[int]:
-    return [len(receiver.requests) for receiver in receivers]
-
-
-def states(host: Host, webhook: dict[str, Any]) -> list[str]:
-    return [each["state"] for each in host.history(webhook)]
 
 
 def carry_on(host: Host, receiver: Receiver, **callback: Any) -> None:
@@ -55,26 +40,21 @@ def finish(host: Host, receivers: list[Receiver]) -> None:
         carry_on(host, receiver)
 
 
-def redeliver(host: Host, webhook: dict[str, Any], position: int) -> TestResponse:
-    delivery = host.history(webhook)[position]
-    return host.api("POST", f"acme/app/webhooks/{webhook['id']}/history/{delivery['id']}/redeliver/")
-
-
 # One after the other
 
 
 def test_order(host: Host, receivers: list[Receiver]) -> None:
     """Each hook is called after the callback of the one before; the history shows the whole chain from the start."""
     webhook = chain(host, receivers)
-    assert states(host, webhook) == ["awaiting_callback", "waiting", "waiting"]
+    assert host.states(webhook) == ["awaiting_callback", "waiting", "waiting"]
     assert counts(receivers) == [1, 0, 0]
     carry_on(host, receivers[0])
-    assert states(host, webhook) == ["succeeded", "awaiting_callback", "waiting"]
+    assert host.states(webhook) == ["succeeded", "awaiting_callback", "waiting"]
     assert counts(receivers) == [1, 1, 0]
     carry_on(host, receivers[1])
-    assert states(host, webhook) == ["succeeded", "succeeded", "awaiting_callback"]
+    assert host.states(webhook) == ["succeeded", "succeeded", "awaiting_callback"]
     carry_on(host, receivers[2])
-    assert states(host, webhook) == ["succeeded"] * 3
+    assert host.states(webhook) == ["succeeded"] * 3
     assert counts(receivers) == [1, 1, 1]
     deliveries = [host.details(webhook, each) for each in host.history(webhook)]
     assert [each["attempts"][0]["trigger"] for each in deliveries] == ["push", "chain", "chain"]
@@ -83,7 +63,7 @@ def test_order(host: Host, receivers: list[Receiver]) -> None:
 
 
 def test_all_in_one_run(served: Host) -> None:
-    """Where each receiver calls back before it answers, the chain goes through at once."""
+    """A chain goes through at once if each receiver calls back before it answers."""
 
     def call_back(request: Request, _: Connection) -> int:
         url = json.loads(request.body)["callback_url"]
@@ -94,11 +74,11 @@ def test_all_in_one_run(served: Host) -> None:
         served.push()
         served.run_job()
         assert counts([one, two, three]) == [1, 1, 1]
-    assert states(served, webhook) == ["succeeded"] * 3
+    assert served.states(webhook) == ["succeeded"] * 3
 
 
 def test_the_same_but_for_the_callback(host: Host, receivers: list[Receiver]) -> None:
-    """All hooks get the same payload, but for its callback URL, which is each delivery's own."""
+    """All hooks of a chain get the same payload, except that each delivery has its own callback URL."""
     chain(host, receivers)
     finish(host, receivers)
     payloads = [json.loads(receiver.requests[0].body) for receiver in receivers]
@@ -107,7 +87,7 @@ def test_the_same_but_for_the_callback(host: Host, receivers: list[Receiver]) ->
 
 
 def test_a_callback_wakes_a_worker(host: Host, receivers: list[Receiver]) -> None:
-    """A callback that frees the next hook has a worker called, and one that frees none does not."""
+    """A callback that lets the next hook be called wakes a worker; any other callback does not."""
     host.create(receivers[0].url, receivers[1].url)
     host.push()
     host.run_job()
@@ -125,18 +105,18 @@ def test_a_callback_wakes_a_worker(host: Host, receivers: list[Receiver]) -> Non
     ("expect", "last"), [(None, "awaiting_callback"), (True, "awaiting_callback"), (False, "succeeded")]
 )
 def test_final_callback(host: Host, receivers: list[Receiver], expect: bool | None, last: str) -> None:
-    """The last hook of a chain is waited for unless the webhook says otherwise; those before always are."""
+    """The last hook's callback is awaited unless the webhook says otherwise; the earlier ones always are."""
     webhook = chain(host, receivers[:2], **({} if expect is None else {"expect_final_callback": expect}))
-    assert states(host, webhook) == ["awaiting_callback", "waiting"]
+    assert host.states(webhook) == ["awaiting_callback", "waiting"]
     carry_on(host, receivers[0])
-    assert states(host, webhook) == ["succeeded", last]
+    assert host.states(webhook) == ["succeeded", last]
 
 
 @pytest.mark.parametrize(("expect", "state"), [(None, "succeeded"), (False, "succeeded"), (True, "awaiting_callback")])
 def test_final_callback_of_one_hook(host: Host, receivers: list[Receiver], expect: bool | None, state: str) -> None:
-    """The callback of a single hook is waited for only where the webhook says so."""
+    """The callback of a single hook is awaited only if the webhook says so."""
     webhook = chain(host, receivers[:1], **({} if expect is None else {"expect_final_callback": expect}))
-    assert states(host, webhook) == [state]
+    assert host.states(webhook) == [state]
 
 
 def test_other_pushes_are_not_held_back(host: Host, receivers: list[Receiver]) -> None:
@@ -147,8 +127,8 @@ def test_other_pushes_are_not_held_back(host: Host, receivers: list[Receiver]) -
     host.deliver()
     assert counts(receivers) == [2, 0, 1]
     carry_on(host, receivers[0])  # the second push's
-    assert states(host, webhook) == ["succeeded", "awaiting_callback", "awaiting_callback", "waiting"]
-    assert states(host, other) == ["succeeded"]
+    assert host.states(webhook) == ["succeeded", "awaiting_callback", "awaiting_callback", "waiting"]
+    assert host.states(other) == ["succeeded"]
 
 
 # Interrupted
@@ -157,40 +137,40 @@ def test_other_pushes_are_not_held_back(host: Host, receivers: list[Receiver]) -
 @pytest.mark.parametrize("state", ["failure", "error"])
 @pytest.mark.parametrize("position", [0, 1])
 def test_interrupted_by_a_callback(host: Host, receivers: list[Receiver], state: str, position: int) -> None:
-    """A callback that says failure or error interrupts the chain: the rest is skipped, and never sent."""
+    """A callback with failure or error interrupts the chain: the rest is skipped and never sent."""
     webhook = chain(host, receivers)
     finish(host, receivers[:position])
     carry_on(host, receivers[position], state=state)
-    assert states(host, webhook) == ["succeeded"] * position + ["failed"] + ["skipped"] * (2 - position)
+    assert host.states(webhook) == ["succeeded"] * position + ["failed"] + ["skipped"] * (2 - position)
     assert counts(receivers) == [1] * (position + 1) + [0] * (2 - position)
     skipped = host.history(webhook)[-1]
     assert (skipped["status"], skipped["reason"]) == ("error", "An earlier hook of the chain failed.")
 
 
 def test_interrupted_by_a_failure(host: Host, receivers: list[Receiver]) -> None:
-    """A delivery that failed interrupts the chain."""
+    """A failed delivery interrupts the chain."""
     with Receiver(308) as moved:
         webhook = chain(host, [moved, *receivers[1:]])
-    assert states(host, webhook) == ["failed", "skipped", "skipped"]
+    assert host.states(webhook) == ["failed", "skipped", "skipped"]
 
 
 def test_a_retry_does_not_interrupt(host: Host, receivers: list[Receiver]) -> None:
-    """While a hook is being retried the rest of the chain waits for it."""
+    """While a hook is being retried, the rest of the chain waits for it."""
     with Receiver(500, 200) as flaky:
         webhook = chain(host, [flaky, receivers[1]])
-        assert states(host, webhook) == ["pending", "waiting"]
+        assert host.states(webhook) == ["pending", "waiting"]
         host.make_due()
         host.deliver()
         carry_on(host, flaky)
-    assert states(host, webhook) == ["succeeded", "awaiting_callback"]
+    assert host.states(webhook) == ["succeeded", "awaiting_callback"]
 
 
 def test_interrupted_by_expiry(host: Host, receivers: list[Receiver]) -> None:
-    """A callback that never came interrupts the chain."""
+    """An expired callback interrupts the chain."""
     webhook = chain(host, receivers)
     host.make_overdue()
     host.deliver()
-    assert states(host, webhook) == ["expired", "skipped", "skipped"]
+    assert host.states(webhook) == ["expired", "skipped", "skipped"]
     assert counts(receivers) == [1, 0, 0]
 
 
@@ -200,16 +180,16 @@ def test_interrupted_by_giving_up(host: Host, receivers: list[Receiver]) -> None
     host.push()
     host.make_overdue()
     host.deliver()
-    assert states(host, webhook) == ["failed", "skipped", "skipped"]
+    assert host.states(webhook) == ["failed", "skipped", "skipped"]
     assert counts(receivers) == [0, 0, 0]
 
 
 def test_switched_off_in_between(host: Host, receivers: list[Receiver]) -> None:
-    """A webhook that is switched off while a callback is awaited can be decided, and nothing follows."""
+    """A callback still decides its delivery after the webhook was switched off, but nothing follows."""
     webhook = chain(host, receivers)
     host.set_all(Webhook, active=False)
     carry_on(host, receivers[0])
-    assert states(host, webhook) == ["succeeded", "cancelled", "cancelled"]
+    assert host.states(webhook) == ["succeeded", "cancelled", "cancelled"]
     assert counts(receivers) == [1, 0, 0]
     assert host.history(webhook)[1]["reason"] == "The webhook was paused, disabled or deleted, or the hook was removed."
 
@@ -218,14 +198,14 @@ def test_switched_off_in_between(host: Host, receivers: list[Receiver]) -> None:
 
 
 def test_redeliver_in_the_middle(host: Host, receivers: list[Receiver]) -> None:
-    """Redelivering a hook begins a new round for it and all after it; what was before it is left alone."""
+    """Redelivering a hook begins a new round for it and all later hooks; earlier ones stay as they are."""
     webhook = chain(host, receivers)
     finish(host, receivers)
     first = [host.details(webhook, each) for each in host.history(webhook)]
-    answer = redeliver(host, webhook, 1)
+    answer = host.redeliver(webhook, 1)
     assert answer.status_code == 202
     assert (answer.get_json()["state"], answer.get_json()["round"]) == ("pending", 2)
-    assert states(host, webhook) == ["succeeded", "pending", "waiting"]
+    assert host.states(webhook) == ["succeeded", "pending", "waiting"]
     assert [each["round"] for each in host.history(webhook)] == [1, 2, 2]
     assert [bool(each["callback"]) for each in host.history(webhook)] == [True, False, False]
     host.deliver()
@@ -242,44 +222,44 @@ def test_redeliver_in_the_middle(host: Host, receivers: list[Receiver]) -> None:
 
 
 def test_redeliver_after_an_interruption(host: Host, receivers: list[Receiver]) -> None:
-    """Redelivering the hook that failed lets the skipped ones wait again, and the chain can finish."""
+    """After the failed hook is redelivered, the skipped ones wait again, and the chain can finish."""
     webhook = chain(host, receivers)
     carry_on(host, receivers[0], state="error")
-    assert redeliver(host, webhook, 0).status_code == 202
-    assert states(host, webhook) == ["pending", "waiting", "waiting"]
+    assert host.redeliver(webhook, 0).status_code == 202
+    assert host.states(webhook) == ["pending", "waiting", "waiting"]
     host.deliver()
     finish(host, receivers)
-    assert states(host, webhook) == ["succeeded"] * 3
+    assert host.states(webhook) == ["succeeded"] * 3
     assert counts(receivers) == [2, 1, 1]
 
 
 def test_redeliver_a_skipped_one(host: Host, receivers: list[Receiver]) -> None:
-    """A hook that was skipped can be sent by itself, and the rest follows it."""
+    """A skipped hook can be redelivered by itself, and the rest follows it."""
     webhook = chain(host, receivers)
     carry_on(host, receivers[0], state="failure")
-    redeliver(host, webhook, 1)
+    host.redeliver(webhook, 1)
     host.deliver()
     finish(host, receivers[1:])
-    assert states(host, webhook) == ["failed", "succeeded", "succeeded"]
+    assert host.states(webhook) == ["failed", "succeeded", "succeeded"]
 
 
 def test_redeliver_starts_the_schedule_anew(host: Host, receivers: list[Receiver]) -> None:
-    """A new round has all its attempts before it, and five days."""
+    """A new round starts with the full retry schedule and its own five days."""
     webhook = chain(host, receivers[:1])
     host.set_all(Delivery, **transitions.failed("") | {"retry_step": 10})
-    redeliver(host, webhook, 0)
+    host.redeliver(webhook, 0)
     host.deliver()
-    assert states(host, webhook) == ["succeeded"]
+    assert host.states(webhook) == ["succeeded"]
     assert counts(receivers) == [2, 0, 0]
 
 
 def test_redeliver_while_on_the_wire(host: Host, receivers: list[Receiver]) -> None:
-    """While any delivery of the chain is on the wire none can be redelivered: 409, and nothing changes."""
+    """While a delivery of the chain is in flight, redelivering any of them is a 409 and changes nothing."""
     refused: list[TestResponse] = []
     webhook: dict[str, Any] = {}
 
     def try_to_redeliver(request: Request, _: Connection) -> int:
-        refused.extend(redeliver(host, webhook, position) for position in range(3))
+        refused.extend(host.redeliver(webhook, position) for position in range(3))
         return 200
 
     with Receiver(try_to_redeliver) as second:
@@ -287,54 +267,42 @@ def test_redeliver_while_on_the_wire(host: Host, receivers: list[Receiver]) -> N
         carry_on(host, receivers[0])
     assert [answer.status_code for answer in refused] == [409] * 3
     assert "is being sent" in refused[0].get_json()["detail"]
-    assert states(host, webhook) == ["succeeded", "awaiting_callback", "waiting"]
+    assert host.states(webhook) == ["succeeded", "awaiting_callback", "waiting"]
     assert {each["round"] for each in host.history(webhook)} == {1}
 
 
 def test_redeliver_while_inactive(host: Host, receivers: list[Receiver]) -> None:
-    """A webhook that is not active redelivers nothing: 409."""
+    """An inactive webhook redelivers nothing: 409."""
     webhook = chain(host, receivers)
     host.set_all(Webhook, active=False)
     before = host.history(webhook)
-    answer = redeliver(host, webhook, 0)
+    answer = host.redeliver(webhook, 0)
     assert answer.status_code == 409
     assert "not active" in answer.get_json()["detail"]
     assert host.history(webhook) == before
 
 
 def test_redeliver_wakes_a_worker(host: Host, receivers: list[Receiver]) -> None:
-    """A redelivery has a worker called."""
+    """A redelivery wakes a worker."""
     webhook = host.create(receivers[0].url)
     host.push()
     host.run_job()
     queue = Queue("hubhooks", connection=host.state.redis, serializer=JSONSerializer)
     queue.empty()
-    redeliver(host, webhook, 0)
+    host.redeliver(webhook, 0)
     assert queue.count == 1
 
 
 # At the same time
 
 
-def at_once(*calls: tuple[str, str]) -> list[int]:
-    """Post these states to these callback URLs from threads that start together; the status codes."""
-    together = threading.Barrier(len(calls))
-    codes = [0] * len(calls)
-
-    def call(number: int, url: str, state: str) -> None:
-        together.wait(10)
-        codes[number] = requests.post(url, json={"state": state}, timeout=20).status_code
-
-    threads = [threading.Thread(target=call, args=(number, *each)) for number, each in enumerate(calls)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return codes
+def decide(url: str, state: str) -> int:
+    """Post a state to a callback URL; return the status code."""
+    return requests.post(url, json={"state": state}, timeout=20).status_code
 
 
 def test_different_callbacks_at_once(served: Host, receivers: list[Receiver]) -> None:
-    """Of callbacks with different states that come together exactly one decides, and the chain follows that one."""
+    """Of simultaneous callbacks with different states exactly one decides, and the chain follows it."""
     webhook = served.create(*(receiver.url for receiver in receivers[:2]))
     for number in range(8):
         served.push(tag=f"v{number}")
@@ -342,30 +310,30 @@ def test_different_callbacks_at_once(served: Host, receivers: list[Receiver]) ->
     succeeded = 0
     for request in receivers[0].requests:
         url = json.loads(request.body)["callback_url"]
-        codes = at_once((url, "success"), (url, "failure"), (url, "success"), (url, "failure"))
+        codes = at_once(*[partial(decide, url, "success"), partial(decide, url, "failure")] * 2)
         assert sorted(codes) == [200, 200, 409, 409]
         assert codes in ([200, 409] * 2, [409, 200] * 2)
         succeeded += codes[0] == 200
     served.deliver()
     assert counts(receivers) == [8, succeeded, 0]
-    assert sorted(states(served, webhook)) == sorted(
+    assert sorted(served.states(webhook)) == sorted(
         ["succeeded", "awaiting_callback"] * succeeded + ["failed", "skipped"] * (8 - succeeded)
     )
 
 
 def test_equal_callbacks_at_once(served: Host, receivers: list[Receiver]) -> None:
-    """Equal callbacks that come together are all answered 200, and the next hook is called once."""
+    """Simultaneous callbacks with the same state all get 200, and the next hook is called once."""
     webhook = chain(served, receivers[:2])
     url = json.loads(receivers[0].requests[0].body)["callback_url"]
-    assert at_once(*[(url, "success")] * 6) == [200] * 6
+    assert at_once(*[partial(decide, url, "success")] * 6) == [200] * 6
     served.deliver()
     served.deliver()
     assert counts(receivers) == [1, 1, 0]
-    assert states(served, webhook) == ["succeeded", "awaiting_callback"]
+    assert served.states(webhook) == ["succeeded", "awaiting_callback"]
 
 
 def test_two_workers_carry_on(served: Host, receivers: list[Receiver]) -> None:
-    """Workers that deliver while callbacks come in call each hook once."""
+    """Two workers that deliver while callbacks arrive call each hook once."""
 
     def call_back(request: Request, _: Connection) -> int:
         url = json.loads(request.body)["callback_url"]
@@ -382,7 +350,7 @@ def test_two_workers_carry_on(served: Host, receivers: list[Receiver]) -> None:
             worker.join()
         served.run_job()
         assert counts([one, two]) == [12, 12]
-    assert states(served, webhook) == ["succeeded"] * 24
+    assert served.states(webhook) == ["succeeded"] * 24
 
 
 def deliver_as_another(host: Host) -> None:

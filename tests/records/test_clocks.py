@@ -1,4 +1,4 @@
-"""Workers and web servers whose clocks are off: the database's decides."""
+"""Workers and web servers with wrong clocks: the database's clock decides."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..support.stopped_clock import StoppedClock, stopped_clock
 
 @pytest.fixture(params=[-600.0, 600.0], ids=["slow", "fast"])
 def clock(request: pytest.FixtureRequest, host: Host) -> Iterator[StoppedClock]:
-    """The database's clock, which is ten minutes ahead of the processes' or behind it."""
+    """The database's clock, ten minutes ahead of the processes' clock or behind it."""
     with host.app.app_context():
         engine = host.db.engine
     with stopped_clock(engine) as clock:
@@ -43,7 +43,7 @@ def answered(host: Host, clock: StoppedClock, claim: Claim, status_code: int) ->
 
 
 def test_a_lease(host: Host, clock: StoppedClock, claim: Callable[[], list[Claim]]) -> None:
-    """A push is due at once, and a lease lasts its 60 s, whatever the time is where it was recorded and claimed."""
+    """A push is due at once and a lease lasts 60 s, whatever the clocks of the processes say."""
     host.create("https://receiver.example.com/hook")
     host.push()
     assert len(claim()) == 1
@@ -54,7 +54,7 @@ def test_a_lease(host: Host, clock: StoppedClock, claim: Callable[[], list[Claim
 
 
 def test_a_retry(host: Host, clock: StoppedClock, claim: Callable[[], list[Claim]]) -> None:
-    """A retry is due 5 s after the failure, give or take a fifth, whatever the time is where it was recorded."""
+    """A retry is due 5 s after the failure, give or take 20 %, whatever the clocks of the processes say."""
     host.create("https://receiver.example.com/hook")
     host.push()
     answered(host, clock, claim()[0], 500)
@@ -65,7 +65,7 @@ def test_a_retry(host: Host, clock: StoppedClock, claim: Callable[[], list[Claim
 
 
 def test_a_callback_that_never_comes(host: Host, clock: StoppedClock, claim: Callable[[], list[Claim]]) -> None:
-    """A callback is waited for as long as is said, whatever the time is where the answer was recorded."""
+    """A callback expires after the configured time, whatever the clocks of the processes say."""
     webhook = host.create("https://receiver.example.com/hook", expect_final_callback=True)
     host.push()
     answered(host, clock, claim()[0], 200)
@@ -73,4 +73,4 @@ def test_a_callback_that_never_comes(host: Host, clock: StoppedClock, claim: Cal
         clock.now_s += passes_s
         with host.writing() as session:
             claims.expire_overdue(session, 10)
-        assert [each["state"] for each in host.history(webhook)] == [state]
+        assert host.states(webhook) == [state]

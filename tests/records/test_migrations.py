@@ -1,4 +1,4 @@
-"""Flask-Migrate on a host app that has tables of its own, and data in them, before ours come."""
+"""Flask-Migrate in a host app that already has tables and rows of its own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Registry = Callable[[bool], Flask]
 
 @pytest.fixture
 def registry(database_uri: str, tmp_path: Path) -> Iterator[Registry]:
-    """A function that makes a registry's app, before it had webhooks or with them."""
+    """A function that makes a registry's app, without webhooks or with them."""
     apps: list[Flask] = []
 
     def make(webhooks: bool) -> Flask:
@@ -66,7 +66,7 @@ def tables(app: Flask) -> set[str]:
 
 
 def test_ours_come_beside_the_hosts(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A migration adds our tables alone, leaves the host's rows, no drift of defaults either, and can be undone."""
+    """A migration adds only our tables, keeps the host's rows, leaves no drift, and can be undone."""
     monkeypatch.setattr("logging.config.fileConfig", lambda *_, **__: None)  # it would switch off all other loggers
     before = registry(False)
     flask_db(before, "init")
@@ -96,7 +96,7 @@ def test_ours_come_beside_the_hosts(registry: Registry, tmp_path: Path, monkeypa
 
 
 def works(app: Flask) -> bool:
-    """Whether a webhook can be made and a push of the host's is in its history."""
+    """Tell whether a webhook can be created and a push of the host appears in its history."""
     client = app.test_client()
     new = {"name": "deploy", "hook_url": "https://ci.example.com/"}
     webhook = client.post("/v2/repositories/acme/app/webhooks/", json=new).get_json()

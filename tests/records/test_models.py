@@ -1,4 +1,4 @@
-"""The tables as both databases hold them."""
+"""The tables in both databases."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EAST = timezone(timedelta(hours=5, minutes=30))
     ],
 )
 def test_partial_indexes(host: Host, name: str, columns: list[str], holding: str) -> None:
-    """The indexes of claims and of the sweep of what is overdue hold only the rows these look for."""
+    """The indexes for claims and for the sweep of overdue deliveries hold only the rows that these look for."""
     with host.app.app_context():
         indexes = inspect(host.db.engine).get_indexes("hubhooks_delivery")
         index = next(each for each in indexes if each["name"] == name)
@@ -44,7 +44,7 @@ def test_partial_indexes(host: Host, name: str, columns: list[str], holding: str
 
 
 def test_claims_use_their_index(host: Host) -> None:
-    """The very statement that claims what is due is answered from the partial index."""
+    """The statement that claims due deliveries is answered from the partial index."""
     statements: list[tuple[str, Any]] = []
     with host.app.app_context(), host.state.writing() as session:
         with host.listening(lambda statement, parameters, _: statements.append((statement, parameters))):
@@ -68,7 +68,7 @@ def test_claims_use_their_index(host: Host) -> None:
     ],
 )
 def test_times_round_trip(host: Host, moment: datetime) -> None:
-    """A time comes back as the same moment, to the microsecond, aware and in UTC, whatever zone it was given in."""
+    """A time comes back as the same moment to the microsecond, aware and in UTC, whatever its zone was."""
     with host.app.app_context():
         host.db.session.add(a_push(pushed_at=moment))
         host.db.session.commit()
@@ -94,7 +94,7 @@ def test_the_database_clock(host: Host) -> None:
 
 
 def test_ids_are_ordered_by_time() -> None:
-    """Ids are version 7 UUIDs: those of a later millisecond sort after those of an earlier one, and none repeats."""
+    """Ids are unique version 7 UUIDs: they sort by the millisecond in which they were made."""
     before = time_ns() // 1_000_000
     ids = [time_ordered_uuid() for _ in range(2000)]
     after = time_ns() // 1_000_000
@@ -107,7 +107,7 @@ def test_ids_are_ordered_by_time() -> None:
 
 
 def test_tables_are_copied_once(host: Host) -> None:
-    """Copying the tables again leaves those that are there as they are."""
+    """Copying the tables again leaves existing ones as they are."""
     before = dict(host.db.metadata.tables)
     copy_tables(host.db.metadata)
     assert dict(host.db.metadata.tables) == before
@@ -125,7 +125,7 @@ def test_tables_are_copied_once(host: Host) -> None:
     ],
 )
 def test_destination(hook_url: str, expected: str) -> None:
-    """A destination is scheme, host and port, written in one way."""
+    """A destination is scheme, host and port, spelled in one way."""
     assert canonical_origin(hook_url) == expected
 
 
@@ -139,7 +139,7 @@ def a_push(**values: object) -> Push:
 
 
 def test_ids_beyond_32_bits(host: Host) -> None:
-    """Ids that no 32 bit column holds are given, referred to, paged through and found."""
+    """Ids above 32 bits are assigned, referred to, paged through and found."""
     host.create(f"{URL}old", name="old")
     host.push()
     first = 2**40

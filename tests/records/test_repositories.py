@@ -1,4 +1,4 @@
-"""A repository's life: the host deletes it, or gives it another name, and its webhooks follow."""
+"""A repository is deleted or renamed by the host, and its webhooks follow."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def names(host: Host, repository: str) -> list[str]:
 
 
 def stored(host: Host, column: Any) -> list[Any]:
-    """What a column holds, in the order of the deliveries, webhooks or pushes."""
+    """Return the values of a column, in the order of the deliveries, webhooks or pushes."""
     with host.writing() as session:
         return list(session.scalars(select(column).order_by(column.class_.id)))
 
@@ -63,17 +63,11 @@ def sent(host: Host, **more: Any) -> tuple[dict[str, Any], bytes]:
     return webhook, receiver.requests[-1].body
 
 
-@pytest.fixture(params=[False, True], ids=["own", "joined"])
-def either(request: pytest.FixtureRequest, make_host: MakeHost) -> Host:
-    """A host app in each mode."""
-    return make_host(join_session=request.param)
-
-
 # Deleting
 
 
 def test_the_next_owner_starts_anew(either: Host) -> None:
-    """Webhooks, history and tags of a deleted repository are not those of the next one of that name."""
+    """A new repository does not inherit webhooks, history or tags of a deleted one with its name."""
     with Receiver() as receiver:
         webhook = either.create(receiver.url)
         push(either, "secret")
@@ -88,7 +82,7 @@ def test_the_next_owner_starts_anew(either: Host) -> None:
 
 
 def test_deleting_cancels(host: Host) -> None:
-    """All that was not finished is cancelled, what waits for a callback included, and the callback is answered 410."""
+    """Everything unfinished is cancelled, including what awaits a callback; the callback then gets 410."""
     with Receiver() as receiver:
         host.create(receiver.url, URL, name="a chain")
         host.push()
@@ -103,7 +97,7 @@ def test_deleting_cancels(host: Host) -> None:
 
 
 def test_deleting_ends_what_nobody_waited_for(host: Host) -> None:
-    """A delivery that succeeded without a callback takes none once its repository is deleted."""
+    """A delivery that succeeded without a callback accepts none after its repository is deleted."""
     _, payload = sent(host, expect_final_callback=False)
     delete(host)
     assert host.call_back(payload, state="failure").status_code == 410
@@ -111,7 +105,7 @@ def test_deleting_ends_what_nobody_waited_for(host: Host) -> None:
 
 
 def test_deleted_while_a_push_is_recorded(host: Host) -> None:
-    """A push that was matched before the deletion and recorded after it is never sent."""
+    """A push matched before the deletion and recorded after it is never sent."""
 
     def load(name: str) -> Repository:
         host.hubhooks.repository_loader(lambda name: Repository())
@@ -128,7 +122,7 @@ def test_deleted_while_a_push_is_recorded(host: Host) -> None:
 
 
 def test_deleting_keeps_to_one_repository(host: Host) -> None:
-    """Other repositories, those with a similar name included, keep their webhooks."""
+    """Other repositories, including those with similar names, keep their webhooks."""
     others = ["acme/app2", "acme/app/sub", "acme/App", "acme/ap_"]
     for each in ("acme/app", *others):
         host.create(URL, repository=each)
@@ -138,7 +132,7 @@ def test_deleting_keeps_to_one_repository(host: Host) -> None:
 
 @pytest.mark.parametrize("what", [delete, rename])
 def test_twice_is_as_once(host: Host, what: Callable[[Host], None]) -> None:
-    """What is said again changes nothing, and neither does what concerns a repository without webhooks."""
+    """Repeating a deletion or renaming changes nothing, and neither does one of a repository without webhooks."""
     what(host)
     sent(host)
     what(host)
@@ -162,7 +156,7 @@ def test_renaming_keeps_all(either: Host) -> None:
 
 
 def test_callback_urls_stay(host: Host) -> None:
-    """A callback URL from before the renaming decides, whoever has the old name by now."""
+    """A callback URL from before the renaming still decides, even if the old name has a new owner."""
     webhook, payload = sent(host, expect_final_callback=True)
     rename(host)
     host.create(URL)
@@ -171,7 +165,7 @@ def test_callback_urls_stay(host: Host) -> None:
 
 
 def test_sent_under_the_new_name(host: Host) -> None:
-    """What is pending when its repository is renamed names the new one, in payload and callback URL."""
+    """A delivery pending during the renaming is sent with the new name in payload and callback URL."""
     with Receiver() as receiver:
         host.create(receiver.url)
         host.push()
@@ -183,7 +177,7 @@ def test_sent_under_the_new_name(host: Host) -> None:
 
 
 def test_renamed_while_a_push_is_recorded(host: Host) -> None:
-    """A push under the former name that is recorded after the renaming is sent, and shown, under the new one."""
+    """A push under the old name, recorded after the renaming, is sent and shown under the new name."""
 
     def load(name: str) -> Repository:
         host.hubhooks.repository_loader(lambda name: Repository())
@@ -201,7 +195,7 @@ def test_renamed_while_a_push_is_recorded(host: Host) -> None:
 
 
 def test_renamed_onto_another(either: Host) -> None:
-    """Where the new name has webhooks, renaming raises and changes nothing, the host's own change aside."""
+    """Renaming raises if the new name has webhooks, and only the host's own changes remain."""
     either.create(URL, repository="acme/app")
     either.create(URL, repository="acme/new", name="other")
     with pytest.raises(RepositoryHasWebhooks, match="acme/new"):
@@ -213,7 +207,7 @@ def test_renamed_onto_another(either: Host) -> None:
 
 
 def test_deleted_webhooks_come_along(host: Host) -> None:
-    """What an owner deleted before is renamed too, but not what belonged to a former repository of that name."""
+    """Webhooks that the owner deleted are renamed too, but not those of a former repository of that name."""
     host.create(URL)
     delete(host)
     webhook = host.create(URL)
@@ -225,7 +219,7 @@ def test_deleted_webhooks_come_along(host: Host) -> None:
 
 @pytest.mark.parametrize("renamed", [False, True])
 def test_deleting_ends_what_an_owner_deleted(host: Host, renamed: bool) -> None:
-    """A callback decides after its webhook was deleted, and no longer once the repository is, renamed or not."""
+    """A deleted webhook's callback still decides until its repository is deleted, renamed or not."""
     webhook, payload = sent(host, expect_final_callback=True)
     host.api("DELETE", f"acme/app/webhooks/{webhook['id']}/")
     if renamed:
@@ -241,7 +235,7 @@ def test_deleting_ends_what_an_owner_deleted(host: Host, renamed: bool) -> None:
 
 @contextmanager
 def uncommitted(host: Host, what: str) -> Iterator[None]:
-    """A transaction of the host's that stays open after it has said what happened to `acme/app`."""
+    """An open transaction of the host that has deleted or renamed `acme/app`."""
     with host.app.app_context():
         if what == "deleted":
             host.hubhooks.repository_deleted("acme/app")
@@ -256,7 +250,7 @@ def uncommitted(host: Host, what: str) -> Iterator[None]:
 @on_postgresql
 @pytest.mark.parametrize("what", ["deleted", "renamed"])
 def test_pushes_do_not_wait(host: Host, what: str) -> None:
-    """While the host's transaction is open, pushes are recorded at once, those to the same repository included."""
+    """While the host's transaction is open, pushes are recorded at once, even to the same repository."""
     host.create(URL)
     host.create(URL, repository="acme/other")
     with ThreadPoolExecutor() as pool, uncommitted(host, what):
@@ -268,7 +262,7 @@ def test_pushes_do_not_wait(host: Host, what: str) -> None:
 @on_postgresql
 @pytest.mark.parametrize("ends", ["commit", "rollback"])
 def test_a_worker_goes_on(host: Host, ends: str) -> None:
-    """A worker records what belongs to others while a host's transaction is open, and then what it has kept back."""
+    """While the host's transaction is open a worker records other repositories' results, and these afterwards."""
     held = Held(), Held(410)
     with Receiver(held[0]) as one, Receiver(held[1]) as gone, Receiver() as other:
         host.create(one.url)
@@ -284,7 +278,7 @@ def test_a_worker_goes_on(host: Host, ends: str) -> None:
                 each.release()
             theirs = host.create(other.url, repository="acme/other")
             host.push("acme/other")
-            poll(lambda: [each["state"] for each in host.history(theirs, "acme/other")] == ["succeeded"])
+            poll(lambda: host.states(theirs, "acme/other") == ["succeeded"])
             getattr(host.db.session, ends)()
         worker.join(20)
         assert not worker.is_alive()
@@ -298,7 +292,7 @@ def test_a_worker_goes_on(host: Host, ends: str) -> None:
 @on_postgresql
 @pytest.mark.parametrize("what", ["deleted", "renamed"])
 def test_requests_take_no_connection_while_they_wait(host: Host, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    """Owners' changes and callbacks that find a repository locked leave our connections to others, and end in a 503."""
+    """Requests and callbacks at a locked repository hold none of our connections, and end in a 503."""
     monkeypatch.setattr(endpoints, "MAX_LOCKED_S", 1.0)
     webhook, payload = sent(host, expect_final_callback=True)
     path = f"acme/app/webhooks/{webhook['id']}/"
@@ -325,7 +319,7 @@ def test_requests_take_no_connection_while_they_wait(host: Host, monkeypatch: py
 
 @on_postgresql
 def test_a_push_while_the_deletion_is_open(host: Host) -> None:
-    """What a push sent before the host's commit cannot be called back after it."""
+    """A push sent before the host's commit cannot be called back after it."""
     with Receiver() as receiver, ThreadPoolExecutor() as pool:
         host.create(receiver.url, expect_final_callback=True)
         with host.app.app_context():
@@ -345,7 +339,7 @@ def test_a_push_while_the_deletion_is_open(host: Host) -> None:
 
 @on_postgresql
 def test_a_push_while_the_renaming_is_open(host: Host) -> None:
-    """A push that was sent before the host's commit is found by tag and pusher after it, and sent again as the new."""
+    """A push sent before the host's commit is found by tag and pusher after it, and redelivered under the new name."""
     with Receiver() as receiver, ThreadPoolExecutor() as pool:
         webhook = host.create(receiver.url)
         with host.app.app_context():
@@ -370,7 +364,7 @@ def test_a_push_while_the_renaming_is_open(host: Host) -> None:
 
 @on_postgresql
 def test_a_worker_waits_for_no_host(host: Host) -> None:
-    """A worker expires, claims and carries on what belongs to others while a host's transaction is open."""
+    """A worker expires, claims and continues other repositories' deliveries while the host's is locked."""
 
     def states(repository: str) -> dict[str, list[str]]:
         path = f"{repository}/webhooks/{webhooks[repository]['id']}/history/"
@@ -407,7 +401,7 @@ def test_a_worker_waits_for_no_host(host: Host) -> None:
 
 @on_postgresql
 def test_requests_go_on_after_the_commit(host: Host) -> None:
-    """A callback that finds its delivery locked is answered as soon as the host's transaction has ended."""
+    """A callback at a locked delivery is answered as soon as the host's transaction ends."""
     _, payload = sent(host, expect_final_callback=True)
     with ThreadPoolExecutor() as pool:
         with uncommitted(host, "deleted"):
@@ -431,7 +425,7 @@ def test_requests_go_on_after_the_commit(host: Host) -> None:
     ],
 )
 def test_no_name(host: Host, name: Any, why: str) -> None:
-    """What cannot be a repository's name is an error that tells why and shows a short name, in every place."""
+    """An invalid repository name raises an error that says why, with the name cut short, in every call."""
     for call in (
         lambda: delete(host, name),
         lambda: rename(host, name, "acme/new"),
@@ -443,7 +437,7 @@ def test_no_name(host: Host, name: Any, why: str) -> None:
 
 @pytest.mark.parametrize("what", [delete, rename])
 def test_commits_with_the_host(either: Host, what: Callable[[Host], None]) -> None:
-    """What the host rolls back has not happened."""
+    """A rollback of the host undoes the change."""
     sent(either)
     before = [stored(either, each) for each in (Webhook.repository, Webhook.deleted_id, Push.repository)]
     with either.app.app_context():
@@ -455,7 +449,7 @@ def test_commits_with_the_host(either: Host, what: Callable[[Host], None]) -> No
 
 
 def test_by_signal(host: Host) -> None:
-    """A host that knows no HubHooks sends our signals instead; what fails is raised to it."""
+    """A host without access to HubHooks can send our signals instead; errors are raised to it."""
     host.create(URL)
     with host.app.app_context():
         repository_renamed.send(host.app, old="acme/app", new="acme/new")
@@ -470,12 +464,12 @@ def test_by_signal(host: Host) -> None:
         repository_deleted.send(host.app, repository="acme/new")
 
 
-def test_signals_of_other_apps(make_host: MakeHost) -> None:
-    """A signal concerns the app in whose context it is sent."""
+def test_signals_of_other_apps(make_host: MakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal concerns only the app in whose context it is sent."""
     one, other = make_host(), make_host(config={"HUBHOOKS_QUEUE": "other"})
     one.create(URL)
     called: list[str] = []
-    other.hubhooks.repository_deleted = called.append  # type: ignore[method-assign]
+    monkeypatch.setattr(other.hubhooks, "repository_deleted", called.append)
     with one.app.app_context():
         repository_deleted.send(one.app, repository="acme/app")
         one.db.session.commit()

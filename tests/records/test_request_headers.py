@@ -1,4 +1,4 @@
-"""Headers that an owner has sent with requests: exactly those, beside ours, and shown to nobody."""
+"""Headers that an owner adds to requests: sent exactly as given beside ours, and shown to nobody."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from flask_hubhooks.transport.egress import AddressPolicy, Egress
 
 from ..support.host import Host
 from ..support.marks import URL, on_sqlite
-from ..support.posting import post
 from ..support.receivers import Connection, Receiver, Request, http
+from ..support.transports import send
 
 GIVEN = {"Authorization": "Bearer header-value-1234", "X-Env": "a", "x-lower_case": 'It\'s "quoted" & <spaced> \\ out'}
 OURS = [
@@ -66,7 +66,7 @@ def shown(host: Host, webhook: dict[str, Any]) -> Any:
 
 @on_sqlite
 def test_sent_as_given(host: Host) -> None:
-    """Headers are sent as they were given, beside all of ours, from creation on and after each change."""
+    """Headers are sent as given beside all of ours, from creation on and after each change."""
     with Receiver() as receiver:
         webhook = host.create(receiver.url, headers=GIVEN)
         host.push()
@@ -86,7 +86,7 @@ def test_sent_as_given(host: Host) -> None:
 
 @pytest.mark.parametrize("name", OURS)
 def test_ours(name: str) -> None:
-    """No header of ours or of the connection can be set, in whatever case, nor where CGI would take it for ours."""
+    """No header of ours or of the connection can be set, in any case or a spelling that CGI would confuse with it."""
     for spelled in {name, name.lower(), name.upper(), name.swapcase(), name.title(), name.replace("-", "_")}:
         with pytest.raises(BadHeader, match="set by the registry itself"):
             check_name(spelled)
@@ -94,7 +94,7 @@ def test_ours(name: str) -> None:
 
 @on_sqlite
 def test_refused_at_their_field(host: Host) -> None:
-    """What may not be sent is refused at its own name, all of it at once, and nothing is changed or repeated."""
+    """All bad headers are refused at once, each under its name, without repeating values or changing anything."""
     webhook = host.create(URL, headers={"X-Kept": "kept-value"})
     for name in [*OURS, *BAD_NAMES]:
         answer = set_headers(host, webhook, {"X-Good": "value-given", name: "value-given"})
@@ -115,7 +115,7 @@ def test_refused_at_their_field(host: Host) -> None:
 
 
 def test_names_with_null(host: Host) -> None:
-    """In the API headers are names with null; sending back what was read keeps them, in another case too."""
+    """The API shows header names with null; sending that back keeps the values, in another case too."""
     with Receiver() as receiver:
         webhook = host.create(receiver.url, headers=GIVEN)
         assert webhook["headers"] == dict.fromkeys(GIVEN)
@@ -135,7 +135,7 @@ def test_names_with_null(host: Host) -> None:
 
 @on_sqlite
 def test_null_for_an_unknown_name(host: Host) -> None:
-    """Null for a header that has no value yet is refused at its name, when editing and when creating."""
+    """Null for a header without a stored value is refused under its name, on creation and on editing."""
     webhook = host.create(URL, headers={"X-A": "a"})
     answer = set_headers(host, webhook, {"X-A": None, "X-B": None})
     assert (answer.status_code, list(answer.get_json()["errors"]["headers"])) == (400, ["X-B"])
@@ -146,7 +146,7 @@ def test_null_for_an_unknown_name(host: Host) -> None:
 
 
 def test_masked_in_the_history(host: Host) -> None:
-    """The history shows that a header was sent and never its value, however a receiver tells it back."""
+    """The history shows that a header was sent but never its value, however a receiver echoes it."""
     values = [*GIVEN.values(), "header-value-1234", "header-value-1234-and-more"]
 
     def echo(request: Request, _: Connection) -> bytes:
@@ -180,7 +180,7 @@ values = st.text(max_size=20) | st.text(st.characters(min_codepoint=0x20, max_co
 
 @pytest.fixture(scope="module")
 def wire() -> Iterator[tuple[Transport, Receiver]]:
-    """A transport, and what it sends to."""
+    """A transport and a receiver."""
     transport = Transport(Egress(AddressPolicy((ip_network("127.0.0.0/8"),))))
     with Receiver() as receiver:
         yield transport, receiver
@@ -193,9 +193,9 @@ def wire() -> Iterator[tuple[Transport, Receiver]]:
 @example(headers={"Cookie": "a=b; c=d", "Authorization": "Basic Og=="})
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_exactly_one_line(headers: dict[str, str], wire: tuple[Transport, Receiver]) -> None:
-    """What is accepted arrives as one line with that value, and nothing else of the request is another for it."""
+    """An accepted header arrives as one line with its value, and cannot pass for any other part of the request."""
     transport, receiver = wire
-    accepted = {}
+    accepted: dict[str, str] = {}
     for name, value in headers.items():
         try:
             check_name(name)
@@ -207,8 +207,8 @@ def test_exactly_one_line(headers: dict[str, str], wire: tuple[Transport, Receiv
     ours = {"Content-Type": "application/json", "webhook-id": uuid.uuid4().hex, "X-Hub-Signature-256": "sha256=0"}
     body = b'{"a": "b"}'
     receiver.requests.clear()
-    assert post(transport, receiver.url, body, ours).status_code == 200
-    outcome = post(transport, receiver.url, body, of_text(as_text(accepted)) | ours)
+    assert send(transport, receiver.url, body, ours).status_code == 200
+    outcome = send(transport, receiver.url, body, of_text(as_text(accepted)) | ours)
     assert outcome.status_code == 200, (accepted, outcome.error)
     plain, request = receiver.requests
     assert (request.method, request.path, request.body) == (plain.method, plain.path, body)
@@ -217,7 +217,7 @@ def test_exactly_one_line(headers: dict[str, str], wire: tuple[Transport, Receiv
 
 @on_sqlite
 def test_line_by_line(host: Host) -> None:
-    """Over a raw socket each header is one line of its own, spelled as it was given, before the body."""
+    """On a raw socket each header is one line before the body, spelled as given."""
     lines: list[bytes] = []
 
     class Raw(Receiver):
@@ -242,7 +242,7 @@ def test_line_by_line(host: Host) -> None:
 
 @on_sqlite
 def test_not_valid_after_all(host: Host, caplog: pytest.LogCaptureFixture) -> None:
-    """A stored header that cannot be sent, by whatever fault, splits no request, and its value is told nowhere."""
+    """A stored header that cannot be sent splits no request, and its value appears nowhere."""
     with Receiver() as receiver:
         webhook = host.create(receiver.url)
         for bad in ({"X-A": "header-value\r\nX-B: c"}, {"X-A\r\nX-B": "header-value"}, {"X-A": "header-value \u2028"}):

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("roomy_pool")
 
 @contextmanager
 def long_ago(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What is pushed meanwhile has the ids of deliveries that were made 91 days ago."""
+    """Give deliveries ids from 91 days ago in the block."""
     shift = first_uuid(utcnow()).int - first_uuid(utcnow() - OLD).int
     with monkeypatch.context() as patch:
         patch.setattr(outbox, "time_ordered_uuid", lambda: UUID(int=time_ordered_uuid().int - shift))
@@ -41,7 +41,7 @@ def long_ago(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def end(host: Host, tag: str, ago: timedelta = OLD) -> None:
-    """Let all deliveries of a push have ended, so long ago."""
+    """Record that all deliveries of a push ended this long ago."""
     with host.writing() as session:
         of_push = Delivery.push_id.in_(select(Push.id).where(Push.tag == tag))
         ended = {"status": Status.SUCCEEDED, "finished_at": utcnow() - ago, "next_attempt_at": None}
@@ -59,7 +59,7 @@ def tags(host: Host) -> set[str]:
 
 
 def prune(host: Host) -> str:
-    """Run the command; what it prints."""
+    """Run the command; return its output."""
     ran = host.app.test_cli_runner().invoke(args=["hubhooks", "prune"], catch_exceptions=False)
     assert ran.exit_code == 0, ran.output
     return ran.output
@@ -67,7 +67,7 @@ def prune(host: Host) -> str:
 
 @pytest.fixture
 def pushed(host: Host, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A chain of two, to which an old push was delivered, and a new one."""
+    """A chain of two with an old push that was delivered, and a new one."""
     with Receiver() as receiver:
         webhook = host.create(receiver.url, receiver.url + "second")
         with long_ago(monkeypatch):
@@ -81,7 +81,7 @@ def pushed(host: Host, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_what_ended_long_ago_goes(host: Host, pushed: dict[str, Any]) -> None:
-    """A push that ended 91 days ago goes with its deliveries and attempts, one that ended 89 days ago stays whole."""
+    """A push that ended 91 days ago is deleted with its deliveries; one that ended 89 days ago stays whole."""
     assert count(host, Push, Delivery, Attempt) == [2, 4, 2]
     assert prune(host) == "hubhooks: deleted 2 deliveries that ended more than 90 days ago\n"
     assert tags(host) == {"new"}
@@ -91,7 +91,7 @@ def test_what_ended_long_ago_goes(host: Host, pushed: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("status", [Status.WAITING, Status.PENDING, Status.AWAITING_CALLBACK])
 def test_what_is_under_way_stays(host: Host, pushed: dict[str, Any], status: Status) -> None:
-    """A push of which one delivery is under way, or was until lately, stays with all that belongs to it."""
+    """A push stays whole while one of its deliveries is under way, or was until recently."""
     with host.writing() as session:
         second = session.scalars(select(Delivery).join(Push).where(Push.tag == "old", Delivery.position == 1)).one()
         second.status, second.finished_at = status, None
@@ -108,7 +108,7 @@ def test_what_is_under_way_stays(host: Host, pushed: dict[str, Any], status: Sta
 def test_what_is_sent_again_meanwhile_stays(
     host: Host, pushed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What an owner sends again after it was found, and before it is locked, is not deleted."""
+    """A delivery that an owner redelivers between being found and being locked is not deleted."""
     lock_ended = retention._lock_ended
     old = host.history(pushed)[-1]
     assert old["push"]["tag"] == "old"
@@ -125,7 +125,7 @@ def test_what_is_sent_again_meanwhile_stays(
 
 @on_postgresql
 def test_what_somebody_sends_again_stays(host: Host, pushed: dict[str, Any]) -> None:
-    """What a transaction that is still open sends again is passed over, and is there when that commits."""
+    """A delivery that an open transaction is redelivering is skipped, and remains after the commit."""
     with host.writing() as session:
         rows = session.scalars(select(Delivery).join(Push).where(Push.tag == "old").with_for_update()).all()
         with ThreadPoolExecutor() as pool:
@@ -136,7 +136,7 @@ def test_what_somebody_sends_again_stays(host: Host, pushed: dict[str, Any]) -> 
 
 
 def test_in_batches(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However much there is, each transaction takes a batch; what stays in between is passed over."""
+    """Rows are deleted in batches, one transaction each, and those that must stay are skipped."""
     monkeypatch.setattr(retention, "BATCH", 3)
     host.create("http://127.0.0.1:9/")
     with long_ago(monkeypatch):
@@ -151,7 +151,7 @@ def test_in_batches(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_webhooks_and_hooks_that_nothing_tells_of(make_host: MakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Deleted webhooks and removed hooks go when their last delivery has, and not while they are fresh."""
+    """Deleted webhooks and removed hooks go with their last delivery, unless deleted recently."""
     host = make_host()
     kept = host.create("http://127.0.0.1:9/1", "http://127.0.0.1:9/2", name="kept")
     deleted = host.create("http://127.0.0.1:9/3", name="deleted")
@@ -177,14 +177,14 @@ def test_webhooks_and_hooks_that_nothing_tells_of(make_host: MakeHost, monkeypat
 
 
 def delete_all(host: Host, ago: timedelta) -> None:
-    """Let what was deleted or removed have been so, so long ago."""
+    """Record that everything was deleted or removed this long ago."""
     with host.writing() as session:
         session.execute(update(Webhook).values(last_updated=utcnow() - ago))
         session.execute(update(Hook).where(Hook.removed_at.is_not(None)).values(removed_at=utcnow() - ago))
 
 
 def test_kept_for_ever(make_host: MakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With HUBHOOKS_RETENTION_DAYS = None nothing is deleted; with another number it is the age that counts."""
+    """HUBHOOKS_RETENTION_DAYS = None deletes nothing; a number sets the age."""
     host = make_host(config={"HUBHOOKS_RETENTION_DAYS": None})
     host.create("http://127.0.0.1:9/")
     with long_ago(monkeypatch):
@@ -199,7 +199,7 @@ def test_kept_for_ever(make_host: MakeHost, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("database_uri", ["sqlite"], indirect=True)
 def test_progress_is_shown_on_a_terminal(host: Host, pushed: dict[str, Any], database_uri: str) -> None:
-    """On a terminal a bar shows how far it is; elsewhere the result is all it prints."""
+    """A progress bar appears on a terminal; elsewhere only the result is printed."""
     environment = os.environ | {
         "FLASK_APP": "tests.support.worker_app",
         "FLASK_SQLALCHEMY_DATABASE_URI": database_uri,
@@ -217,7 +217,7 @@ def test_progress_is_shown_on_a_terminal(host: Host, pushed: dict[str, Any], dat
 
 
 def test_once_a_day(make_host: MakeHost) -> None:
-    """Of all workers of a queue one takes its turn a day."""
+    """One worker of a queue prunes, once a day."""
     host, other = make_host(), make_host(config={"HUBHOOKS_QUEUE": "other"})
     assert [retention.takes_turn(each.state) for each in (host, host, other)] == [True, False, True]
     assert 86_000 < host.state.redis.ttl("hubhooks:pruned") <= 86_400
@@ -225,7 +225,7 @@ def test_once_a_day(make_host: MakeHost) -> None:
 
 @on_postgresql
 def test_what_a_host_has_locked_stays(host: Host, pushed: dict[str, Any]) -> None:
-    """Pruning waits for no transaction of the host's: what that has locked is deleted the next time."""
+    """Pruning does not wait for the host's transactions: rows they lock are deleted the next time."""
     end(host, "old")
     with host.app.app_context():
         host.hubhooks.repository_renamed("acme/app", "acme/new")

@@ -1,4 +1,4 @@
-"""One SQLite file, with a web process that pushes, reads and edits, and two workers that deliver and prune."""
+"""One SQLite file with a web process that pushes, reads and edits, and two workers that deliver and prune."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ THREADS, PUSHES = 4, 60
 
 @pytest.fixture
 def database_uri(sqlite_uri: str, request: pytest.FixtureRequest) -> str:
-    """A file in the journal mode that the test names."""
+    """A file in the journal mode given by the test."""
     with sqlite3.connect(str(make_url(sqlite_uri).database)) as connection:
         assert connection.execute(f"PRAGMA journal_mode = {request.param}").fetchone() == (request.param,)
     connection.close()
@@ -62,7 +62,7 @@ def workers(database_uri: str, redis_url: str, tmp_path: Path) -> Iterator[Calla
 def test_nobody_finds_it_locked(
     make_host: Callable[..., Host], workers: Callable[[], list[Process]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Every push is recorded and delivered once, every page answered, and nobody says that the database is locked."""
+    """Every push is delivered once and every page is answered without a "database is locked" error."""
     host = make_host()
     with Receiver() as receiver:
         webhook = host.create(receiver.url, f"{receiver.url}second", expect_final_callback=False)
@@ -85,7 +85,7 @@ def test_nobody_finds_it_locked(
 
 @pytest.mark.parametrize("database_uri", ["delete", "wal"], indirect=True)
 def test_who_writes_later_waits_before_it_reads(make_host: Callable[..., Host]) -> None:
-    """Two who record attempts of one delivery at once number them one after the other."""
+    """Simultaneous recordings of attempts of one delivery number them consecutively."""
     host = make_host()
     webhook = host.create("http://127.0.0.1:9/")
     host.push()
@@ -113,7 +113,7 @@ def test_who_writes_later_waits_before_it_reads(make_host: Callable[..., Host]) 
 
 
 def answers(host: Host, webhook: dict[str, Any], number: int) -> None:
-    """Read the history, and now and then edit the webhook and prune."""
+    """Read the history, and sometimes edit the webhook and prune."""
     history = host.api("GET", f"acme/app/webhooks/{webhook['id']}/history/?page_size=100")
     assert history.status_code == 200
     if number % 5 == 0:
@@ -125,7 +125,7 @@ def answers(host: Host, webhook: dict[str, Any], number: int) -> None:
 
 
 def awaiting(host: Host) -> int:
-    """How many deliveries have been recorded as received."""
+    """Count the deliveries that are recorded as received."""
     with host.writing() as session:
         query = "SELECT count(*) FROM hubhooks_delivery WHERE status = 'awaiting_callback'"
         return int(session.connection().exec_driver_sql(query).scalar_one())

@@ -1,4 +1,4 @@
-"""Owners, registries, workers and receivers act in any order, some dead and some late, and the clock jumps.
+"""Owners, registries, workers and receivers act in any order, some crash or lag, and the clock jumps.
 
     python -m pytest tests/records/test_state_machine.py --hypothesis-profile=long
 
@@ -88,7 +88,7 @@ def outcome(answer: str, clock: StoppedClock) -> Outcome:
 
 
 class Registry(RuleBasedStateMachine):
-    """One repository of a real host app, and the model of what is to come of all that is done to it."""
+    """One repository in a real host app, and the model of the expected outcome of everything done to it."""
 
     def __init__(self, host: Host, clock: StoppedClock) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class Registry(RuleBasedStateMachine):
         moved=st.none() | urls,
     )
     def edit(self, number: int, order: list[int], most: int, new: list[str], moved: str | None) -> None:
-        """Keep some hooks, in some order, one perhaps with another URL, and perhaps add one behind them."""
+        """Keep some hooks in some order, perhaps with a new URL for one, and perhaps add one at the end."""
         webhook = one_of(self.model.live, number)
         kept = [webhook.hooks[each] for each in order if each < len(webhook.hooks)][:most]
         wanted: list[dict[str, Any]] = [{"id": each.id} for each in kept]
@@ -151,7 +151,7 @@ class Registry(RuleBasedStateMachine):
     @precondition(lambda self: self._wanting())
     @rule(number=which, act=st.sampled_from(["pause", "delete", "remove"]), while_pushing=st.booleans())
     def switch_off(self, number: int, act: str, while_pushing: bool) -> None:
-        """A webhook or its first hook: at rest, or between the reading and the writing of a push."""
+        """Switch off a webhook or its first hook, by itself or between reading and writing a push."""
         webhook = one_of(self._wanting(), number)
         if while_pushing:
             self._push("v1", meanwhile=lambda: self._switch_off(webhook, act))
@@ -223,7 +223,7 @@ class Registry(RuleBasedStateMachine):
     @precondition(lambda self: self.model.webhooks)
     @rule(act=st.sampled_from(["delete", "rename", "rename"]), while_pushing=st.booleans())
     def end_repository(self, act: str, while_pushing: bool) -> None:
-        """Delete or rename it: at rest, or between the reading and the writing of a push."""
+        """Delete or rename the repository, by itself or between reading and writing a push."""
         end = self._delete if act == "delete" else self._rename
         if while_pushing and self._wanting():
             self._push("v1", meanwhile=end)
@@ -269,7 +269,7 @@ class Registry(RuleBasedStateMachine):
         self.deliver_well()
 
     def _learn(self, push: Push | None) -> None:
-        """Give the model's deliveries of a push the ids that they have."""
+        """Give the model's deliveries of a push their ids."""
         with self.host.writing() as session:
             known = [each.id for _, _, each in self.model.all() if each.id.int]
             found = session.execute(select(deliveries).where(deliveries.c.id.not_in(known)))
@@ -315,7 +315,7 @@ class Registry(RuleBasedStateMachine):
     @precondition(lambda self: self.in_flight)
     @rule(numbers=st.lists(st.tuples(which, answers), min_size=1, max_size=3))
     def answer(self, numbers: list[tuple[int, str]]) -> None:
-        """Some of what is on the wire is answered, and written together, however late."""
+        """Answer some requests in flight, however late, and record them together."""
         done = []
         for number, said in numbers:
             if self.in_flight:
@@ -325,7 +325,7 @@ class Registry(RuleBasedStateMachine):
     @precondition(lambda self: self.model.due(set()))
     @rule(said=st.lists(answers, min_size=1, max_size=4))
     def deliver(self, said: list[str]) -> None:
-        """A worker does all there is to do, and writes it together."""
+        """Have a worker deliver everything that is due, and record it together."""
         sent = self._claim(500, set())
         self.in_flight = [each for each in self.in_flight if each not in sent]
         self._write(list(zip(sent, cycle(said), strict=False)))
@@ -356,13 +356,13 @@ class Registry(RuleBasedStateMachine):
     @precondition(lambda self: self.in_flight)
     @rule()
     def crash(self) -> None:
-        """All that workers have on the wire is forgotten; what receivers got they have."""
+        """Forget all requests in flight; receivers keep what they got."""
         self.in_flight.clear()
 
     @precondition(lambda self: self.model.due(set()))
     @rule(said=answers, sent_again=st.booleans())
     def come_late(self, said: str, sent_again: bool) -> None:
-        """A worker stands still until its leases are over; it writes after a successor, and owners, have taken over."""
+        """Suspend a worker past its leases; it records after a successor or an owner has taken over."""
         sent = self._claim(500, set())
         self._time_passes(LEASE + 1)
         if sent and sent_again:
@@ -374,7 +374,7 @@ class Registry(RuleBasedStateMachine):
     @precondition(lambda self: self._next_due() is not None)
     @rule(later=st.sampled_from([0.0, 0.0, 1.0, -1.0]))
     def time_comes(self, later: float) -> None:
-        """That of a retry, of the end of a lease, of a callback's, or of giving up; or nearly so."""
+        """Move to the time, or nearly, at which a retry, a lease, a callback or giving up is next due."""
         self._time_passes(max(0.0, ceil(self._next_due() or 0.0) + later - self.model.now))
 
     @rule(jump=st.sampled_from([1.0, 1.0, 400.0, 400.0, DAY, DAY, 5 * DAY, 40 * DAY, 91 * DAY]))
@@ -405,7 +405,7 @@ class Registry(RuleBasedStateMachine):
     @precondition(lambda self: self.known)
     @rule(number=which, said=states)
     def call_back(self, number: int, said: str) -> None:
-        """With the URL of any POST there was: early, in time, late, again, or of an earlier round."""
+        """Use the callback URL of any past POST: early, in time, late, again, or of an earlier round."""
         self._call_back(one_of(self.known[::-1], number), said)
 
     def _call_back(self, post: Sent, said: str) -> None:
@@ -421,7 +421,7 @@ class Registry(RuleBasedStateMachine):
     @precondition(lambda self: self._early())
     @rule(number=which, said=st.just("success") | states)
     def call_back_early(self, number: int, said: str) -> None:
-        """Before the answer, or beside one that says there was an error."""
+        """Call back before the answer, or beside an error answer."""
         self._call_back(one_of(self._early(), number), said)
 
     def _awaited(self, status: str = "awaiting_callback") -> list[Sent]:
@@ -450,7 +450,7 @@ class Registry(RuleBasedStateMachine):
         assert names <= {self.repository}
 
     def teardown(self) -> None:
-        """Whatever has happened, and whoever has died: time passes, receivers are well, and everything ends."""
+        """Let time pass with working receivers until everything has ended."""
         if sys.exc_info()[0]:  # a step has failed: that is to be told
             return
         self.in_flight.clear()
@@ -479,8 +479,11 @@ def clock(host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[StoppedClock]
 
 @pytest.mark.timeout(3600)
 def test_any_order(host: Host, clock: StoppedClock) -> None:
-    """Whatever is done, in whatever order, everything is as the model says after each step, and ends in the end."""
-    examples = settings.default.max_examples // 5  # each is worth many of what one function is given
-    run_state_machine_as_test(
-        lambda: Registry(host, clock), settings=settings(max_examples=examples, stateful_step_count=30)
-    )
+    """In any order of actions, all rows match the model after each step, and everything ends eventually."""
+
+    class OnTheHost(Registry):
+        def __init__(self) -> None:
+            super().__init__(host, clock)
+
+    examples = settings().max_examples // 5  # each is worth many of what one function is given
+    run_state_machine_as_test(OnTheHost, settings=settings(max_examples=examples, stateful_step_count=30))

@@ -1,4 +1,4 @@
-"""Tag filters: what they let through, and that no pattern can stall or break them."""
+"""Tag filters: which tags they let through, and that no pattern stalls or breaks them."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ patterns = st.text("abm19_.-*?[]!", min_size=1, max_size=10).filter(allowed)
     ],
 )
 def test_matches(wanted: list[str], through: list[str], out: list[str]) -> None:
-    """A tag goes through where a pattern wants it, or none is wanted, and no pattern excludes it; the order is free."""
+    """A tag passes if a pattern includes it, or none includes any, and none excludes it; order is irrelevant."""
     for tag_filter in (TagFilter(wanted), TagFilter(wanted[::-1]), stored_filter(" ".join(wanted))):
         assert [tag for tag in through + out if tag_filter.matches(tag)] == through
 
 
 @given(pattern=patterns, tag=tags)
 def test_agrees_with_fnmatch(pattern: str, tag: str) -> None:
-    """A pattern means what `fnmatchcase` says of it, and with `!` the opposite."""
+    """A pattern matches as `fnmatchcase` does, and with `!` the opposite."""
     excluded = pattern.startswith("!")
     assert TagFilter([pattern]).matches(tag) is (fnmatchcase(tag, pattern.removeprefix("!")) is not excluded)
 
@@ -73,13 +73,13 @@ def test_agrees_with_fnmatch(pattern: str, tag: str) -> None:
     ("pattern", "tag"), [("[.-**-z]", "m"), ("[.-**-z]", "-"), ("a**b", "ab"), ("**", "a"), ("[*]", "a"), ("[**]", "a")]
 )
 def test_stars_in_a_row(pattern: str, tag: str) -> None:
-    """Stars in a row are one, and within brackets none is dropped."""
+    """Consecutive stars count as one, except within brackets."""
     assert TagFilter([pattern]).matches(tag) is fnmatchcase(tag, pattern)
 
 
 @given(wanted=st.lists(patterns, max_size=5), tag=tags)
 def test_agrees_with_its_own_rule(wanted: list[str], tag: str) -> None:
-    """Several patterns are what each says: one that wants the tag, or none that wants any, and none that excludes."""
+    """Patterns combine: any including pattern must match if there is one, and no excluding one may."""
     including = [fnmatchcase(tag, each) for each in wanted if each[0] != "!"]
     excluding = [fnmatchcase(tag, each[1:]) for each in wanted if each[0] == "!"]
     assert TagFilter(wanted).matches(tag) is ((not including or any(including)) and not any(excluding))
@@ -87,14 +87,14 @@ def test_agrees_with_its_own_rule(wanted: list[str], tag: str) -> None:
 
 @given(pattern=st.text(st.characters(), max_size=140) | st.text("a!*?[]-^&|~\\", max_size=12), tag=any_tags)
 def test_total(pattern: str, tag: str) -> None:
-    """Whatever the pattern, it is refused as one, or matches tags without an error or a warning."""
+    """Any text is either refused as a pattern, or matches tags without an error or a warning."""
     if allowed(pattern):
         assert TagFilter([pattern]).matches(tag) in (True, False)
 
 
 @given(tag=any_tags)
 def test_every_tag_can_be_said(tag: str) -> None:
-    """Every tag that OCI allows is a pattern of its own, to want it or to exclude it."""
+    """Every tag that OCI allows is a pattern that includes or excludes that tag."""
     if tag[0] in ".-":
         assert not allowed(tag)
         return
@@ -108,7 +108,7 @@ def test_every_tag_can_be_said(tag: str) -> None:
     ["", "!", "!!a", " ", "a b", "a\n", "\na", "é", "a/b", "a:b", "a\\b", "{a,b}", ".a", "-a", "^a", "\0", "\ud800"],
 )
 def test_refused(pattern: str) -> None:
-    """What no tag can match is no pattern."""
+    """A text that no tag can match is not a pattern."""
     assert not allowed(pattern)
 
 
@@ -116,7 +116,7 @@ def test_refused(pattern: str) -> None:
     "pattern", ["[z-a]", "[!z-a]", "[a0-9z-a]", "[", "[]", "[!]", "a[", "]", "[[a]", "[a[b]", "[a--b]"]
 )
 def test_odd_brackets(pattern: str) -> None:
-    """Brackets that are left open, empty or the wrong way round are no pattern: versions of Python differ in them."""
+    """Unclosed, empty and reversed brackets are refused, since Python's versions treat them differently."""
     assert not allowed(pattern)
 
 
@@ -124,19 +124,19 @@ def test_odd_brackets(pattern: str) -> None:
     ("pattern", "tag"), [("v[0-9-]", "v-"), ("[!a-c]x", "dx"), ("[._]", "_"), ("[0-9a-f]*", "beef")]
 )
 def test_brackets(pattern: str, tag: str) -> None:
-    """Brackets hold characters, ranges, and a hyphen at the end."""
+    """Brackets hold characters, ranges, and a final hyphen."""
     assert allowed(pattern) and TagFilter([pattern]).matches(tag)
 
 
 def test_length() -> None:
-    """A pattern may be as long as a tag, its `!` included, and no longer."""
+    """A pattern may be as long as a tag, including its `!`, and no longer."""
     assert allowed("a" * PATTERN_LIMIT) and allowed("!" + "a" * (PATTERN_LIMIT - 1))
     assert not allowed("a" * (PATTERN_LIMIT + 1)) and not allowed("!" + "a" * PATTERN_LIMIT)
 
 
 @pytest.mark.parametrize("part", ["*a", "*?", "*[ab]", "a*", "**", "*", "?*a", "*[!b]a", "*aa", "*" * 63 + "b"])
 def test_worst_cases(part: str) -> None:
-    """The longest filter of patterns made to backtrack is decided in no time for the longest tags."""
+    """The longest filter of backtracking patterns is decided instantly for the longest tags."""
     pattern = (part * PATTERN_LIMIT)[: PATTERN_LIMIT - 1] + "b"
     tag_filter = TagFilter([pattern] * PATTERNS_LIMIT)
     before = process_time()

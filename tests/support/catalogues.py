@@ -55,8 +55,7 @@ Text = str | tuple[str, str]
 class Catalogue(Catalog):
     """A language's texts; what stands at the top says nothing of days, tools and people."""
 
-    @property
-    def mime_headers(self) -> list[tuple[str, str]]:
+    def _get_mime_headers(self) -> list[tuple[str, str]]:
         return [
             ("Language", str(self.locale_identifier)),
             ("Content-Type", "text/plain; charset=utf-8"),
@@ -73,7 +72,7 @@ def texts() -> set[Text]:
 def _found(calls: Mapping[str, Any]) -> set[Text]:
     """The texts in these calls, in templates and modules."""
     root = Path(flask_hubhooks.__file__).parent
-    return {text for __, __, text, *__ in extract_from_dir(root, SOURCES, {"**": {"encoding": "utf-8"}}, calls)}
+    return {_text(each[2]) for each in extract_from_dir(root, SOURCES, {"**": {"encoding": "utf-8"}}, calls)}
 
 
 def path(folder: str) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 from blinker import Signal
 from flask import Flask, abort, request
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import MetaData, event, literal, update
+from sqlalchemy import MetaData, event, func, literal, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 from werkzeug.routing import Rule
 from werkzeug.test import TestResponse
@@ -120,10 +120,10 @@ class Host:
             deliver_due()
 
     @contextmanager
-    def listening(self, note: Callable[[str, object, object], None]) -> Iterator[None]:
+    def listening(self, note: Callable[[str, Any, Any], None]) -> Iterator[None]:
         """Call it with each statement that a later session is about to execute, its parameters and its cursor."""
 
-        def before(_connection: object, cursor: object, statement: str, parameters: object, *_: object) -> None:
+        def before(_connection: object, cursor: Any, statement: str, parameters: Any, *_: object) -> None:
             note(statement, parameters, cursor)
 
         with self.app.app_context():
@@ -135,10 +135,27 @@ class Host:
             event.remove(engine, "before_cursor_execute", before)
 
     @contextmanager
+    def statements(self, word: str = "") -> Iterator[list[str]]:
+        """The statements with this word in them that later sessions are about to execute, while they do."""
+        found: list[str] = []
+
+        def note(statement: str, *_: object) -> None:
+            if word in statement:
+                found.append(statement)
+
+        with self.listening(note):
+            yield found
+
+    @contextmanager
     def writing(self) -> Iterator[Session]:
         """A transaction in the app's database."""
         with self.app.app_context(), self.state.writing() as session:
             yield session
+
+    def count(self, model: type[Base]) -> int:
+        """Count the rows of a table."""
+        with self.writing() as session:
+            return session.scalar(select(func.count()).select_from(model)) or 0
 
     def set_all(self, model: type[Base], **values: Any) -> None:
         """Set columns of all rows of a table, such as a time that is to have passed."""
@@ -161,6 +178,20 @@ class Host:
         answer = self.api("GET", f"{repository}/webhooks/{webhook['id']}/history/")
         assert answer.status_code == 200, answer.text
         return list(answer.get_json()["results"])
+
+    def states(self, webhook: dict[str, Any], repository: str = "acme/app") -> list[str]:
+        """Return the states of the webhook's deliveries, latest run first."""
+        return [each["state"] for each in self.history(webhook, repository)]
+
+    def redeliver(self, webhook: dict[str, Any], position: int = 0) -> TestResponse:
+        """Redeliver what stands at a position of the webhook's history."""
+        delivery = self.history(webhook)[position]
+        return self.api("POST", f"acme/app/webhooks/{webhook['id']}/history/{delivery['id']}/redeliver/")
+
+    def one_delivery(self, webhook: dict[str, Any]) -> dict[str, Any]:
+        """Return the webhook's only delivery, with its attempts."""
+        (delivery,) = self.history(webhook)
+        return self.details(webhook, delivery)
 
     def details(self, webhook: dict[str, Any], delivery: dict[str, Any]) -> dict[str, Any]:
         answer = self.api("GET", f"acme/app/webhooks/{webhook['id']}/history/{delivery['id']}/")
@@ -207,7 +238,7 @@ class Owned:
         return dict(answer.get_json())
 
     def states(self, webhook: dict[str, Any]) -> list[str]:
-        return [each["state"] for each in self.host.history(webhook, self.repository)]
+        return self.host.states(webhook, self.repository)
 
 
 def failing_for(**spans: float) -> dict[str, Any]:
@@ -225,6 +256,12 @@ def things(host: Host) -> Any:
     with host.app.app_context():
         host.db.create_all()
     return Thing
+
+
+def kept(host: Host, model: Any) -> list[str]:
+    """Return the names that are in such a model."""
+    with host.app.app_context():
+        return sorted(host.db.session.scalars(select(model.name)))
 
 
 def authorize(action: str, repository: str) -> str | None:

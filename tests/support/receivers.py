@@ -21,6 +21,7 @@ from time import monotonic, time
 from typing import BinaryIO, TypeAlias, cast
 
 import trustme
+from typing_extensions import Self
 
 Answer: TypeAlias = "int | bytes | Callable[[Request, Connection], int | bytes | None]"
 
@@ -60,7 +61,7 @@ class Receiver:
     def url(self) -> str:
         return f"https://localhost:{self.port}/hook" if self.tls else f"http://127.0.0.1:{self.port}/hook"
 
-    def __enter__(self) -> Receiver:
+    def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
         return self
 
@@ -117,6 +118,11 @@ class Receiver:
             return False
         connection.sendall(http(said) if isinstance(said, int) else said)
         return True
+
+
+def counts(receivers: list[Receiver]) -> list[int]:
+    """Count the requests of each receiver."""
+    return [len(receiver.requests) for receiver in receivers]
 
 
 def _read_request(reader: BinaryIO) -> Request | None:

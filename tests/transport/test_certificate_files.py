@@ -6,6 +6,7 @@ import os
 import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -13,7 +14,7 @@ import trustme
 from flask_hubhooks.transport import Transport, certificate_files
 
 from ..support.receivers import Receiver, tls_context
-from .test_transport import LOOPBACK, post
+from ..support.transports import LOOPBACK, post
 
 
 @pytest.fixture(autouse=True)
@@ -26,8 +27,8 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Transport]]:
     """Make a transport that trusts the authorities in `tmp_path / "ca.pem"`."""
     made: list[Transport] = []
 
-    def make(**options: object) -> Transport:
-        made.append(Transport(LOOPBACK, ca_bundle=str(tmp_path / "ca.pem"), **options))  # type: ignore[arg-type]
+    def make(**options: Any) -> Transport:
+        made.append(Transport(LOOPBACK, ca_bundle=str(tmp_path / "ca.pem"), **options))
         return made[-1]
 
     yield make

@@ -21,7 +21,7 @@ from flask_hubhooks.transport import Concern, Outcome, Transport
 from flask_hubhooks.transport.causes import Certificate, certificate_refused, read_certificate
 
 from ..support.receivers import Receiver
-from .test_transport import SECRET, post, transport
+from ..support.transports import SECRET, post, transport
 
 NOW = datetime.now(timezone.utc)
 NAMELESS = ("",)  # a receiver's certificate without names

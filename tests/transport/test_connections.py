@@ -16,21 +16,13 @@ import trustme
 from flask_hubhooks.transport import MAX_STORED_BODY, Concern, Transport, exchange, loop, resolver
 from flask_hubhooks.transport.resolver import Resolution, Resolver
 
-from ..support.posting import post as send
 from ..support.receivers import Answer, Receiver, hang, http, poll, tls_context, trickles
-from .test_transport import SECRET, post, post_once, transport
+from ..support.transports import SECRET, SOON_S, Network, post, send, transport
+from .test_transport import post_once
 
 AT_ONCE = "Answer with 2xx at once and do the work afterwards."
 UP = "Check that the receiver is running, and that no firewall drops the packets."
 DNS = "Check the host of the hook URL, and the worker's DNS."
-SOON_S = 5.0  # far above every deadline set here, far below what a missed one takes
-
-
-@pytest.fixture
-def guarded() -> Iterator[Transport]:
-    sender = transport()
-    yield sender
-    sender.close()
 
 
 # Deadlines
@@ -117,40 +109,6 @@ def test_connection_refused(guarded: Transport) -> None:
 
 
 # Names and addresses
-
-
-class Network:
-    """What the process looks up and connects to; names are answered from `names`, and nothing leaves.
-
-    Of what `names` has, which is as `getaddrinfo` gives it, the port does not matter: the URL has one.
-    """
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.names: dict[str, list[Any]] = {}
-        self.looked_up: list[str] = []
-        self.connected: list[Any] = []
-        self._getaddrinfo, self._open = socket.getaddrinfo, exchange.open_socket
-        monkeypatch.setattr(socket, "getaddrinfo", self._look_up)
-        monkeypatch.setattr(exchange, "open_socket", self._open_socket)
-        monkeypatch.setattr(loop, "shared_resolver", Resolver())
-
-    def _look_up(self, host: str, *args: Any, **options: Any) -> Any:
-        self.looked_up.append(host)
-        if host not in self.names:
-            return self._getaddrinfo(host, *args, **options)
-        families = {2: socket.AF_INET, 4: socket.AF_INET6}
-        return [(families[len(each)], socket.SOCK_STREAM, 6, "", each) for each in self.names[host]]
-
-    def _open_socket(self, address: Any) -> socket.socket:
-        self.connected.append(address.addr)
-        if not address.addr[0].startswith("127."):
-            raise OSError(101, "Network is unreachable")
-        return self._open(address)
-
-
-@pytest.fixture
-def network(monkeypatch: pytest.MonkeyPatch) -> Network:
-    return Network(monkeypatch)
 
 
 NUMBERS = ["127.0.0.1", "127.1", "0x7f000001", "2130706433", "0177.0.0.1", "0", "10.0.0.1", "169.254.169.254"]
@@ -303,18 +261,6 @@ def test_stuck_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # TLS
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def bundle(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("tls") / "ca.pem"
-    authority.cert_pem.write_to_path(str(path))
-    return str(path)
 
 
 def test_tls(authority: trustme.CA, bundle: str) -> None:

@@ -20,9 +20,8 @@ from flask_hubhooks.transport.egress import AddressPolicy, Egress, Forbidden, Fo
 
 from ..support.host import Host
 from ..support.receivers import Receiver
-from .test_connections import Network
+from ..support.transports import LOOPBACK, Network, post
 from .test_hook_url import SPELLINGS, recorded
-from .test_transport import LOOPBACK, post
 
 NETWORKS = "the operator can allow it with HUBHOOKS_ALLOWED_NETWORKS"
 LOCAL = ["localhost", "LocalHost.", "ci.localhost", "a.b.localhost."]
@@ -153,11 +152,6 @@ def test_names_that_are_not_local() -> None:
 def test_listed(host: str, listed: bool) -> None:
     """A name is listed by itself, or by a wildcard at any depth above it."""
     assert Egress(allowed_hosts=("ci.internal", "*.corp.example.com", "xn--bcher-kva.example")).lists(host) is listed
-
-
-@pytest.fixture
-def network(monkeypatch: pytest.MonkeyPatch) -> Network:
-    return Network(monkeypatch)
 
 
 LISTING = Egress(allowed_hosts=("ci.internal", "*.corp.example.com"))

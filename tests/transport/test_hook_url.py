@@ -23,7 +23,7 @@ from flask_hubhooks.transport.egress import Egress, Forbidden
 from flask_hubhooks.transport.hook_url import BadURL, Target, canonical_origin, hosts, target
 from flask_hubhooks.transport.resolver import Resolver
 
-from ..support.posting import post
+from ..support.transports import send
 
 PUBLIC = "93.184.216.34"
 
@@ -132,7 +132,7 @@ def test_no_targets(url: str) -> None:
     with pytest.raises(BadURL, match=r"^Must "):
         target(url)
     with recorded() as (looked_up, connected):
-        assert post(SENDER, url, b"", {}).status_code is None
+        assert send(SENDER, url, b"", {}).status_code is None
     assert not looked_up + connected
 
 
@@ -229,7 +229,7 @@ def test_what_is_judged_is_connected_to(url: str) -> None:
     """The judged host and port are those resolved and connected to, and those that others read in the URL."""
     found = judged(url)
     with recorded() as (looked_up, connected):
-        outcome = post(SENDER, url, b"", {})
+        outcome = send(SENDER, url, b"", {})
     assert outcome.status_code is None
     if found is None:
         assert not looked_up + connected

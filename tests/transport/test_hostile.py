@@ -15,12 +15,10 @@ import pytest
 from flask_hubhooks.transport import Outcome, Request, Transport
 
 from ..support.hostile import COSTLY, DEADLINE_S, HOSTILE, Hostile
-from ..support.posting import post
 from ..support.processes import Process, until
 from ..support.receivers import Receiver
-from .test_transport import transport
+from ..support.transports import BODY, send, transport
 
-BODY = b'{"push_data": {}}'
 GRACE_S = 0.5
 """How far past the deadline an attempt may end."""
 TOGETHER = 64
@@ -44,7 +42,7 @@ def judge(name: str, case: Hostile, outcome: Outcome) -> None:
 def test_alone(guarded: Transport, name: str, caplog: pytest.LogCaptureFixture) -> None:
     """Each hostile response has its cause, raises nothing and ends by the deadline."""
     with HOSTILE[name].receiver() as receiver:
-        judge(name, HOSTILE[name], post(guarded, receiver.url, BODY, {}))
+        judge(name, HOSTILE[name], send(guarded, receiver.url, BODY, {}))
     assert not caplog.records
 
 
@@ -58,7 +56,7 @@ def test_together(guarded: Transport, caplog: pytest.LogCaptureFixture) -> None:
             for name, outcomes in batch.items():
                 url = stack.enter_context(HOSTILE[name].receiver()).url
                 guarded.send(Request(url, BODY, {}), outcomes.put)
-            assert post(guarded, good.url, BODY, {}).status_code == 200
+            assert send(guarded, good.url, BODY, {}).status_code == 200
             for name, outcomes in batch.items():
                 judge(name, HOSTILE[name], outcomes.get(timeout=60))
     assert not caplog.records
@@ -79,7 +77,7 @@ import re, sys
 from pathlib import Path
 from queue import SimpleQueue
 from flask_hubhooks.transport import Request
-from tests.transport.test_transport import transport
+from tests.support.transports import transport
 outcomes = SimpleQueue()
 sender = transport(deadline_s={DEADLINE_S})
 for url in sys.argv[1:] * 25:

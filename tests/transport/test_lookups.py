@@ -17,7 +17,8 @@ from flask_hubhooks.transport import Concern, loop, resolver
 from flask_hubhooks.transport.resolver import Lookup, Resolution, Resolver
 
 from ..support.receivers import Receiver, poll
-from .test_transport import post, transport
+from ..support.threads import threads_named
+from ..support.transports import post, transport
 
 FOUND = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
 ADDRESS = Resolution(("127.0.0.1",))
@@ -54,11 +55,7 @@ def dns(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameServer]:
     monkeypatch.setattr(socket, "getaddrinfo", made.look_up)
     yield made
     made.release.set()
-    poll(lambda: not threads())
-
-
-def threads() -> list[threading.Thread]:
-    return [each for each in threading.enumerate() if each.name == "hubhooks-lookup"]
+    poll(lambda: not threads_named("hubhooks-lookup"))
 
 
 class Wanted:
@@ -208,10 +205,10 @@ def test_threads_do_not_pile_up(dns: NameServer) -> None:
         wanted = Wanted(tested, "hanging")
         assert wanted.lookup
         tested.cancel(wanted.lookup, wanted.answers.put)
-    assert len(threads()) == 1
+    assert len(threads_named("hubhooks-lookup")) == 1
     assert Wanted(tested, "ci.example.com").answer() == ADDRESS
     dns.release.set()
-    poll(lambda: not threads())
+    poll(lambda: not threads_named("hubhooks-lookup"))
     assert Wanted(tested, "hanging").answer() == ADDRESS
 
 

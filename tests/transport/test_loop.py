@@ -22,39 +22,36 @@ from flask_hubhooks.transport import Concern, Outcome, Request, Transport, excha
 from flask_hubhooks.transport.egress import AddressPolicy, Egress
 from flask_hubhooks.transport.loop import Loop
 
-from ..support.posting import post
 from ..support.receivers import Receiver, close, hang, poll, tls_context
+from ..support.threads import threads_named
+from ..support.transports import send
 
 LOOPBACK = Egress(AddressPolicy((ip_network("127.0.0.0/8"),)))
 STOPPED = "The worker stopped before there was an answer."
 
 
-def threads() -> list[threading.Thread]:
-    return [each for each in threading.enumerate() if each.name == "hubhooks-transport"]
-
-
 def test_the_thread_begins_with_the_first_request() -> None:
     """A transport has no thread until the first request, and none after it was closed."""
-    before = len(threads())
+    before = len(threads_named("hubhooks-transport"))
     sender = Transport(LOOPBACK)
-    assert len(threads()) == before
+    assert len(threads_named("hubhooks-transport")) == before
     with Receiver() as receiver:
-        assert post(sender, receiver.url, b"", {}).status_code == 200
-        assert len(threads()) == before + 1
-        assert all(each.daemon for each in threads())
+        assert send(sender, receiver.url, b"", {}).status_code == 200
+        assert len(threads_named("hubhooks-transport")) == before + 1
+        assert all(each.daemon for each in threads_named("hubhooks-transport"))
         sender.close()
         sender.close()
-        assert len(threads()) == before
+        assert len(threads_named("hubhooks-transport")) == before
 
 
 def test_a_transport_that_is_dropped_ends_its_thread() -> None:
     """A transport that is no longer referenced leaves neither a thread nor a connection behind."""
-    before = len(threads())
+    before = len(threads_named("hubhooks-transport"))
     sender = Transport(LOOPBACK)
     with Receiver() as receiver:
-        post(sender, receiver.url, b"", {})
+        send(sender, receiver.url, b"", {})
         del sender
-        poll(lambda: not receiver.open and len(threads()) == before)
+        poll(lambda: not receiver.open and len(threads_named("hubhooks-transport")) == before)
 
 
 def test_close_answers_what_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +159,7 @@ def test_who_is_told_raises(caplog: pytest.LogCaptureFixture) -> None:
 
     with Receiver() as receiver:
         sender.send(Request(receiver.url, b"", {}), fail)
-        assert post(sender, receiver.url, b"", {}).status_code == 200
+        assert send(sender, receiver.url, b"", {}).status_code == 200
     sender.close()
     assert "fault of the caller" in caplog.text
 
@@ -180,7 +177,7 @@ def test_nothing_stays_behind(tmp_path: Path) -> None:
         with plain as one, encrypted as other:
             sender = Transport(LOOPBACK, ca_bundle=str(tmp_path / "ca.pem"), deadline_s=0.3)
             for url in [*[one.url] * 4, other.url, "http://127.0.0.1:1/", "http://10.0.0.1/", "nonsense"]:
-                post(sender, url, b"", {})
+                send(sender, url, b"", {})
             assert ours() > before
             sender.close()
             del sender
@@ -206,12 +203,12 @@ from ipaddress import ip_network
 from flask_hubhooks.transport import Transport
 from flask_hubhooks.transport.egress import AddressPolicy
 from flask_hubhooks.transport.egress import Egress
-from tests.support.posting import post
+from tests.support.transports import send
 
 url, bundle, before = sys.argv[1:]
 sender = Transport(Egress(AddressPolicy((ip_network("127.0.0.0/8"),))), ca_bundle=bundle)
 def sends():
-    return post(sender, url, b"{}", {}).status_code == 200
+    return send(sender, url, b"{}", {}).status_code == 200
 if before == "used":
     assert sends()
 child = os.fork()
@@ -257,13 +254,13 @@ def test_connections_have_a_maximum_age(option: int, monkeypatch: pytest.MonkeyP
     sender = Transport(LOOPBACK)
     with Receiver() as receiver:
         if option == pycurl.MAXLIFETIME_CONN:
-            poll(lambda: post(sender, receiver.url, b"", {}).status_code == 200 and receiver.connections == 3)
+            poll(lambda: send(sender, receiver.url, b"", {}).status_code == 200 and receiver.connections == 3)
             assert len(receiver.requests) > 3
         else:
-            post(sender, receiver.url, b"", {})
+            send(sender, receiver.url, b"", {})
             until = monotonic() + 2.2
             poll(lambda: monotonic() > until)
-            post(sender, receiver.url, b"", {})
+            send(sender, receiver.url, b"", {})
             assert receiver.connections == 2
     sender.close()
 
@@ -288,12 +285,12 @@ def test_faults_of_ours(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptu
     with Receiver() as receiver:
         with monkeypatch.context() as patches:
             patches.setattr(loop, step, fail)
-            outcome = post(sender, receiver.url, b"", {})
+            outcome = send(sender, receiver.url, b"", {})
         assert (outcome.error, outcome.concern) == (
             "Internal error (MemoryError). See the worker's log.",
             Concern.NOBODY,
         )
-        assert post(sender, receiver.url, b"", {}).status_code == 200
+        assert send(sender, receiver.url, b"", {}).status_code == 200
     sender.close()
     assert "a request failed because of an internal error" in caplog.text
 
@@ -309,9 +306,9 @@ def test_lack_of_files(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptur
                 raise OSError(24, "Too many open files")
 
             patches.setattr(exchange, "open_socket", lacking)
-            outcome = post(sender, receiver.url, b"", {})
+            outcome = send(sender, receiver.url, b"", {})
         assert (outcome.status_code, outcome.concern, outcome.connected) == (None, Concern.NOBODY, False)
         assert outcome.error == "Too many open files. Check the worker and its machine."
-        assert post(sender, receiver.url, b"", {}).status_code == 200
+        assert send(sender, receiver.url, b"", {}).status_code == 200
     sender.close()
     assert not caplog.text

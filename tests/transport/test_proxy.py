@@ -24,8 +24,7 @@ from flask_hubhooks.transport.resolver import Resolver
 from ..support.host import Host
 from ..support.receivers import Answer, Connection, Receiver, Request, close, hang, reset, sends, tls_context, trickles
 from ..support.receivers import http as answer_of
-from .test_connections import SOON_S, Network
-from .test_transport import BODY, LOOPBACK, SECRET, post
+from ..support.transports import BODY, LOOPBACK, SECRET, SOON_S, Network, post
 
 PASSWORD = "pa:ss@wörd€"
 CREDENTIALS = "Basic " + base64.b64encode(f"ann:{PASSWORD}".encode()).decode()
@@ -49,9 +48,12 @@ class Proxy(Receiver):
         if self.guarded and request.headers.get("proxy-authorization") != CREDENTIALS:
             return answer_of(407, b"", "Proxy-Authenticate: Basic", "Proxy-Realm: inner")
         try:
-            return _connect(request, connection) if request.method == "CONNECT" else _forward(request)
+            if request.method != "CONNECT":
+                return _forward(request)
+            _connect(request, connection)
         except OSError:
             return answer_of(502)
+        return None
 
 
 def _connect(request: Request, connection: Connection) -> None:
@@ -75,18 +77,6 @@ def _forward(request: Request) -> bytes:
         onward.request(request.method, f"{parts.path}?{parts.query}", request.body, kept)
         answer = onward.getresponse()
         return answer_of(answer.status, answer.read())
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def bundle(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("proxy") / "ca.pem"
-    authority.cert_pem.write_to_path(str(path))
-    return str(path)
 
 
 @pytest.fixture
@@ -227,11 +217,6 @@ def test_no_proxy_of_the_environment(network: Network, monkeypatch: pytest.Monke
         assert post(sender(proxy.through()), f"http://ci.example.com:{receiver.port}/").status_code == 200
         assert len(proxy.requests) == 1
     assert network.connected == [("127.0.0.1", proxy.port)]
-
-
-@pytest.fixture
-def network(monkeypatch: pytest.MonkeyPatch) -> Network:
-    return Network(monkeypatch)
 
 
 def closed_port() -> int:

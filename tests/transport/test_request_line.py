@@ -11,9 +11,8 @@ import pytest
 from flask_hubhooks.transport import Request
 from flask_hubhooks.transport.hook_url import target
 
-from ..support.posting import post
 from ..support.receivers import Receiver, poll
-from .test_transport import transport
+from ..support.transports import send, transport
 
 AS_WRITTEN = [
     *("/%7Euser", "/~user", "/%2Dx", "/%2f", "/a%2Fb", "/a/./b/../c", "/..", "/.", "//", "/a//b", "/a%20b", "/%61%41"),
@@ -82,7 +81,7 @@ def test_random_paths() -> None:
         origin = f"http://127.0.0.1:{receiver.port}"
         urls = [origin + random_path(random) for _ in range(3000)]
         for url in urls:
-            statuses.append(post(sender, url, b"", {}).status_code)
+            statuses.append(send(sender, url, b"", {}).status_code)
         sent = [each.path for each in receiver.requests]
         hosts = {each.headers["host"] for each in receiver.requests}
     sender.close()

@@ -5,10 +5,8 @@ from __future__ import annotations
 import gzip
 import logging
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
-from ipaddress import ip_network
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -16,29 +14,9 @@ from typing import Any
 import pytest
 
 from flask_hubhooks.transport import MAX_STORED_BODY, MAX_STORED_HEADERS, Concern, Outcome, Transport, exchange
-from flask_hubhooks.transport.egress import AddressPolicy, Egress
 
-from ..support.posting import post as send
 from ..support.receivers import Answer, Receiver, close, hang, http, poll, reset, sends, trickles
-
-LOOPBACK = Egress(AddressPolicy((ip_network("127.0.0.0/8"), ip_network("::1/128"))))
-SECRET = "s3cr3t"
-BODY = b'{"push_data": {}}'
-
-
-def transport(**options: Any) -> Transport:
-    return Transport(LOOPBACK, **{"deadline_s": 10, **options})
-
-
-@pytest.fixture
-def guarded() -> Iterator[Transport]:
-    sender = transport()
-    yield sender
-    sender.close()
-
-
-def post(sender: Transport, url: str, **headers: str) -> Outcome:
-    return send(sender, url, BODY, {"Content-Type": "application/json", **headers})
+from ..support.transports import BODY, SECRET, post, transport
 
 
 def post_once(answer: Answer, **options: Any) -> Outcome:

@@ -1,4 +1,4 @@
-"""Whatever is sent to the API, it is done or refused as a problem: nothing ends in an error of the host's."""
+"""The API carries out or refuses any input: nothing ends in an internal error."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ webhook_change = st.fixed_dictionaries(
 
 
 class Tried:
-    """A repository with a webhook that is tried, and one beside it."""
+    """A repository with a webhook to be tried, and another webhook."""
 
     def __init__(self, host: Host) -> None:
         self.owned = Owned(host, "acme/tried")
@@ -79,7 +79,7 @@ def tried(standing: Host) -> Tried:
 
 
 def answered(answer: TestResponse, *refused: int) -> bool:
-    """Whether it was done; where it was not, it was refused in one of these ways."""
+    """Tell whether a request was carried out; otherwise check that it was refused with one of these statuses."""
     if answer.status_code < 300:
         return True
     assert answer.status_code in refused, answer.text
@@ -93,7 +93,7 @@ def answered(answer: TestResponse, *refused: int) -> bool:
 @example(content={"name": "\ud800"})
 @example(content={"hooks": [{"hook_url": "http://\0/"}]})
 def test_edited(tried: Tried, content: object) -> None:
-    """Any change of a webhook is made, and can be read, or is refused and leaves it as it was."""
+    """Any change of a webhook is made and can be read, or is refused and leaves it unchanged."""
     before = tried.owned.get(tried.path)
     done = answered(answer := tried.send("PATCH", tried.path, content), 400)
     assert tried.owned.get(tried.path) == (answer.get_json() if done else before)
@@ -140,7 +140,7 @@ def test_bytes(tried: Tried, body: bytes, etag: bytes) -> None:
 
 
 def percent(value: str) -> str:
-    """Quoted for a URL; of lone surrogates the bytes that are no UTF-8."""
+    """Quote a text for a URL; lone surrogates become bytes that are not UTF-8."""
     return quote(value.encode("utf-8", "surrogatepass"))
 
 
@@ -175,7 +175,7 @@ raw = st.binary(max_size=30).map(lambda each: each.decode("latin-1"))
 @example(query="cursor=newer:253402300799999999:0:0&status=pending")
 @example(query=urlencode({"page": 10**6, "page_size": 100}))
 def test_queries(tried: Tried, query: str) -> None:
-    """Any query of the lists is answered with what it finds, whose links lead on, or refused."""
+    """Any query of the lists returns results with working links, or is refused."""
     for path in ("", f"{tried.path}history/", "matching-tags/"):
         answer = tried.owned("GET", path, environ_overrides={"QUERY_STRING": query})
         if not answered(answer, 400):

@@ -1,4 +1,4 @@
-"""The JSON API: making, listing, reading and deleting webhooks, and every way to be refused."""
+"""The JSON API: creating, listing, reading and deleting webhooks, and every way to be refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ..support.receivers import Receiver
 from ..support.visitor import Visitor
 
 URL = "https://ci.example.com/hook"
-VALID = {"name": "deploy", "hook_url": URL}
+VALID: dict[str, Any] = {"name": "deploy", "hook_url": URL}
 
 """Runs a test once, on SQLite: it does not depend on the database."""
 
@@ -53,7 +53,7 @@ def listed(host: Host, query: str = "") -> dict[str, Any]:
 
 
 def test_creates_with_one_url(host: Host) -> None:
-    """A name and a hook_url make an active webhook with one hook, and the answer shows all of it."""
+    """A name and a hook_url create an active webhook with one hook, and the response shows all of it."""
     answer = post(host, VALID)
     assert answer.status_code == 201
     assert answer.content_type == "application/json"
@@ -93,7 +93,7 @@ def test_creates_with_one_url(host: Host) -> None:
 
 
 def test_creates_a_chain(host: Host) -> None:
-    """`hooks` makes a chain of up to ten, in the order given, the same URL more than once if wanted."""
+    """`hooks` creates a chain of up to ten, in the given order, with repeated URLs if wanted."""
     urls = [f"{URL}/{number % 7}" for number in range(10)]
     assert [hook["hook_url"] for hook in host.create(*urls)["hooks"]] == urls
 
@@ -108,13 +108,13 @@ def test_creates_a_chain(host: Host) -> None:
         (2, {"expect_final_callback": False}, False),
     ],
 )
-def test_final_callback(host: Host, number: int, wanted: dict[str, bool], expected: bool) -> None:
-    """A final callback is expected of chains and not of single hooks, unless the client says otherwise."""
+def test_final_callback(host: Host, number: int, wanted: dict[str, Any], expected: bool) -> None:
+    """A final callback is expected for chains and not for single hooks, unless the client says otherwise."""
     assert host.create(*[URL] * number, **wanted)["expect_final_callback"] is expected
 
 
 def test_location(host: Host) -> None:
-    """Location is the webhook's URL, below the external URL whatever Host header came."""
+    """Location is the webhook's URL below the external URL, whatever the Host header."""
     answer = post(host, VALID, headers={"Host": "evil.example.com"})
     location = answer.headers["Location"]
     assert location == f"https://registry.example.com/v2/repositories/acme/app/webhooks/{answer.get_json()['id']}/"
@@ -123,7 +123,7 @@ def test_location(host: Host) -> None:
 
 
 def test_secret_is_shown_once(host: Host) -> None:
-    """The answer to the creation shows a new secret of 32 bytes; no other answer and no column does."""
+    """The response to the creation shows a new secret of 32 bytes; no other response or column contains it."""
     first, second = host.create(URL), host.create(URL, name="other")
     secret = first["secret"]
     assert secret.startswith("whsec_") and len(base64.b64decode(secret.removeprefix("whsec_"))) == 32
@@ -137,7 +137,7 @@ def test_secret_is_shown_once(host: Host) -> None:
 
 
 def test_names_in_any_script(host: Host) -> None:
-    """A name comes back as it was given, and the slug fits into a URL."""
+    """A name is returned as given, and the slug is safe in a URL."""
     for name in ("デプロイ 🚀", "Ünïcödé", "a" * 255, "<script>alert(1)</script>", "%00", "'; --"):
         webhook = host.create(URL, name=name)
         assert webhook["name"] == name
@@ -145,13 +145,13 @@ def test_names_in_any_script(host: Host) -> None:
 
 
 def test_slugs_differ(host: Host) -> None:
-    """Names that look alike in a URL get slugs that differ, and one of signs alone gets a slug, too."""
+    """Names that look alike in a URL get different slugs, and a name without letters gets one too."""
     slugs = [host.create(URL, name=name)["slug"] for name in ("Deploy it", "deploy-it", "DEPLOY IT!", "!!!")]
     assert slugs == ["deploy-it", "deploy-it-2", "deploy-it-3", "webhook"]
 
 
 def test_a_name_is_taken_in_one_repository(host: Host) -> None:
-    """A name is refused where the repository has a webhook of it, spaces around it aside, and free elsewhere."""
+    """A name must be unique in its repository, without surrounding spaces, but not across repositories."""
     host.create(URL)
     for name in ("deploy", " deploy\u3000"):
         assert set(problem(post(host, VALID | {"name": name}), 400)["errors"]) == {"name"}
@@ -163,7 +163,7 @@ def test_a_name_is_taken_in_one_repository(host: Host) -> None:
 
 
 def test_lists_in_pages(host: Host) -> None:
-    """The pages of the list hold every webhook once, in the order of their making, and lead forward and back."""
+    """The pages of the list contain every webhook once, in order of creation, with links in both directions."""
     names = [host.create(URL, name=f"n{number}")["name"] for number in range(5)]
     host.create(URL, repository="acme/other")
     pages = [listed(host, "?page_size=2")]
@@ -177,7 +177,7 @@ def test_lists_in_pages(host: Host) -> None:
 
 
 def test_reads_what_it_lists(host: Host) -> None:
-    """A webhook is read as the list shows it, and an empty repository lists nothing."""
+    """A webhook reads as the list shows it, and an empty repository has an empty list."""
     assert listed(host) == {"count": 0, "next": None, "previous": None, "results": []}
     webhook = host.create(URL, URL)
     answer = host.api("GET", f"acme/app/webhooks/{webhook['id']}/")
@@ -188,13 +188,13 @@ def test_reads_what_it_lists(host: Host) -> None:
 @pytest.mark.parametrize("key", ["page", "page_size"])
 @pytest.mark.parametrize("value", ["0", "-1", "+1", "x", "", "1.0", "1e1", "\uff11", "10000000", "9" * 5000])
 def test_bad_pages(untouched: Host, key: str, value: str) -> None:
-    """A page or page_size that is no whole number in range is refused with its name."""
+    """A page or page_size that is not an integer in range is refused under its name."""
     answer = untouched.api("GET", "acme/app/webhooks/", query_string={key: value})
     assert set(problem(answer, 400)["errors"]) == {key}
 
 
 def test_delete(host: Host) -> None:
-    """Deleting works at once: nothing of it is readable, nothing more is sent, its name is free, others stay."""
+    """Deleting takes effect at once: nothing is readable or sent, the name is free, other webhooks stay."""
     with Receiver() as gone, Receiver() as stays:
         host.push()
         webhook, other = host.create(gone.url, gone.url), host.create(stays.url, name="other")
@@ -245,7 +245,7 @@ BAD_JSON = [
 
 @pytest.mark.parametrize("body", BAD_JSON, ids=range(len(BAD_JSON)))
 def test_bad_json(untouched: Host, body: bytes) -> None:
-    """What is no JSON object is refused in words, and nothing is written."""
+    """Anything but a JSON object is refused with an explanation, and nothing is written."""
     answer = untouched.api("POST", "acme/app/webhooks/", data=body, content_type="application/json")
     if len(body) <= 64 * 1024:
         assert problem(answer, 400)["detail"].startswith("The body ")
@@ -255,13 +255,15 @@ def test_bad_json(untouched: Host, body: bytes) -> None:
 
 
 def test_deep_nesting(untouched: Host) -> None:
-    """JSON as deep as the size limit allows is refused, not run into."""
+    """JSON nested as deeply as the size limit allows is refused, not recursed into."""
     for opening in (b"[", b'{"":', b'{"name":['):
         body = opening * (64 * 1024 // len(opening))
         problem(untouched.api("POST", "acme/app/webhooks/", data=body, content_type="application/json"), 400)
 
 
 NOT_A_TEXT: list[object] = [None, 1, 1.5, True, [], ["a"], {}, {"a": "b"}]
+NOT_A_BOOLEAN: list[object] = [0, 1, "true", "", [], {}]
+NOT_A_HOOK: list[object] = [None, 1, URL, [], {}, {"hook_url": 1}]
 BAD_CONTENT: list[tuple[object, str]] = [
     ({"hook_url": URL}, "name"),
     *(({"name": name, "hook_url": URL}, "name") for name in NOT_A_TEXT),
@@ -276,10 +278,10 @@ BAD_CONTENT: list[tuple[object, str]] = [
     *(({"name": "a", "hook_url": url}, "hook_url") for url in NOT_A_TEXT),
     *(({"name": "a", "hooks": hooks}, "hooks") for hooks in (None, 1, "a", True, {}, {"hook_url": URL})),
     ({"name": "a", "hooks": [{"hook_url": URL}] * 11}, "hooks"),
-    *(({"name": "a", "hooks": [{"hook_url": URL}, hook]}, "hooks") for hook in (None, 1, URL, [], {}, {"hook_url": 1})),
+    *(({"name": "a", "hooks": [{"hook_url": URL}, hook]}, "hooks") for hook in NOT_A_HOOK),
     ({"name": "a", "hooks": [{"hook_url": URL, "colour": "red"}]}, "hooks"),
     ({"name": "a", "hooks": [{"hook_url": URL, "\ud800": 1}]}, "hooks"),
-    *((VALID | {"expect_final_callback": value}, "expect_final_callback") for value in (0, 1, "true", "", [], {})),
+    *((VALID | {"expect_final_callback": value}, "expect_final_callback") for value in NOT_A_BOOLEAN),
     *((VALID | {"active": value}, "active") for value in (None, 0, "true")),
     *(
         (VALID | {"tag_filter": value}, "tag_filter")
@@ -292,7 +294,7 @@ BAD_CONTENT: list[tuple[object, str]] = [
 
 @pytest.mark.parametrize(("content", "field"), BAD_CONTENT, ids=range(len(BAD_CONTENT)))
 def test_bad_content(untouched: Host, content: object, field: str) -> None:
-    """What is wrong is told under its field alone, and nothing is written."""
+    """Each error is reported under its field only, and nothing is written."""
     errors = problem(post(untouched, content), 400)["errors"]
     assert set(errors) == {field}
     assert errors[field]
@@ -345,7 +347,7 @@ BAD_URLS = [
 
 @pytest.mark.parametrize("url", BAD_URLS, ids=range(len(BAD_URLS)))
 def test_bad_urls(untouched: Host, url: str) -> None:
-    """A URL that is not an absolute http(s) one without user and fragment is refused, alone and in a chain."""
+    """Only absolute http(s) URLs without user and fragment are accepted, alone or in a chain."""
     assert set(problem(post(untouched, {"name": "a", "hook_url": url}), 400)["errors"]) == {"hook_url"}
     chain = {"name": "a", "hooks": [{"hook_url": URL}, {"hook_url": url}]}
     errors = problem(post(untouched, chain), 400)["errors"]
@@ -354,7 +356,7 @@ def test_bad_urls(untouched: Host, url: str) -> None:
 
 
 def test_good_urls(host: Host) -> None:
-    """A URL comes back as it was given."""
+    """A URL is returned as given."""
     urls = [
         "http://localhost",
         "HTTPS://CI.Example.com:8443/hook?a=b&c=%20",
@@ -388,7 +390,7 @@ likely = st.fixed_dictionaries(
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=likely | anything)
 def test_any_json_is_answered(host: Host, content: object) -> None:
-    """Whatever JSON is sent, it is refused and nothing written, or it is kept and can be read."""
+    """Any JSON is either refused with nothing written, or stored and readable."""
     before = listed(host)["count"]
     answer = post(host, content)
     if answer.status_code == 201:
@@ -401,7 +403,7 @@ def test_any_json_is_answered(host: Host, content: object) -> None:
 @settings(max_examples=200, deadline=None)
 @given(body=st.binary(), path=st.text(min_size=1), query=st.text(st.characters(max_codepoint=127)))
 def test_any_bytes_are_answered(untouched: Host, body: bytes, path: str, query: str) -> None:
-    """No body, path or query is answered with an error of ours."""
+    """No body, path or query causes an internal error."""
     assert untouched.api("POST", "acme/app/webhooks/", data=body, content_type="application/json").status_code == 400
     for url in (f"acme/app/webhooks/{path}", f"acme/{path}/webhooks/", f"acme/app/webhooks/{path}/history/"):
         assert untouched.api("GET", url.replace("?", "").replace("#", "")).status_code in (200, 404)
@@ -431,7 +433,7 @@ def test_authorizer_may_redirect(host: Host) -> None:
 
 
 def test_readers_may_not_write(host: Host) -> None:
-    """Who may read but not write gets 403 for what changes something, and changes nothing."""
+    """A user with read access only gets 403 for changes, and changes nothing."""
     webhook = host.create(URL)
     host.push()
     delivery = host.history(webhook)[0]
@@ -445,7 +447,7 @@ def test_readers_may_not_write(host: Host) -> None:
 
 
 def test_what_is_not_there_and_what_is_not_yours_look_alike(host: Host) -> None:
-    """A stranger, a missing repository, webhook or delivery, and one of another repository get the very same 404."""
+    """Strangers, missing things and things of another repository all get the same 404."""
     mine, theirs = host.create(URL), host.create(URL, repository="acme/other")
     host.push()
     delivery = host.history(mine)[0]["id"]
@@ -495,7 +497,7 @@ def test_what_is_not_there_and_what_is_not_yours_look_alike(host: Host) -> None:
 )
 @on_sqlite
 def test_other_sites_may_not_write(host: Host, headers: dict[str, str]) -> None:
-    """What another site has a browser send is refused before anything else is looked at; reading is not."""
+    """A write sent by another site's page is refused before anything else is checked; a read is not."""
     webhook = host.create(URL)
     problem(post(host, VALID | {"name": "other"}, headers=headers), 403)
     problem(host.api("DELETE", f"acme/app/webhooks/{webhook['id']}/", headers=headers), 403)
@@ -515,7 +517,7 @@ def test_other_sites_may_not_write(host: Host, headers: dict[str, str]) -> None:
 )
 @on_sqlite
 def test_own_pages_may_write(host: Host, headers: dict[str, str]) -> None:
-    """The registry's own pages, by either of its addresses, and clients that are no browsers may write."""
+    """The registry's own pages, at either address, and clients other than browsers may write."""
     assert post(host, VALID, headers=headers).status_code == 201
 
 
@@ -524,7 +526,7 @@ def test_own_pages_may_write(host: Host, headers: dict[str, str]) -> None:
 
 @pytest.fixture
 def paths(host: Host) -> dict[str, set[str]]:
-    """A path for each route, with the methods it has."""
+    """Return a path for each route, with its methods."""
     webhook = host.create(URL)
     host.push()
     below = f"/v2/repositories/acme/app/webhooks/{webhook['id']}/"
@@ -548,7 +550,7 @@ def paths(host: Host) -> dict[str, set[str]]:
 
 @on_sqlite
 def test_methods(host: Host, paths: dict[str, set[str]]) -> None:
-    """Every route answers 405 with Allow to the methods it has not, and OPTIONS with Allow."""
+    """Every route answers 405 with Allow to methods that it lacks, and OPTIONS with Allow."""
     assert len(api_rules(host.app)) == len(paths)
     for path, methods in paths.items():
         for method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"} - methods:
@@ -587,13 +589,13 @@ def test_final_slash(host: Host, paths: dict[str, set[str]]) -> None:
 @on_sqlite
 @pytest.mark.parametrize("path", ["/v2/repositories//acme/app/webhooks/", "//v2/repositories/acme/app/webhooks/"])
 def test_doubled_slashes(host: Host, path: str) -> None:
-    """A doubled slash is not found; a redirect would be built from the Host header."""
+    """A doubled slash is a 404; a redirect would be built from the Host header."""
     assert host.client.get(path, base_url="http://evil.example.com").status_code == 404
 
 
 @on_sqlite
 def test_nothing_is_stored_by_caches(host: Host, paths: dict[str, set[str]]) -> None:
-    """Every answer of ours, an error too, says that no cache may keep it."""
+    """Every response of ours, including errors, forbids caching."""
     for path in [*paths, "/v2/repositories/acme/missing/webhooks/"]:
         for method in ("GET", "POST", "OPTIONS", "PUT"):
             answer = host.client.open(path, method=method, headers={"X-User": "alice"})
@@ -603,7 +605,7 @@ def test_nothing_is_stored_by_caches(host: Host, paths: dict[str, set[str]]) -> 
 @on_sqlite
 @pytest.mark.parametrize("chunked", [False, True])
 def test_size(host: Host, chunked: bool) -> None:
-    """A body of 64 KiB is taken, a longer one refused, also where its length is not told beforehand."""
+    """A body of 64 KiB is accepted, and a larger one refused, even without a declared length."""
 
     def padded(size: int) -> TestResponse:
         options: dict[str, Any] = {"data": json.dumps(VALID).ljust(size).encode()}
@@ -621,7 +623,7 @@ def test_size(host: Host, chunked: bool) -> None:
     "content_type", [None, "", "text/plain", "text/json", "application/x-www-form-urlencoded", "multipart/form-data"]
 )
 def test_type(host: Host, content_type: str | None) -> None:
-    """What is not declared as JSON is refused: a form of another site cannot declare it."""
+    """A body not declared as JSON is refused: another site's form cannot declare it."""
     answer = host.api("POST", "acme/app/webhooks/", data=json.dumps(VALID), content_type=content_type)
     problem(answer, 415)
     assert listed(host)["count"] == 0
@@ -630,7 +632,7 @@ def test_type(host: Host, content_type: str | None) -> None:
 @on_sqlite
 @pytest.mark.parametrize("authorization", ["", "Basic eDp5", 'Digest username="x"', "negotiate x", "NTLM x"])
 def test_no_form_of_another_site(host: Host, authorization: str) -> None:
-    """A POST that a form can send is refused where it may come with a browser's cookies or password, body or not."""
+    """A POST that a form could send is refused if it may carry a browser's credentials, with a body or not."""
     webhook = host.create(URL)
     host.push()
     [delivery] = host.history(webhook)
@@ -648,7 +650,7 @@ def test_no_form_of_another_site(host: Host, authorization: str) -> None:
 
 @on_sqlite
 def test_posts_without_a_body(host: Host) -> None:
-    """An empty body will do as JSON, with the token of a form, or from a client that authorizes itself."""
+    """An empty body counts as JSON with a form's token, or from a client that authorizes itself."""
     webhook = host.create(URL)
     visitor = Visitor(host)
     path = f"/v2/repositories/acme/app/webhooks/{webhook['id']}/rotate-secret/"
@@ -666,13 +668,13 @@ def test_posts_without_a_body(host: Host) -> None:
 @on_sqlite
 @pytest.mark.parametrize("content_type", ["application/json", "application/json; charset=utf-8", "application/ld+json"])
 def test_types_of_json(host: Host, content_type: str) -> None:
-    """JSON may be declared with parameters, or as a kind of its own."""
+    """JSON may be declared with parameters, or as a `+json` type."""
     answer = host.api("POST", "acme/app/webhooks/", data=json.dumps(VALID), content_type=content_type)
     assert answer.status_code == 201
 
 
 def test_repository_names(host: Host) -> None:
-    """A repository's name may have any number of parts, and words of our own paths among them."""
+    """A repository's name may have any number of parts, including words of our own paths."""
     names = [
         "busybox",
         "a/b/c/d",
@@ -694,7 +696,7 @@ def test_repository_names(host: Host) -> None:
 @on_sqlite
 @pytest.mark.parametrize("repository", ["a" * 256, "acme/" + "a" * 3000, "acme/%00", "acme/a%00b"])
 def test_impossible_repository_names(host: Host, repository: str) -> None:
-    """A name that no column can hold is a repository that does not exist, and the host is not asked."""
+    """A name that fits no column is a missing repository, and the host is not asked."""
     host.hubhooks.authorizer(lambda action, asked: pytest.fail("asked"))
     problem(host.api("GET", f"{repository}/webhooks/"), 404)
     problem(host.api("POST", f"{repository}/webhooks/", json=VALID), 404)

@@ -1,11 +1,11 @@
-"""Who may do what: every route of ours, walked as everybody, with the ids of everything that is not theirs."""
+"""Who may do what: every route of ours, requested as every kind of user with the ids of other owners."""
 
 from __future__ import annotations
 
 import json
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,14 +52,14 @@ class Ids:
 
 @dataclass(frozen=True)
 class World:
-    """A webhook with a history in each of three repositories; `marks` are what nobody else may see of each."""
+    """A webhook with history in each of three repositories; `marks` are texts that no other owner may see."""
 
     host: Host
     ids: dict[str, Ids]
     marks: dict[str, list[str]]
 
     def everything(self) -> dict[str, Any]:
-        """What the owners see of all of it."""
+        """Return everything that the owners see."""
         seen: dict[str, Any] = {}
         for repository, ids in self.ids.items():
             below, user = f"{repository}/webhooks/", owner(repository)
@@ -107,9 +107,9 @@ def ask(host: Host, method: str, path: str, user: str | None, body: Any, **heade
 
 
 def walk(
-    host: Host, repository: str, ids: Ids, user: str | None, rules: Mapping[str, Any] = BODIES
+    host: Host, repository: str, ids: Ids, user: str | None, rules: Iterable[str] = BODIES
 ) -> Iterator[tuple[str, str, TestResponse]]:
-    """Ask every route for every method; yields the rule, the method and the answer."""
+    """Send every method to every route; yield the rule, the method and the response."""
     for rule in rules:
         for method in METHODS:
             yield rule, method, ask(host, method, path_of(rule, repository, ids), user, BODIES[rule].get(method))
@@ -124,7 +124,7 @@ def handled(rule: str, method: str) -> bool:
 
 
 def check_public(rule: str, method: str, answer: TestResponse) -> None:
-    """What is told without being asked who one is: which methods a route has."""
+    """Check what anybody may know: the methods of a route."""
     assert answer.status_code == (204 if method == "OPTIONS" else 405), (rule, method)
     allowed = {*BODIES[rule], "OPTIONS"} | ({"HEAD"} if "GET" in BODIES[rule] else set())
     assert set(answer.headers["Allow"].split(", ")) == allowed
@@ -137,7 +137,7 @@ def no_marks(answer: TestResponse, marks: list[str]) -> None:
 
 @on_sqlite
 def test_every_route_is_walked(host: Host) -> None:
-    """A route of ours that these tests do not know fails them, and each takes every method."""
+    """These tests cover every route of ours, and each route accepts every method."""
     ours = {each.rule: each.methods for each in api_rules(host.app)}
     assert set(ours) == {*BODIES, CALLBACK, DOCUMENT}
     assert all(methods == set(METHODS) for methods in ours.values())
@@ -145,7 +145,7 @@ def test_every_route_is_walked(host: Host) -> None:
 
 @pytest.mark.parametrize(("denial", "status"), [("aborts", 401), ("returns", 404)])
 def test_who_may_nothing(world: World, denial: str, status: int) -> None:
-    """Anonymous, or denied everything, one gets the very same bytes for what exists and what does not."""
+    """Without a user, or denied everything, existing and missing things look the same to the byte."""
     host, before = world.host, world.everything()
     if denial == "returns":
         host.hubhooks.authorizer(lambda action, repository: None)
@@ -165,7 +165,7 @@ def test_who_may_nothing(world: World, denial: str, status: int) -> None:
 
 
 def test_another_owner(world: World) -> None:
-    """Another owner gets the very same 404 whether the repository, the webhook, its hook or delivery exist or not."""
+    """Another owner gets the same 404 whether or not the repository, webhook, hook or delivery exists."""
     host, before = world.host, world.everything()
     answers = set()
     own, bobs = world.ids["acme/app"], world.ids["bob/app"]
@@ -184,7 +184,7 @@ def test_another_owner(world: World) -> None:
 
 @pytest.mark.parametrize("user", ["alice", "reader"])
 def test_ids_of_another_repository(world: World, user: str) -> None:
-    """In a repository of one's own the ids of others' are as good as none: the same bytes, and nothing of theirs."""
+    """In one's own repository, ids of others' look like missing ones, and nothing of theirs is shown."""
     host, before = world.host, world.everything()
     own, *others = (*world.ids.values(), Ids())
     mixed = [*others, *(Ids(own.webhook_id, each.hook_id, each.delivery_id) for each in others)]
@@ -206,7 +206,7 @@ def test_ids_of_another_repository(world: World, user: str) -> None:
 
 
 def test_own_pages_show_nothing_of_others(world: World) -> None:
-    """What one may read of a repository holds nothing of any other one, whatever filter or page is asked for."""
+    """Lists of a repository show nothing of any other, whatever the filter or page."""
     host = world.host
     for repository, ids in world.ids.items():
         others = [mark for each, marks in world.marks.items() if each != repository for mark in marks]
@@ -221,7 +221,7 @@ def test_own_pages_show_nothing_of_others(world: World) -> None:
 
 
 def test_hooks_of_another_webhook(world: World) -> None:
-    """A chain cannot take in a hook of another webhook or repository by its id, and is told nothing of it."""
+    """A chain cannot take in a hook of another webhook by its id, and learns nothing about it."""
     before, answers = world.everything(), set()
     for ids in (world.ids["acme/other"], world.ids["bob/app"], Ids()):
         path = f"acme/app/webhooks/{world.ids['acme/app'].webhook_id}/"
@@ -235,7 +235,7 @@ def test_hooks_of_another_webhook(world: World) -> None:
 
 
 def test_reader(world: World) -> None:
-    """Who may only read is shown outcomes, and is refused every change with 403 before it is looked at."""
+    """A reader sees outcomes, and gets 403 for every change before its content is checked."""
     host, before, ids = world.host, world.everything(), world.ids["acme/app"]
     secret, _, credential, header, _, path, value, *_ = world.marks["acme/app"]
     refusals = set()
@@ -275,7 +275,7 @@ def test_without_an_authorizer(world: World) -> None:
 @pytest.mark.parametrize("status", [401, 403, 302])
 @on_sqlite
 def test_aborting_for_write(world: World, status: int) -> None:
-    """An authorizer that aborts for "write" breaks no reading, and answers what writes."""
+    """An authorizer that aborts for "write" does not affect reads, and its response is used for writes."""
 
     def only_reads(action: str, repository: str) -> str:
         if action == "write":
@@ -322,7 +322,7 @@ PAGES = [("GET", "")] + [(method, "{webhook}/" + below) for method, below in (
 
 
 def ask_everything(host: Host, ids: Ids) -> Iterator[tuple[str, str, bool, TestResponse]]:
-    """Ask every route and some pages for what they have; yields what was asked, whether it reads, and the answer."""
+    """Request every route and some pages; yield what was requested, whether it reads, and the response."""
     for rule, methods in BODIES.items():
         for method in methods:
             answer = ask(host, method, path_of(rule, "acme/app", ids), None, BODIES[rule][method])
@@ -335,7 +335,7 @@ def ask_everything(host: Host, ids: Ids) -> Iterator[tuple[str, str, bool, TestR
 
 @on_sqlite
 def test_who_is_no_user(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    """Only a name that is not blank is a user: all else denies every route, and what is of a wrong type is logged."""
+    """Only a name that is not blank is a user: anything else is denied everywhere, and a wrong type is logged."""
     host, ids, before = world.host, world.ids["acme/app"], world.everything()
     host.app.config["TRAP_HTTP_EXCEPTIONS"] = True  # a host's tests may set it
     for name, odd in (DENIALS | WRONG | RESPONSES).items():
@@ -368,7 +368,7 @@ def fails() -> Any:
 
 @on_sqlite
 def test_who_may_not_write(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever names no user for "write" lets nobody see more than a reader, and a wrong type is logged once."""
+    """Without a valid user for "write" nobody sees more than a reader, and a wrong type is logged once."""
     host, ids, before = world.host, world.ids["acme/app"], world.everything()
     odd_ones = DENIALS | WRONG | RESPONSES | {"abort": lambda: abort(401), "exception": fails}
     for name, odd in odd_ones.items():
@@ -394,7 +394,7 @@ def test_who_may_not_write(world: World, caplog: pytest.LogCaptureFixture) -> No
 
 @on_sqlite
 def test_who_may_not_read_either(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    """Where "write" is denied, whatever names no user for "read" makes a 404 of the 403."""
+    """If "write" is denied, an invalid user for "read" turns the 403 into a 404."""
     host, ids, before = world.host, world.ids["acme/app"], world.everything()
     odd_ones = DENIALS | WRONG | RESPONSES | {"abort": lambda: abort(401), "exception": fails}
     for name, odd in odd_ones.items():
@@ -414,7 +414,7 @@ def test_who_may_not_read_either(world: World, caplog: pytest.LogCaptureFixture)
 
 @on_sqlite
 def test_the_name_of_a_user(host: Host) -> None:
-    """A user's name is kept without the blanks around it, and without what no database can hold."""
+    """A user's name is stored without surrounding blanks and characters that databases cannot store."""
     for number, (given, kept) in enumerate({" alice\n": "alice", "a\ud800b": "a?b", "a\u200b": "a\u200b"}.items()):
         host.hubhooks.authorizer(lambda action, repository, given=given: given)
         assert host.create(URL, name=f"{number}")["creator"] == kept
@@ -422,7 +422,7 @@ def test_the_name_of_a_user(host: Host) -> None:
 
 @on_sqlite
 def test_the_authorizer_is_asked_with_the_name_as_it_is(host: Host) -> None:
-    """The name that is authorized is the very name that is acted upon, in whatever way the URL spells it."""
+    """The name that is authorized is exactly the name that is used, however the URL spells it."""
     asked = []
 
     def ask_for(action: str, repository: str) -> str | None:
@@ -469,7 +469,7 @@ FOREIGN = [
 )
 @on_sqlite
 def test_foreign_origins(world: World, base_url: str) -> None:
-    """Every route that changes something refuses what another site had a browser send, whatever Host it names."""
+    """Every route that changes something refuses requests from other sites' pages, whatever the Host header."""
     before, refusals = world.everything(), set()
     for headers in FOREIGN:
         for rule, method in UNSAFE:
@@ -488,7 +488,7 @@ def test_foreign_origins(world: World, base_url: str) -> None:
 
 @on_sqlite
 def test_foreign_origins_may_call_back(world: World) -> None:
-    """A callback is taken from wherever it comes: its token is all the authority it needs."""
+    """A callback is accepted from any origin: its token is all the authority it needs."""
     delivery = uuid.UUID(str(world.ids["acme/app"].delivery_id))
     token = world.host.state.tokens.make(delivery, 1)
     for headers in FOREIGN:
@@ -498,7 +498,7 @@ def test_foreign_origins_may_call_back(world: World) -> None:
 
 
 def test_callbacks_of_others(world: World) -> None:
-    """A callback of no delivery gets the very same 404, whatever repository its path names, and changes nothing."""
+    """A callback for no delivery gets the same 404 whatever repository its path names, and changes nothing."""
     host, before, answers = world.host, world.everything(), set()
     for repository in [*world.ids, "acme/missing", "no/such"]:
         for token in [host.state.tokens.make(uuid.UUID(int=7), 1), "forged"]:

@@ -1,4 +1,4 @@
-"""Callbacks: what they decide, when they come too late, and what is wrong with them."""
+"""Callbacks: what they decide, when they are too late, and which are invalid."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
-from werkzeug.test import TestResponse
 
 from flask_hubhooks.crypto.callback_tokens import CallbackTokens
 from flask_hubhooks.dialects import utcnow
@@ -25,7 +24,7 @@ from ..support.receivers import Connection, Receiver, Request, http
 
 
 def sent(host: Host, *answers: Any, **more: Any) -> tuple[dict[str, Any], bytes]:
-    """Push to a webhook with one hook that answers so; return the webhook and the payload it got."""
+    """Push to a webhook with one hook that answers like this; return the webhook and the payload it got."""
     with Receiver(*answers) as receiver:
         webhook = host.create(receiver.url, **{"expect_final_callback": True, **more})
         host.push()
@@ -43,15 +42,11 @@ def callback_path(payload: bytes) -> str:
     return url.removeprefix("https://registry.example.com")
 
 
-def redeliver(host: Host, webhook: dict[str, Any], delivery: dict[str, Any]) -> TestResponse:
-    return host.api("POST", f"acme/app/webhooks/{webhook['id']}/history/{delivery['id']}/redeliver/")
-
-
 # When it comes
 
 
 def test_after_the_answer(host: Host) -> None:
-    """An expected callback decides a delivery that was answered, and the history shows all it says."""
+    """An expected callback decides a delivery that was answered, and the history shows all it contains."""
     webhook, payload = sent(host)
     waiting = only(host, webhook)
     assert (waiting["status"], waiting["state"], waiting["callback"]) == ("success", "awaiting_callback", None)
@@ -70,7 +65,7 @@ def test_after_the_answer(host: Host) -> None:
 
 @pytest.mark.parametrize("state", ["failure", "error"])
 def test_not_successful(host: Host, state: str) -> None:
-    """A callback that says failure or error fails the delivery, though it was received."""
+    """A callback with failure or error fails a delivery that was received."""
     webhook, payload = sent(host)
     assert host.call_back(payload, state=state).status_code == 200
     delivery = only(host, webhook)
@@ -80,7 +75,7 @@ def test_not_successful(host: Host, state: str) -> None:
 @pytest.mark.parametrize("status", [200, 404, 500])
 @pytest.mark.parametrize(("state", "becomes"), [("success", "succeeded"), ("error", "failed")])
 def test_before_the_answer(served: Host, status: int, state: str, becomes: str) -> None:
-    """A callback posted before the answer, or beside an error answer, decides, and ends the retries."""
+    """A callback before the answer, or beside an error answer, decides the delivery and ends the retries."""
     callbacks: list[int] = []
 
     def call_back(request: Request, _: Connection) -> int:
@@ -102,7 +97,7 @@ def test_before_the_answer(served: Host, status: int, state: str, becomes: str) 
 
 
 def test_between_two_attempts(host: Host) -> None:
-    """A receiver that answered 500 and calls back all the same has got it: it is not sent again."""
+    """A receiver that answered 500 and calls back has received the delivery: it is not sent again."""
     webhook, payload = sent(host, 500)
     assert only(host, webhook)["state"] == "pending"
     assert host.call_back(payload).status_code == 200
@@ -113,7 +108,7 @@ def test_between_two_attempts(host: Host) -> None:
 
 
 def test_the_same_again(host: Host) -> None:
-    """The same state again is answered 200 and changes nothing, not even the description."""
+    """Repeating a state gets 200 and changes nothing, not even the description."""
     webhook, payload = sent(host)
     host.call_back(payload, description="first")
     decided = only(host, webhook)
@@ -124,7 +119,7 @@ def test_the_same_again(host: Host) -> None:
 @pytest.mark.parametrize(("first", "second"), [("success", "failure"), ("failure", "success"), ("error", "failure")])
 @pytest.mark.parametrize("expected", [True, False])
 def test_another_state(host: Host, first: str, second: str, expected: bool) -> None:
-    """A delivery is decided once: another state is refused with 409 and changes nothing."""
+    """A delivery is decided once: a different state later is refused with 409 and changes nothing."""
     webhook, payload = sent(host, expect_final_callback=expected)
     host.call_back(payload, state=first)
     decided = only(host, webhook)
@@ -135,12 +130,12 @@ def test_another_state(host: Host, first: str, second: str, expected: bool) -> N
 
 
 def test_older_round(host: Host) -> None:
-    """After a redelivery the callback URL of the round before is refused with 409; the new one decides."""
+    """After a redelivery the previous round's callback URL is refused with 409; the new one decides."""
     with Receiver() as receiver:
         webhook = host.create(receiver.url, expect_final_callback=True)
         host.push()
         host.deliver()
-        assert redeliver(host, webhook, only(host, webhook)).status_code == 202
+        assert host.redeliver(webhook).status_code == 202
         old = receiver.requests[0].body
         assert host.call_back(old).status_code == 409
         host.deliver()
@@ -152,7 +147,7 @@ def test_older_round(host: Host) -> None:
 
 
 def test_expired(make_host: MakeHost) -> None:
-    """A callback that does not come in time expires the delivery; coming later it is refused with 410."""
+    """Without a callback in time the delivery expires; a later callback is refused with 410."""
     host = make_host(config={"HUBHOOKS_CALLBACK_TTL": 3600})
     webhook, payload = sent(host)
     with host.writing() as session:
@@ -172,7 +167,7 @@ def test_expired(make_host: MakeHost) -> None:
 
 @on_sqlite
 def test_waits_seven_days(host: Host) -> None:
-    """Unless the host sets another time, a callback may come for seven days."""
+    """By default, a callback may come for seven days."""
     sent(host)
     with host.writing() as session:
         [give_up_at] = session.scalars(select(Delivery.give_up_at))
@@ -181,7 +176,7 @@ def test_waits_seven_days(host: Host) -> None:
 
 
 def test_failed_without_a_callback(host: Host) -> None:
-    """A delivery that failed cannot be called back: 410."""
+    """A failed delivery cannot be called back: 410."""
     webhook, payload = sent(host, 301)
     failed = only(host, webhook)
     assert host.call_back(payload).status_code == 410
@@ -191,7 +186,7 @@ def test_failed_without_a_callback(host: Host) -> None:
 
 @pytest.mark.parametrize("status", [Status.SKIPPED, Status.CANCELLED, Status.WAITING])
 def test_not_sent(host: Host, status: Status) -> None:
-    """What was skipped or cancelled, or was not sent yet, cannot be called back: 410."""
+    """A skipped, cancelled or unsent delivery cannot be called back: 410."""
     webhook, payload = sent(host)
     host.set_all(Delivery, status=status, received_at=None)
     before = only(host, webhook)
@@ -200,7 +195,7 @@ def test_not_sent(host: Host, status: Status) -> None:
 
 
 def test_webhook_deleted(host: Host) -> None:
-    """A delivery that awaits its callback when its webhook is deleted can still be decided; nothing follows."""
+    """A delivery awaiting its callback when its webhook is deleted can still be decided; nothing follows."""
     with Receiver() as receiver, Receiver() as second:
         webhook = host.create(receiver.url, second.url)
         host.push()
@@ -215,7 +210,7 @@ def test_webhook_deleted(host: Host) -> None:
 
 
 def test_cancelled_by_deletion(host: Host) -> None:
-    """A delivery that was to be retried when its webhook was deleted is cancelled: 410."""
+    """A delivery awaiting a retry when its webhook is deleted is cancelled: 410."""
     webhook, payload = sent(host, 500)
     host.api("DELETE", f"acme/app/webhooks/{webhook['id']}/")
     answer = host.call_back(payload)
@@ -228,7 +223,7 @@ def test_cancelled_by_deletion(host: Host) -> None:
 
 @pytest.mark.parametrize("state", ["success", "failure", "error"])
 def test_not_expected(host: Host, state: str) -> None:
-    """A callback that nobody expected is recorded and shown, and fails nothing."""
+    """An unexpected callback is recorded and shown, and fails nothing."""
     webhook, payload = sent(host, expect_final_callback=False)
     before = only(host, webhook)
     assert before["state"] == "succeeded"
@@ -240,7 +235,7 @@ def test_not_expected(host: Host, state: str) -> None:
 
 @pytest.mark.parametrize("state", ["success", "failure"])
 def test_not_expected_proves_receipt(host: Host, state: str) -> None:
-    """A callback that nobody expected proves receipt whatever its state: a 500 beside it is not retried."""
+    """An unexpected callback proves receipt whatever its state: a 500 beside it is not retried."""
     webhook, payload = sent(host, 500, expect_final_callback=False)
     assert host.call_back(payload, state=state).status_code == 200
     delivery = only(host, webhook)
@@ -252,7 +247,7 @@ def test_not_expected_proves_receipt(host: Host, state: str) -> None:
 
 
 def test_anybody_with_the_url(host: Host) -> None:
-    """The URL is all the authority it takes: no user, from any origin, with and without the final slash."""
+    """The URL is all the authority needed: no user, any origin, with or without the final slash."""
     webhook, payload = sent(host)
     path = callback_path(payload)
     foreign = {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}
@@ -263,7 +258,7 @@ def test_anybody_with_the_url(host: Host) -> None:
 
 @pytest.mark.parametrize("repository", ["busybox", "acme/app", "acme/hook/hook/app", "ünï/容器"])
 def test_names_of_any_shape(host: Host, repository: str) -> None:
-    """The callback URL works for repositories of one, two and more parts."""
+    """Callback URLs work for repository names of one, two and more parts."""
     host.hubhooks.authorizer(lambda action, name: "alice")
     with Receiver() as receiver:
         webhook = host.create(receiver.url, repository=repository, expect_final_callback=True)
@@ -274,7 +269,7 @@ def test_names_of_any_shape(host: Host, repository: str) -> None:
 
 
 def test_forged(host: Host) -> None:
-    """A token that we did not make is answered 404, as is one of another key or of no delivery."""
+    """A forged token, and one made with another key or for no delivery, gets 404."""
     webhook, payload = sent(host)
     before = only(host, webhook)
     token = callback_path(payload).split("/")[-2]
@@ -300,7 +295,7 @@ def test_forged(host: Host) -> None:
 
 @pytest.mark.parametrize("repository", ["acme/other", "acme", "acme/app/app", "ACME/app", "acme/app%00"])
 def test_another_repository(host: Host, repository: str) -> None:
-    """The token is all that counts: the repository in the URL may have been renamed."""
+    """Only the token counts: the repository in the URL may have been renamed."""
     webhook, payload = sent(host)
     path = callback_path(payload).replace("/u/acme/app/", f"/u/{repository}/")
     assert host.client.post(path, json={"state": "success"}).status_code == 200
@@ -310,7 +305,7 @@ def test_another_repository(host: Host, repository: str) -> None:
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE"])
 @on_sqlite
 def test_method(host: Host, method: str) -> None:
-    """Only POST is possible: the answer to anything else names it."""
+    """Only POST is allowed, and the response to any other method says so."""
     _, payload = sent(host)
     answer = host.client.open(callback_path(payload), method=method)
     assert (answer.status_code, answer.content_type) == (405, "application/problem+json")
@@ -350,7 +345,7 @@ BAD = [
 @pytest.mark.parametrize(("callback", "field", "rule"), BAD)
 @on_sqlite
 def test_bad_field(host: Host, callback: dict[str, Any], field: str, rule: str) -> None:
-    """A bad callback is refused with the field and the rule, and changes nothing; a good one is taken after it."""
+    """A bad callback is refused with field and rule, and changes nothing; a good one is accepted afterwards."""
     webhook, payload = sent(host)
     before = only(host, webhook)
     answer = host.client.post(callback_path(payload), json=callback)
@@ -363,7 +358,7 @@ def test_bad_field(host: Host, callback: dict[str, Any], field: str, rule: str) 
 
 @on_sqlite
 def test_several_bad_fields(host: Host) -> None:
-    """All that is wrong is told at once."""
+    """All errors are reported at once."""
     _, payload = sent(host)
     answer = host.call_back(payload, state="ok", description=LONG, context=LONG, target_url="x")
     assert set(answer.get_json()["errors"]) == {"state", "description", "context", "target_url"}
@@ -375,7 +370,7 @@ NOT_AN_OBJECT = [b"", b"{", b"state=success", b"\xff\xfe", b'{"state": NaN}', b"
 @pytest.mark.parametrize("body", [*NOT_AN_OBJECT, b'[{"state": "success"}]', b'{"state": ' + b"9" * 5000 + b"}"])
 @on_sqlite
 def test_not_a_json_object(host: Host, body: bytes) -> None:
-    """What is no JSON object is refused with 400, and changes nothing."""
+    """Anything but a JSON object is refused with 400, and changes nothing."""
     webhook, payload = sent(host)
     before = only(host, webhook)
     answer = host.client.post(callback_path(payload), data=body)
@@ -387,7 +382,7 @@ def test_not_a_json_object(host: Host, body: bytes) -> None:
 @pytest.mark.parametrize("chunked", [False, True])
 @on_sqlite
 def test_size(served: Host, chunked: bool) -> None:
-    """A body of more than 64 KiB is refused with 413, whether its length is announced or not; 64 KiB are taken."""
+    """A body over 64 KiB is refused with 413, whether its length is declared or not; 64 KiB is accepted."""
 
     def post(size: int) -> int:
         body = json.dumps({"state": "success"}).encode().ljust(size)
@@ -403,7 +398,7 @@ def test_size(served: Host, chunked: bool) -> None:
 @pytest.mark.parametrize("content_type", [None, "", "text/plain", "application/x-www-form-urlencoded", "é/;;="])
 @on_sqlite
 def test_any_content_type(host: Host, content_type: str | None) -> None:
-    """A callback is JSON whatever its Content-Type says."""
+    """A callback is parsed as JSON whatever its Content-Type."""
     webhook, payload = sent(host)
     body = b'{"state": "failure"}'
     answer = host.client.post(callback_path(payload), data=body, content_type=content_type)
@@ -413,7 +408,7 @@ def test_any_content_type(host: Host, content_type: str | None) -> None:
 
 @on_sqlite
 def test_limits_and_unknown_keys(host: Host) -> None:
-    """Texts up to their limits are taken, and keys that we do not know are ignored."""
+    """Texts up to their limits are accepted, and unknown keys are ignored."""
     webhook, payload = sent(host)
     said = {"description": "é" * 255, "context": "容" * 100, "target_url": "http://ci/" + "x" * 2038}
     assert host.call_back(payload, **said, id=7, nested={"state": "failure"}).status_code == 200
@@ -422,7 +417,7 @@ def test_limits_and_unknown_keys(host: Host) -> None:
 
 @pytest.mark.parametrize("text", ["a\0b", "a\ud800b", "a\udfffb", "\0" * 255])
 def test_text_that_no_database_holds(host: Host, text: str) -> None:
-    """NUL and lone surrogates in a callback are replaced, and harm no database."""
+    """NUL and lone surrogates in a callback are replaced, and break no database."""
     webhook, payload = sent(host)
     assert host.call_back(payload, description=text, context=text[:100]).status_code == 200
     shown = only(host, webhook)["callback"]["description"]
@@ -450,7 +445,7 @@ def callbacks(*odd: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]
 
 
 def is_good(callback: dict[str, Any]) -> bool:
-    """The rules of a callback, told another way."""
+    """Tell whether a callback is valid, by a second implementation of the rules."""
     texts = {"description": 255, "context": 100, "target_url": 2048}
     url = callback.get("target_url", "")
     return (
@@ -463,7 +458,7 @@ def is_good(callback: dict[str, Any]) -> bool:
 
 @pytest.fixture
 def decided(make_host: MakeHost) -> Iterator[tuple[Host, dict[str, Any], bytes]]:
-    """A host, a webhook, and a payload whose callback was "success"."""
+    """A host, a webhook, and a payload that was called back with "success"."""
     host = make_host()
     webhook, payload = sent(host)
     assert host.call_back(payload).status_code == 200
@@ -474,7 +469,7 @@ def decided(make_host: MakeHost) -> Iterator[tuple[Host, dict[str, Any], bytes]]
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 @on_sqlite
 def test_any_callback(decided: tuple[Host, dict[str, Any], bytes], callback: dict[str, Any]) -> None:
-    """Whatever an object holds, it is refused by the rules or taken by the rules, and a decision stands."""
+    """Any object is either refused or accepted according to the rules, and a decision stands."""
     host, webhook, payload = decided
     before = only(host, webhook)
     answer = host.client.post(callback_path(payload), json=callback)
@@ -490,7 +485,7 @@ def test_any_callback(decided: tuple[Host, dict[str, Any], bytes], callback: dic
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @on_sqlite
 def test_any_body(decided: tuple[Host, dict[str, Any], bytes], body: bytes) -> None:
-    """Any bytes are answered 400, never 500, and change nothing."""
+    """Any bytes get 400, never 500, and change nothing."""
     host, webhook, payload = decided
     assert host.client.post(callback_path(payload), data=body).status_code == 400
     assert only(host, webhook)["state"] == "succeeded"
@@ -501,7 +496,7 @@ def test_any_body(decided: tuple[Host, dict[str, Any], bytes], body: bytes) -> N
 
 @on_sqlite
 def test_of_one_delivery_of_a_chain(host: Host) -> None:
-    """The token of one hook of a chain, or of the same hook and another push, decides its own delivery alone."""
+    """The token of one hook in a chain, or of another push, decides only its own delivery."""
     with Receiver() as first, Receiver() as second:
         webhook = host.create(first.url, second.url)
         for tag in ("a", "b"):
@@ -523,7 +518,7 @@ def test_of_one_delivery_of_a_chain(host: Host) -> None:
 
 
 def test_nothing_after_the_decision(host: Host) -> None:
-    """Once decided nothing of a delivery changes any more, whatever is posted, until it is redelivered."""
+    """Once decided, a delivery does not change, whatever is posted, until it is redelivered."""
     webhook, payload = sent(host)
     assert host.call_back(payload, state="failure", description="first").status_code == 200
     decided = host.details(webhook, only(host, webhook))
@@ -531,14 +526,14 @@ def test_nothing_after_the_decision(host: Host) -> None:
         assert host.call_back(payload, state=state, description="later", context="x").status_code == status
         host.deliver()
     assert host.details(webhook, only(host, webhook)) == decided
-    assert redeliver(host, webhook, decided).status_code == 202
+    assert host.redeliver(webhook).status_code == 202
     again = only(host, webhook)
     assert host.call_back(payload, state="success").status_code == 409
     assert (only(host, webhook), again["callback"], again["round"]) == (again, None, 2)
 
 
 def test_secret_key_replaced(make_host: MakeHost) -> None:
-    """With the old SECRET_KEY in the fallbacks old callback URLs work, and new ones are signed with the new key."""
+    """With the old SECRET_KEY as a fallback old callback URLs work, and new ones are signed with the new key."""
     old = make_host()
     rotated = make_host(config={"SECRET_KEY": "new", "SECRET_KEY_FALLBACKS": ["oldest", "a test's secret key"]})
     after = make_host(config={"SECRET_KEY": "new"})
@@ -557,7 +552,7 @@ def test_secret_key_replaced(make_host: MakeHost) -> None:
 
 @on_sqlite
 def test_an_empty_fallback(make_host: MakeHost) -> None:
-    """An empty key among SECRET_KEY_FALLBACKS, such as one that is not set, lets nobody forge callbacks."""
+    """An empty key in SECRET_KEY_FALLBACKS, such as one that is not set, does not let anybody forge callbacks."""
     host = make_host(config={"SECRET_KEY_FALLBACKS": ["", b""]})
     webhook, _ = sent(host)
     before = only(host, webhook)
@@ -567,7 +562,7 @@ def test_an_empty_fallback(make_host: MakeHost) -> None:
 
 
 def test_masked_for_readers(host: Host) -> None:
-    """A token that a receiver says in its callback, escaped or not, or answers with, is shown to nobody."""
+    """A token in a callback's texts or in a response, escaped or not, is shown to nobody."""
 
     def echo(request: Request, _: Connection) -> bytes:
         url = json.loads(request.body)["callback_url"]

@@ -1,4 +1,4 @@
-"""ETag and If-Match: two editors do not overwrite each other, and one alone is not in the way of itself."""
+"""ETag and If-Match: two editors do not overwrite each other, and one editor is not blocked by its own changes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def webhook(owned: Owned) -> dict[str, Any]:
 
 @pytest.fixture(params=["webhook", "hook"])
 def path(request: pytest.FixtureRequest, webhook: dict[str, Any]) -> str:
-    """What has an ETag, in turn."""
+    """Each kind of thing with an ETag."""
     return f"{webhook['id']}/" + (f"hooks/{webhook['hooks'][0]['id']}/" if request.param == "hook" else "")
 
 
@@ -45,7 +45,7 @@ def etag(owned: Owned, path: str) -> str:
 
 
 def test_one_edit_after_another(owned: Owned, path: str) -> None:
-    """The ETag of each answer is what is read next, and good for the next edit, and for no other after that."""
+    """The ETag of each response matches the next read, and is valid for the next edit only."""
     tag = etag(owned, path)
     for number in range(3):
         answer = owned("PATCH", path, json=change(path, number), headers={"If-Match": tag})
@@ -61,14 +61,14 @@ def test_one_edit_after_another(owned: Owned, path: str) -> None:
 
 
 def test_of_what_was_made(owned: Owned) -> None:
-    """The answer to a creation has the ETag of what is read next, although it alone shows the secret."""
+    """The response to a creation has the ETag of the next read, although only the response has the secret."""
     answer = owned("POST", json={"name": "deploy", "hook_url": URL})
     assert answer.headers["ETag"] == etag(owned, f"{answer.get_json()['id']}/")
 
 
 @pytest.mark.parametrize("header", ['"other"', "", "nonsense", "W/{}", "W/*", '"*"', ",", '"other", W/{}', "{}x"])
 def test_no_match(owned: Owned, path: str, header: str) -> None:
-    """What names another version, and a weak tag of this one, changes nothing: 412."""
+    """Another version, or a weak tag of this one, changes nothing: 412."""
     tag = etag(owned, path)
     for method in ("PATCH", "DELETE"):
         answer = owned(method, path, json=change(path, 1), headers={"If-Match": header.format(tag)})
@@ -78,7 +78,7 @@ def test_no_match(owned: Owned, path: str, header: str) -> None:
 
 @pytest.mark.parametrize("header", ["*", "{}", '"other", {}', '{}, "other"', '"other",{}', None])
 def test_match(owned: Owned, path: str, header: str | None) -> None:
-    """The version among others, any version, and no version asked for at all, let the change through."""
+    """The current version among others, `*`, and no If-Match at all let the change through."""
     headers = {} if header is None else {"If-Match": header.format(etag(owned, path))}
     assert owned("PATCH", path, json=change(path, 1), headers=headers).status_code == 200
     headers = {} if header is None else {"If-Match": header.format(etag(owned, path))}
@@ -86,7 +86,7 @@ def test_match(owned: Owned, path: str, header: str | None) -> None:
 
 
 def test_changed_by_others(standing: Host, owned: Owned, webhook: dict[str, Any]) -> None:
-    """Whatever else changes a webhook changes its ETag: its hooks, a pause, and that we disabled it."""
+    """Changes to its hooks, a pause, and disabling by us all change a webhook's ETag."""
     path, hook = f"{webhook['id']}/", f"{webhook['id']}/hooks/{webhook['hooks'][1]['id']}/"
     tags = [etag(owned, path)]
     for method, where, content in (
@@ -106,12 +106,12 @@ def test_changed_by_others(standing: Host, owned: Owned, webhook: dict[str, Any]
 
 
 def test_a_bad_body_is_told_first(owned: Owned, path: str) -> None:
-    """What is no valid change is refused as that, whatever the version."""
+    """An invalid change is reported as invalid, whatever the version."""
     problem(owned("PATCH", path, json={"colour": 1}, headers={"If-Match": '"other"'}), 400)
 
 
 def test_what_changes_by_itself(standing: Host, owned: Owned, webhook: dict[str, Any], path: str) -> None:
-    """That a hook is failing, deliveries, and an edit of another webhook, change no ETag."""
+    """A failing hook, deliveries, and an edit of another webhook change no ETag."""
     tag = etag(owned, path)
     with standing.writing() as session:
         failing = update(Hook).where(Hook.webhook_id == webhook["id"])
@@ -130,7 +130,7 @@ EDITORS = 5
 
 
 def at_once(owned: Owned, method: str, path: str, content: Callable[[int], object], **headers: str) -> list[int]:
-    """The status codes of requests that are made together, by number."""
+    """Return the sorted status codes of simultaneous requests; `content` makes the body of each from its number."""
     together = Barrier(EDITORS)
 
     def ask(number: int) -> TestResponse:
@@ -144,21 +144,21 @@ def at_once(owned: Owned, method: str, path: str, content: Callable[[int], objec
 
 
 def test_edited_at_once(owned: Owned, path: str) -> None:
-    """Of edits that come together with the same ETag exactly one is made."""
+    """Of simultaneous edits with the same ETag exactly one is made."""
     tag = etag(owned, path)
     codes = at_once(owned, "PATCH", path, lambda number: change(path, number), **{"If-Match": tag})
     assert codes == [200] + [412] * (EDITORS - 1)
 
 
 def test_named_at_once(owned: Owned) -> None:
-    """Of webhooks that are made together under one name one is made, and names alike in a URL get slugs that differ."""
+    """Of webhooks created at once with one name one is created; names alike in a URL get different slugs."""
     assert at_once(owned, "POST", "", lambda number: {"name": "one"}) == [201] + [400] * (EDITORS - 1)
     assert at_once(owned, "POST", "", lambda number: {"name": "two" + "!" * number}) == [201] * EDITORS
     assert len({each["slug"] for each in owned.get()["results"]}) == 1 + EDITORS
 
 
 def test_limits_at_once(standing: Host, owned: Owned, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Limits hold for webhooks, and for hooks, that are made together."""
+    """The limits hold for webhooks and hooks created at the same time."""
     monkeypatch.setattr(standing.state, "config", replace(standing.state.config, max_webhooks=3, max_hooks=3))
     webhook = owned.create(URL)
     codes = at_once(owned, "POST", f"{webhook['id']}/hooks/", lambda number: {"hook_url": f"{URL}/{number}"})
@@ -167,7 +167,7 @@ def test_limits_at_once(standing: Host, owned: Owned, monkeypatch: pytest.Monkey
 
 
 def test_hooks_removed_at_once(owned: Owned) -> None:
-    """Hooks that are removed together are all removed, and one that several remove is removed once."""
+    """Hooks removed at the same time are all removed, and one removed several times is removed once."""
     webhook = owned.create(*[URL] * EDITORS)
     owned.push()
     first = f"{webhook['id']}/hooks/{webhook['hooks'][0]['id']}/"

@@ -1,4 +1,4 @@
-"""The history: pages that stay put while pushes arrive, and one delivery with all that was said."""
+"""The history: pages that stay stable while pushes arrive, and deliveries with all requests and responses."""
 
 from __future__ import annotations
 
@@ -38,17 +38,11 @@ def places(content: dict[str, Any]) -> list[tuple[str, int]]:
     return [(each["push"]["tag"], each["position"]) for each in content["results"]]
 
 
-def only(host: Host, webhook: dict[str, Any]) -> dict[str, Any]:
-    """The one delivery of a webhook, with its attempts."""
-    (delivery,) = host.history(webhook)
-    return host.details(webhook, delivery)
-
-
 # Pages
 
 
 def test_order(host: Host) -> None:
-    """The newest push comes first, and within a push the hooks in the order of the chain."""
+    """The newest push comes first, and its hooks in the order of the chain."""
     chain, other = host.create(URL, URL, URL), host.create(URL, name="other")
     host.push(tag="old")
     host.push(tag="new")
@@ -57,7 +51,7 @@ def test_order(host: Host) -> None:
 
 
 def test_pages_cover_everything_once(host: Host) -> None:
-    """The pages, forward and back again, hold every delivery exactly once, whatever the size."""
+    """The pages, forward and back, contain every delivery exactly once, whatever the size."""
     chain = host.create(URL, URL, URL)
     for number in range(3):
         host.push(tag=str(number))
@@ -75,7 +69,7 @@ def test_pages_cover_everything_once(host: Host) -> None:
 
 
 def test_pages_stay_put(host: Host) -> None:
-    """Pushes that arrive meanwhile change no page that follows; they are found before the first."""
+    """New pushes do not change later pages; they appear before the first one."""
     webhook = host.create(URL)
     for number in range(4):
         host.push(tag=str(number))
@@ -108,7 +102,7 @@ def test_empty(host: Host) -> None:
     ],
 )
 def test_bad_queries(host: Host, key: str, value: str) -> None:
-    """A cursor that is not ours, or a page_size out of range, is refused with its name."""
+    """A foreign cursor or a page_size out of range is refused under its name."""
     webhook = host.create(URL)
     answer = host.api("GET", f"acme/app/webhooks/{webhook['id']}/history/", query_string={key: value})
     assert (answer.status_code, answer.content_type) == (400, "application/problem+json")
@@ -116,7 +110,7 @@ def test_bad_queries(host: Host, key: str, value: str) -> None:
 
 
 def test_cursors_beyond_the_ends(host: Host) -> None:
-    """A cursor of ours that leads past the history answers with what is there."""
+    """A valid cursor that leads past the history returns what is there."""
     webhook = host.create(URL)
     host.push()
     largest, far = 2**63 - 1, 10**17
@@ -133,11 +127,11 @@ def test_cursors_beyond_the_ends(host: Host) -> None:
 
 
 def test_a_delivery_before_it_is_sent(host: Host) -> None:
-    """A delivery is in the history as soon as the push is, with what is to be sent."""
+    """A delivery appears in the history together with its push, with the request to be sent."""
     webhook = host.create(URL)
     pushed_at = datetime(2026, 3, 1, 12, 30, tzinfo=timezone(timedelta(hours=2)))
     host.push(tag="1.0", digest="sha256:abc", media_type="application/json", pusher="carol", pushed_at=pushed_at)
-    delivery = only(host, webhook)
+    delivery = host.one_delivery(webhook)
     assert delivery == {
         "id": delivery["id"],
         "status": "pending",
@@ -171,12 +165,12 @@ def test_a_delivery_before_it_is_sent(host: Host) -> None:
 
 
 def test_an_attempt(host: Host) -> None:
-    """An attempt shows the request and the answer with headers and bodies, and how long it took."""
+    """An attempt shows request and response with headers and bodies, and how long it took."""
     with Receiver(http(201, b'{"ok": true}', "X-Job: 7", "X-Job: 8")) as receiver:
         webhook = host.create(receiver.url)
         host.push()
         host.deliver()
-        delivery = only(host, webhook)
+        delivery = host.one_delivery(webhook)
     (attempt,) = delivery["attempts"]
     received = receiver.requests[0]
     request, response = attempt["request"], attempt["response"]
@@ -204,12 +198,12 @@ def test_bodies_are_kept_as_they_were_sent(host: Host) -> None:
                 host.state.config = replace(host.state.config, external_url="https://moved.example.com")
             host.make_due()
             host.deliver()
-        delivery = only(host, webhook)
+        delivery = host.one_delivery(webhook)
         api = f"acme/app/webhooks/{webhook['id']}/history/{delivery['id']}/"
         assert host.api("POST", api + "redeliver/").status_code == 202
         host.deliver()
         host.state.config = replace(host.state.config, external_url="https://now.example.com")
-        delivery = only(host, webhook)
+        delivery = host.one_delivery(webhook)
     sent = [re.sub(rb"/hook/[^/]+/", b"/hook/***/", each.body).decode() for each in receiver.requests]
     assert [each["request"]["body"] for each in delivery["attempts"]] == sent
     assert ["moved.example.com" in each for each in sent] == [False, False, True, True, True]
@@ -225,17 +219,17 @@ def test_bodies_are_kept_as_they_were_sent(host: Host) -> None:
 
 
 def test_attempts_without_an_answer(host: Host) -> None:
-    """An attempt that was not answered says so in words; those of all rounds are kept and numbered on."""
+    """An attempt without a response says so; attempts of all rounds are kept and numbered consecutively."""
     with Receiver(close, 500, 200, 200) as receiver:
         webhook = host.create(receiver.url)
         host.push()
         for _ in range(3):
             host.deliver()
             host.make_due()
-        path = f"acme/app/webhooks/{webhook['id']}/history/{only(host, webhook)['id']}/redeliver/"
+        path = f"acme/app/webhooks/{webhook['id']}/history/{host.one_delivery(webhook)['id']}/redeliver/"
         assert host.api("POST", path).status_code == 202
         host.deliver()
-        attempts = only(host, webhook)["attempts"]
+        attempts = host.one_delivery(webhook)["attempts"]
     assert attempts[0]["response"] is None
     assert attempts[0]["cause"].startswith("The connection was closed before an answer. ")
     assert [(each["number"], each["round"], each["trigger"]) for each in attempts] == [
@@ -254,18 +248,18 @@ def test_attempts_without_an_answer(host: Host) -> None:
     ],
 )
 def test_bodies_of_any_bytes(host: Host, body: bytes, shown: str) -> None:
-    """An answer's body is shown as text, what is no UTF-8 as replacement characters."""
+    """A response body is shown as text, with replacement characters for bytes that are not UTF-8."""
     with Receiver(http(200, body, "X-Name: caf\xe9")) as receiver:
         webhook = host.create(receiver.url)
         host.push()
         host.deliver()
-        response = only(host, webhook)["attempts"][0]["response"]
+        response = host.one_delivery(webhook)["attempts"][0]["response"]
     assert response["body"] == shown
     assert ["X-Name", "caf\xe9"] in response["headers"]
 
 
 def test_callback_token_is_nowhere(host: Host) -> None:
-    """No answer of the API shows a callback token, also where a receiver tells back its own and others' in all ways."""
+    """The API never shows a callback token, even if a receiver echoes it or others in any encoding."""
     urls: list[str] = []
 
     def echo(request: Request, connection: Connection) -> bytes:
@@ -290,7 +284,7 @@ def test_callback_token_is_nowhere(host: Host) -> None:
 
 
 def test_secret_is_nowhere(host: Host) -> None:
-    """No answer of the API shows a webhook's secret, also where the receiver tells it back."""
+    """The API never shows a webhook's secret, even if the receiver echoes it."""
     secrets: list[str] = []
 
     def echo(request: Request, connection: Connection) -> bytes:
@@ -301,7 +295,7 @@ def test_secret_is_nowhere(host: Host) -> None:
         secrets.append(webhook["secret"])
         host.push()
         host.deliver()
-        shown = only(host, webhook)["attempts"][0]["response"]
+        shown = host.one_delivery(webhook)["attempts"][0]["response"]
     assert shown["body"] == "whsec_*** and ***" and ["X-Secret", "whsec_***"] in shown["headers"]
 
 
@@ -317,7 +311,7 @@ def standing(host: Host, webhook: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def test_words_of_a_chain_that_succeeds(host: Host) -> None:
-    """On its way to the end of a chain a delivery is pending until it was received, and then a success."""
+    """A delivery of a chain has status pending until it is received, and then success."""
     with Receiver(503, 200) as receiver:
         webhook = host.create(receiver.url, receiver.url)
         host.push()
@@ -343,7 +337,7 @@ def test_words_of_a_chain_that_succeeds(host: Host) -> None:
 
 
 def test_words_of_a_chain_that_fails(host: Host) -> None:
-    """What was received and then failed by callback is a success of Docker's, what is skipped an error."""
+    """A delivery received and failed by callback has Docker's status success, a skipped one error."""
     with Receiver() as receiver:
         webhook = host.create(receiver.url, receiver.url)
         host.push()
@@ -353,7 +347,7 @@ def test_words_of_a_chain_that_fails(host: Host) -> None:
 
 
 def test_words_of_what_was_never_received(host: Host) -> None:
-    """What failed by our rules or was cancelled is an error, with the reason beside it."""
+    """A delivery failed by our rules or cancelled has status error, with a reason."""
     with Receiver(500, 410) as gone, Receiver(301) as moved:
         disabled, failed = host.create(gone.url), host.create(moved.url, name="failed")
         host.push()
@@ -367,7 +361,7 @@ def test_words_of_what_was_never_received(host: Host) -> None:
 
 
 def test_words_of_a_callback_that_never_came(host: Host) -> None:
-    """What was received and waited for its callback in vain is a success of Docker's, and expired."""
+    """A delivery received whose callback never came has Docker's status success, and state expired."""
     with Receiver() as receiver:
         webhook = host.create(receiver.url, receiver.url)
         host.push()
@@ -395,7 +389,7 @@ REACHABLE = [  # where a delivery stands, and whether it was received
 
 
 def stock(owned: Owned) -> dict[str, Any]:
-    """A chain of two whose pushes stand everywhere that they can, of two tags and two pushers, two of each day."""
+    """A chain of two with pushes in every possible state, of two tags and two pushers, two each day."""
     webhook, other = owned.create(URL, URL), owned.create(URL, name="other")
     for number in range(len(REACHABLE)):
         pusher, day = ("carol", "dave")[number // 2 % 2], DAY + timedelta(days=number // 2)
@@ -412,7 +406,7 @@ def stock(owned: Owned) -> dict[str, Any]:
 
 
 def walk(owned: Owned, webhook: dict[str, Any], query: dict[str, str]) -> list[dict[str, Any]]:
-    """All that a query finds, page after page; going back finds the same."""
+    """Return all results of a query, page by page; check that going back gives the same."""
     here = f"{webhook['id']}/history/"
     pages = [owned.get(f"{here}?{urlencode(query)}")]
     while url := pages[-1]["next"]:
@@ -426,7 +420,7 @@ def walk(owned: Owned, webhook: dict[str, Any], query: dict[str, str]) -> list[d
 
 
 def test_filters(owned: Owned) -> None:
-    """Each filter, and each with any other, finds what says so of itself, in order, over all pages both ways."""
+    """Each filter, alone and combined, finds exactly its deliveries, in order, on all pages in both directions."""
     webhook = stock(owned)
     everything = walk(owned, webhook, {"page_size": "100"})
     assert len(everything) == 2 * len(REACHABLE)
@@ -450,7 +444,7 @@ def test_filters(owned: Owned) -> None:
 
 
 def test_filters_that_find_nothing(owned: Owned) -> None:
-    """A tag or pusher that never was, in any script, and times at the ends of the calendar, find nothing or all."""
+    """Unknown tags and pushers in any script, and times at the ends of the calendar, work as filters."""
     webhook = stock(owned)
     for query, found in (
         ({"tag": "V1"}, 0),
@@ -482,14 +476,14 @@ def test_filters_that_find_nothing(owned: Owned) -> None:
     ],
 )
 def test_bad_filters(owned: Owned, key: str, value: str) -> None:
-    """A filter that nothing could ever match is refused with its name."""
+    """A filter that could never match is refused under its name."""
     webhook = owned.create()
     answer = owned("GET", f"{webhook['id']}/history/", query_string={key: value, "page_size": "1"})
     assert set(problem(answer, 400)["errors"]) == {key}
 
 
 def test_chain_progress(host: Host) -> None:
-    """Each entry tells how far its whole chain has come, on whichever page and by whichever filter it is found."""
+    """Each entry shows the progress of its whole chain, on every page and with every filter."""
     with Receiver(500, 200) as receiver:
         webhook = host.create(receiver.url, URL, URL)
         host.push()
@@ -519,7 +513,7 @@ def test_chain_progress(host: Host) -> None:
 
 
 def test_a_size_of_its_own(owned: Owned) -> None:
-    """Links keep the filters and the size of the page, and a page without either holds 25."""
+    """Links keep filters and page size; the default size is 25."""
     webhook = owned.create(*[URL] * 10)
     for number in range(3):
         owned.push(f"v{number}", pusher="carol")
@@ -534,7 +528,7 @@ def test_a_size_of_its_own(owned: Owned) -> None:
 
 
 def test_cause_in_the_list(host: Host) -> None:
-    """The list tells what is wrong by the latest attempt of each delivery, and nothing where all is well."""
+    """The list shows the cause from each delivery's latest attempt, and none if all is well."""
     with Receiver(404, 500, 200) as receiver:
         webhook = host.create(receiver.url)
         host.push()
@@ -552,7 +546,7 @@ def test_cause_in_the_list(host: Host) -> None:
 
 
 def test_unknown_parameters(host: Host) -> None:
-    """A parameter that there is not is refused: a misspelled filter would show everything."""
+    """An unknown parameter is refused: a misspelled filter would show everything."""
     webhook = host.create(URL)
     for path in ("", f"{webhook['id']}/history/", "matching-tags/"):
         answer = host.api("GET", f"acme/app/webhooks/{path}", query_string={"tga": "v1"})

@@ -1,4 +1,4 @@
-"""The OpenAPI document: it is valid, complete and true."""
+"""The OpenAPI document is valid, complete and correct."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def path_of(rule: str) -> str:
 
 
 def resolved(content: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
-    """What a reference stands for."""
+    """Return what a reference points to."""
     for name in content.get("$ref", "#").split("/")[1:]:
         document = document[name]
     return document if "$ref" in content else content
@@ -72,7 +72,7 @@ def resolved(content: dict[str, Any], document: dict[str, Any]) -> dict[str, Any
 
 @on_sqlite
 def test_valid(host: Host) -> None:
-    """It is valid OpenAPI 3.1, and whoever asks gets it, with and without a final slash."""
+    """The document is valid OpenAPI 3.1, and public, with and without a final slash."""
     schemathesis.openapi.from_dict(document(host)).validate()
     for path in (DOCUMENT, f"{DOCUMENT}/"):
         answer = host.client.get(path)
@@ -85,7 +85,7 @@ def test_valid(host: Host) -> None:
 
 @on_sqlite
 def test_every_route(host: Host) -> None:
-    """It holds every route of the blueprint with the methods that it has, and no others."""
+    """The document has every route of the blueprint with its methods, and no others."""
     paths = document(host)["paths"]
     rules = {path_of(rule.rule): rule for rule in api_rules(host.app)}
     assert set(paths) == set(rules)
@@ -99,7 +99,7 @@ def test_every_route(host: Host) -> None:
 
 @on_sqlite
 def test_words(host: Host) -> None:
-    """Every operation has a name of its own, a summary and a tag that is explained."""
+    """Every operation has a unique id, a summary and a tag with a description."""
     content = document(host)
     operations = [each for path in content["paths"].values() for method, each in path.items() if method != "parameters"]
     names = [each["operationId"] for each in operations]
@@ -110,7 +110,7 @@ def test_words(host: Host) -> None:
 
 @on_sqlite
 def test_limits_and_servers(make_host: MakeHost) -> None:
-    """Its limits are those of the config, and its server is the external URL, whatever the prefix in the app."""
+    """The limits come from the config, and the server is the external URL, whatever the prefix in the app."""
     config = {"HUBHOOKS_MAX_HOOKS": 3, "HUBHOOKS_EXTERNAL_URL": "https://example.com/hub"}
     host = make_host(url_prefix="/hub", config=config)
     content = host.client.get(f"/hub{DOCUMENT}").get_json()
@@ -131,7 +131,7 @@ def test_limits_and_servers(make_host: MakeHost) -> None:
 
 
 class Checked:
-    """Checks every answer of an app against the document, strictly."""
+    """An app whose every response is strictly checked against the document."""
 
     def __init__(self, host: Host) -> None:
         self.document: dict[str, Any] = {}
@@ -163,7 +163,7 @@ class Checked:
             jsonschema_rs.validator_for(schema, validate_formats=True).validate(json.loads(response.data))
 
     def missing(self) -> Seen:
-        """Operations that were not answered with success, and statuses that no operation answered with."""
+        """Return the operations without a success, and the statuses that no operation answered with."""
         documented = {
             (path, method, status)
             for path, operations in self.document["paths"].items()
@@ -176,7 +176,7 @@ class Checked:
 
 
 def test_every_answer(make_host: MakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a life of webhooks answers is what the document says, to the last field; no operation and no status is left.
+    """All responses in a webhook's life match the document in every field; every operation and status occurs.
 
     Headers are compared both ways, and no schema of an answer lets pass what it does not name.
     """
@@ -292,21 +292,21 @@ CONFIG: dict[str, Any] = {
 
 
 def authorize(action: str, repository: str) -> str | None:
-    """Let a user in who names himself in the header that the document speaks of."""
+    """Accept a user who is named in the header that the document describes."""
     if request.headers.get("Authorization") != USER:
         abort(401)
     return USER if repository.startswith("acme/") else None
 
 
 def not_found(_: Exception) -> Response:
-    """A host's own 404, for URLs that are none of ours, such as one with an id that is no number."""
+    """The host's own 404, for URLs outside our routes, such as one with an id that is not a number."""
     content = {"type": "about:blank", "title": "Not Found", "status": 404, "detail": "No such page."}
     return Response(json.dumps(content), 404, content_type="application/problem+json")
 
 
 @pytest.fixture
 def signed_in(make_host: MakeHost) -> Host:
-    """A host app whose clients sign in by the Authorization header."""
+    """A host app whose clients sign in with the Authorization header."""
     host = make_host(config={"HUBHOOKS_MAX_SENDS_PER_MINUTE": 1_000_000, "HUBHOOKS_MAX_WEBHOOKS": 10_000})
     host.hubhooks.authorizer(authorize)
     host.app.register_error_handler(404, not_found)
@@ -317,7 +317,7 @@ def signed_in(make_host: MakeHost) -> Host:
 
 @pytest.fixture
 def aimed(signed_in: Host) -> Iterator[None]:
-    """Where Schemathesis neither means a path to be wrong nor found it in an answer, it leads to what exists."""
+    """Point a path at existing things unless Schemathesis made it wrong on purpose or took it from a response."""
     numbers = count()
     ids: dict[str, Any] = {}
 
@@ -334,7 +334,7 @@ def aimed(signed_in: Host) -> Iterator[None]:
 
 
 def made(host: Host, name: str) -> dict[str, Any]:
-    """The parameters of a path to a webhook that is made for it, with a delivery under way."""
+    """The path parameters of a new webhook with a delivery under way."""
 
     def post(path: str, content: object) -> dict[str, Any]:
         url = f"/v2/repositories/acme/app/webhooks/{path}"
@@ -353,7 +353,7 @@ def made(host: Host, name: str) -> dict[str, Any]:
 
 @on_sqlite
 def test_sign_in(signed_in: Host) -> None:
-    """Exactly the operations that say so ask the client to sign in."""
+    """Exactly the operations that declare it require signing in."""
     with signed_in.deliveries:
         ids = made(signed_in, "deploy")
     content = document(signed_in)
@@ -369,7 +369,7 @@ def test_sign_in(signed_in: Host) -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore:Generating overly large repr")  # of Hypothesis' own, for what it had generated
 def test_schemathesis(signed_in: Host) -> None:
-    """No request that Schemathesis makes up from the document gets an answer that the document does not foresee."""
+    """No request that Schemathesis generates from the document gets an undocumented response."""
     config = SchemathesisConfig.from_dict(CONFIG)
     schema = schemathesis.openapi.from_wsgi(DOCUMENT, signed_in.app, config=config)
     with signed_in.deliveries:

@@ -1,4 +1,4 @@
-"""Receivers that are not written in Python verify what we send: Debian's `webhook`, in Go, and a script in Perl."""
+"""Receivers in other languages verify our signatures: Debian's `webhook`, in Go, and a script in Perl."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SCRIPT = Path(__file__).parent.parent / "data" / "verify.pl"
 
 @pytest.fixture
 def request_of(host: Host) -> Iterator[tuple[Request, list[str]]]:
-    """A real delivery's request while a secret is being replaced, and the former and the present secret."""
+    """A real delivery's request during a secret rotation, with the former and the current secret."""
     with Receiver() as receiver:
         webhook = host.create(receiver.url, repository="acme/app")
         path = f"acme/app/webhooks/{webhook['id']}/rotate-secret/"
@@ -43,7 +43,7 @@ def request_of(host: Host) -> Iterator[tuple[Request, list[str]]]:
 @pytest.mark.skipif(not shutil.which("perl"), reason="perl is not installed")
 @on_sqlite
 def test_perl(request_of: tuple[Request, list[str]]) -> None:
-    """A short script in Perl verifies a delivery with either secret, and refuses a changed body, id or time."""
+    """A short Perl script verifies a delivery with either secret, and refuses a changed body, id or time."""
     request, secrets = request_of
     names = ("webhook-id", "webhook-timestamp", "webhook-signature")
     signed = [request.headers[name] for name in names]
@@ -64,7 +64,7 @@ def test_perl(request_of: tuple[Request, list[str]]) -> None:
 
 @contextmanager
 def webhook_program(folder: Path, secret: str) -> Iterator[tuple[str, Path]]:
-    """adnanh/webhook with a hook that wants X-Hub-Signature-256; yields its URL, and the file that it writes."""
+    """adnanh/webhook with a hook that checks X-Hub-Signature-256; yields its URL and the file that it writes."""
     written, command = folder / "written", folder / "command.sh"
     command.write_text(f'#!/bin/sh\nprintf "%s" "$1" > {written}\n')
     command.chmod(0o755)
@@ -94,7 +94,7 @@ def webhook_program(folder: Path, secret: str) -> Iterator[tuple[str, Path]]:
 @pytest.mark.skipif(not shutil.which("webhook"), reason="Debian's webhook is not installed")
 @on_sqlite
 def test_go(host: Host, tmp_path: Path) -> None:
-    """Debian's `webhook` runs its command for a real delivery, and refuses the same with a changed body or secret."""
+    """Debian's `webhook` runs its command for a real delivery, and refuses it with a changed body or secret."""
     secret = "whsec_" + "Zm9v" * 10
     with webhook_program(tmp_path, secret) as (url, written), Receiver() as recorder:
         webhook = host.create(url, secret=secret)
@@ -169,7 +169,7 @@ def go_program(folder: Path) -> list[str]:
 @pytest.mark.parametrize("language", ["python", "node", "go"])
 @on_sqlite
 def test_what_the_pages_show(request_of: tuple[Request, list[str]], language: str, tmp_path: Path) -> None:
-    """The lines that the pages offer verify a delivery with either secret, and refuse all that was changed."""
+    """The code shown on the pages verifies a delivery with either secret, and refuses any change."""
     if not (shutil.which(language) or language == "python"):
         pytest.skip(f"{language} is not installed")
     command = {"python": python_program, "node": node_program, "go": go_program}[language](tmp_path)

@@ -1,4 +1,4 @@
-"""The pages: who sees what, what forms do, and what a host may put in their place."""
+"""The pages: who sees what, what forms do, and what a host may replace."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flask import Flask, abort, redirect, render_template, session
 from flask_wtf import CSRFProtect
 from jinja2 import DictLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
-from sqlalchemy import event
+from sqlalchemy import delete, event
 from werkzeug.test import TestResponse
 
 from flask_hubhooks.dialects import utcnow
@@ -21,7 +21,7 @@ from flask_hubhooks.records.models import Attempt, Delivery, Status
 
 from ..support.host import Host
 from ..support.marks import URL, MakeHost, on_sqlite
-from ..support.receivers import Receiver
+from ..support.receivers import Receiver, sends
 from ..support.visitor import Visitor, text_of, version_on
 
 FORM = {"name": "new", "hook_url": URL, "hook_id": ""}
@@ -48,7 +48,7 @@ READABLE = ("webhooks", "history", "delivery")
 
 
 class Filled:
-    """A repository with a webhook and a delivery that failed."""
+    """A repository with a webhook and a failed delivery."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -85,7 +85,7 @@ def filled(standing: Host) -> Filled:
 
 
 def check_page(answer: TestResponse, status: int) -> None:
-    """A page of ours, whatever it says."""
+    """Check that a response is a page of ours, whatever its content."""
     assert answer.status_code == status, answer.text
     assert answer.headers["Cache-Control"] == "no-store"
     if status != 303:
@@ -97,12 +97,13 @@ def check_page(answer: TestResponse, status: int) -> None:
 
 
 def test_every_page_is_known(standing: Host) -> None:
-    """A page that these tests do not know fails them."""
+    """These tests cover every page."""
     for rule in standing.app.url_map.iter_rules():
         if (name := rule.endpoint.removeprefix("hubhooks.pages_")) != rule.endpoint:
             with standing.app.test_request_context(method="OPTIONS"):
                 view = standing.app.view_functions[rule.endpoint]
-                allowed = set(view(**dict.fromkeys(rule.arguments)).headers["Allow"].split(", "))
+                answer = standing.app.make_response(standing.app.ensure_sync(view)(**dict.fromkeys(rule.arguments)))
+                allowed = set(answer.headers["Allow"].split(", "))
             assert {method for method, known in ROUTES if known == name} == allowed - {"OPTIONS", "HEAD"}, rule
 
 
@@ -128,7 +129,7 @@ def test_page(filled: Filled, method: str, name: str) -> None:
 
 
 def test_what_forms_do(filled: Filled) -> None:
-    """A form leads on by 303 to a path that says what was done; loading that again does nothing."""
+    """A form redirects with 303 to a page that shows what was done; reloading it does nothing."""
     host, owner = filled.host, filled.owner
     path = f"{filled.repository}/webhooks/{filled.webhook['id']}/"
     for name, notice, active in (("pause", "paused", False), ("resume", "resumed", True)):
@@ -149,7 +150,7 @@ def test_what_forms_do(filled: Filled) -> None:
 
 
 def test_notices(filled: Filled) -> None:
-    """A notice is one of ours: the URL only names it, and what it names otherwise is not shown."""
+    """The URL only names a notice: any other text in it is not shown."""
     assert "The webhook was saved." in filled.owner.get("?notice=saved").text
     for notice in ("<b>You won</b>", "won", "", "saved "):
         page = filled.owner.ask("GET", query_string={"notice": notice}).text
@@ -157,7 +158,7 @@ def test_notices(filled: Filled) -> None:
 
 
 def test_a_secret_is_shown_once(filled: Filled) -> None:
-    """The answer to creating and to rotating shows the secret, which signs; no page shows it again."""
+    """The response to creating and rotating shows the secret, which signs; no later page shows it again."""
     with Receiver() as receiver:
         created = filled.owner.create(receiver.url, name="signed")
         check_page(created, 201)
@@ -175,7 +176,7 @@ def test_a_secret_is_shown_once(filled: Filled) -> None:
 
 
 def test_creating(filled: Filled) -> None:
-    """The form makes a webhook of a name and URLs in order, of which empty ones do not count."""
+    """The form creates a webhook from a name and URLs in order; empty ones are ignored."""
     check_page(filled.owner.create(" http://127.0.0.1:9/a ", "", "http://127.0.0.1:9/b", name=" chain "), 201)
     made = filled.host.api("GET", f"{filled.repository}/webhooks/?name=chain").get_json()["results"][0]
     assert (made["name"], [each["hook_url"] for each in made["hooks"]]) == (
@@ -201,7 +202,7 @@ def test_creating(filled: Filled) -> None:
     ids=["taken", "blank", "control", "long", "none", "empty", "scheme", "metadata", "many"],
 )  # fmt: skip
 def test_what_is_refused_stands_there_again(filled: Filled, name: str, urls: list[str], message: str) -> None:
-    """What cannot be is told at its field, and everything that was typed stands in the form again."""
+    """Errors appear at their fields, and the form keeps everything that was typed."""
     answer = filled.owner.create(*urls, name=name)
     check_page(answer, 400)
     assert message in text_of(answer)
@@ -215,7 +216,7 @@ def test_what_is_refused_stands_there_again(filled: Filled, name: str, urls: lis
 
 
 def test_rearranging(filled: Filled) -> None:
-    """The buttons that add, move and remove lines show the form again, and change nothing."""
+    """The buttons that add, move and remove lines show the form again, and save nothing."""
     urls = [f"http://127.0.0.1:9/{letter}" for letter in "abc"]
 
     def press(action: str) -> list[str]:
@@ -247,7 +248,7 @@ def edit(filled: Filled, **fields: Any) -> TestResponse:
 
 
 def test_editing(filled: Filled) -> None:
-    """The form changes name, URLs, their order, final callback, tag filter and headers, whose values stay hidden."""
+    """The form changes name, URLs and their order, final callback, tag filter and headers, whose values stay hidden."""
     path = f"{filled.repository}/webhooks/{filled.webhook['id']}/"
     old = filled.ids["hook"]
     check_page(
@@ -310,7 +311,7 @@ def test_editing(filled: Filled) -> None:
     ],
 )
 def test_what_editing_refuses(filled: Filled, fields: dict[str, Any], message: str) -> None:
-    """What cannot be saved is told, and nothing of it is."""
+    """Errors are reported, and nothing of the form is saved."""
     path = f"{filled.repository}/webhooks/{filled.webhook['id']}/"
     before = filled.host.api("GET", path).get_json()
     answer = edit(filled, name="renamed", **fields)
@@ -321,7 +322,7 @@ def test_what_editing_refuses(filled: Filled, fields: dict[str, Any], message: s
 
 
 def test_the_preview_of_a_filter(filled: Filled) -> None:
-    """The form tells which recent tags a filter matches, also one that is not saved and partly wrong."""
+    """The form shows which recent tags a filter matches, even if it is unsaved and partly invalid."""
     for tag in ("v1", "v2-rc1", "nightly"):
         filled.host.push(filled.repository, tag)
     answer = edit(filled, tag_filter="v* !*-rc* [z-a]", action="preview")
@@ -335,7 +336,7 @@ def test_the_preview_of_a_filter(filled: Filled) -> None:
     "data", [b"\xff\xfe=\xff", b"%", b"a=b&" * 9000, b"hook_url=%00&name=%ff", b"version=%ed%a0%80"]
 )
 def test_nonsense(filled: Filled, data: bytes) -> None:
-    """Bytes that are no form of ours are refused, and break nothing."""
+    """Bodies that are not forms of ours are refused, and break nothing."""
     for name in ("", f"{filled.webhook['id']}/", f"{filled.webhook['id']}/delete/"):
         token = filled.owner.token().encode()
         for body in (data, b"csrf_token=" + token + b"&" + data):
@@ -359,14 +360,14 @@ def test_a_query_of_nonsense(filled: Filled) -> None:
 
 
 def test_too_large(filled: Filled) -> None:
-    """A form over the limit is refused with 413, as a page."""
+    """A form over the limit is refused with 413 and a page."""
     check_page(
         filled.owner.ask("POST", data=b"name=" + b"x" * 70_000, content_type="application/x-www-form-urlencoded"), 413
     )
 
 
 def test_an_expired_form(filled: Filled) -> None:
-    """A form whose session is gone shows what was typed again, with a token that works."""
+    """A form whose session has ended shows what was typed, with a valid token."""
     visitor = filled.visitor("alice")
     token = visitor.token()
     visitor.client.delete_cookie("session")
@@ -379,7 +380,7 @@ def test_an_expired_form(filled: Filled) -> None:
 
 
 def test_the_session(filled: Filled) -> None:
-    """Of the host's session the token is all that the pages use, and who may only read gets no cookie at all."""
+    """The pages use only the token of the host's session, and readers get no cookie."""
     reader = filled.visitor("reader")
     for path in ("", f"{filled.webhook['id']}/history/", f"{filled.webhook['id']}/history/{filled.delivery}/"):
         assert "Set-Cookie" not in reader.get(path).headers
@@ -392,7 +393,7 @@ def test_the_session(filled: Filled) -> None:
 @on_sqlite
 @pytest.mark.parametrize("first", [True, False])
 def test_a_host_with_csrf_protection(make_host: MakeHost, first: bool) -> None:
-    """The pages work in a host with `CSRFProtect`, also one that checks before anything else, and check themselves."""
+    """The pages work in a host with `CSRFProtect`, even one that checks first, and do their own checks."""
 
     class Protected(Host):
         def make_app(self) -> Flask:
@@ -409,14 +410,14 @@ def test_a_host_with_csrf_protection(make_host: MakeHost, first: bool) -> None:
 
 @on_sqlite
 def test_a_host_that_has_switched_it_off(make_host: MakeHost) -> None:
-    """`WTF_CSRF_ENABLED = False`, as hosts have it in their tests, holds for our forms too."""
+    """`WTF_CSRF_ENABLED = False`, as in hosts' tests, applies to our forms too."""
     visitor = Visitor(make_host(config={"WTF_CSRF_ENABLED": False}))
     check_page(visitor.ask("POST", data=FORM), 201)
 
 
 @on_sqlite
 def test_the_layout_of_the_host(make_host: MakeHost) -> None:
-    """The pages stand in the host's own layout, whose one block they need is `content`."""
+    """The pages use the host's layout, which needs only the block `content`."""
     host = make_host(config={"HUBHOOKS_LAYOUT": "base.html"})
     host.app.jinja_loader = DictLoader(
         {"base.html": "<title>Ours</title><nav>Ours</nav>{% block content %}{% endblock %}"}
@@ -429,7 +430,7 @@ def test_the_layout_of_the_host(make_host: MakeHost) -> None:
 
 @on_sqlite
 def test_templates_of_the_host(host: Host) -> None:
-    """A host puts a template in the place of ours, which it extends by `!hubhooks/`, and replaces a block."""
+    """A host can replace a template of ours, extend the original by `!hubhooks/`, and override a block."""
     host.app.jinja_loader = DictLoader(
         {
             "hubhooks/webhooks.html": "{% extends '!hubhooks/webhooks.html' %}"
@@ -458,7 +459,7 @@ LAYOUT = """[# a comment #]<title>[% block title %][% endblock %]</title>
 
 @on_sqlite
 def test_other_delimiters(make_host: MakeHost) -> None:
-    """Every page works in a host with other Jinja delimiters, which its layout and its replacements of ours have."""
+    """Every page works in a host whose layout and replaced templates use other Jinja delimiters."""
 
     class Vue(Host):
         def make_app(self) -> Flask:
@@ -501,7 +502,7 @@ def test_other_delimiters(make_host: MakeHost) -> None:
 
 @on_sqlite
 def test_strict_templates(make_host: MakeHost) -> None:
-    """A host whose templates may use nothing undefined has pages, too."""
+    """The pages work in a host with StrictUndefined."""
 
     class Strict(Host):
         def make_app(self) -> Flask:
@@ -522,7 +523,7 @@ def test_strict_templates(make_host: MakeHost) -> None:
 
 @on_sqlite
 def test_an_authorizer_that_redirects(host: Host) -> None:
-    """A redirect to a sign-in page passes through, also from a form."""
+    """A redirect to a sign-in page passes through, even from a form."""
 
     def sign_in_first(action: str, repository: str) -> str:
         abort(redirect("/sign-in"))
@@ -535,7 +536,7 @@ def test_an_authorizer_that_redirects(host: Host) -> None:
 
 @pytest.fixture
 def statements(host: Host) -> Iterator[list[str]]:
-    """The statements that the database is sent."""
+    """The statements that are sent to the database."""
     seen: list[str] = []
 
     def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
@@ -564,7 +565,7 @@ def test_weight_and_statements(host: Host, statements: list[str], hooks: int) ->
         host.create(*[f"https://ci-{number}.example.com/hooks/docker"] * hooks, name=f"webhook {number}")
     first = host.api("GET", "acme/app/webhooks/").get_json()["results"][0]
     with host.writing() as session_:
-        session_.execute(Delivery.__table__.delete())
+        session_.execute(delete(Delivery))
     for number in range(30):
         host.push(tag=f"v1.{number}", pusher="alice", pushed_at=utcnow() - timedelta(hours=number))
     said = {
@@ -597,7 +598,7 @@ def test_weight_and_statements(host: Host, statements: list[str], hooks: int) ->
 
 
 def try_often(host: Host, delivery: str, times: int) -> None:
-    """Have a delivery's history hold so many attempts, each answered with a whole page."""
+    """Give a delivery's history this many attempts, each answered with a whole page."""
     with host.writing() as session_:
         session_.add_all(
             Attempt(
@@ -621,7 +622,7 @@ def try_often(host: Host, delivery: str, times: int) -> None:
 
 
 def test_the_attempts_in_pages(host: Host) -> None:
-    """However often a delivery was tried, links lead to each of its attempts; the latest is shown unless asked."""
+    """Links lead to each attempt of a delivery, however many; the latest is shown by default."""
     webhook = host.create(URL)
     host.push()
     delivery = host.history(webhook)[0]["id"]
@@ -654,7 +655,7 @@ def tags_on(answer: TestResponse) -> list[str]:
 
 
 def test_the_history_in_pages(host: Host) -> None:
-    """Older and newer lead through all chain requests once, newest first, however many hooks each has."""
+    """Older and newer lead through all runs once, newest first, however many hooks each has."""
     webhook = host.create(URL, URL + "/2", URL + "/3")
     same = utcnow() - timedelta(hours=1)
     for number in range(40):
@@ -678,7 +679,7 @@ def test_the_history_in_pages(host: Host) -> None:
 
 
 def test_the_history_by_outcome_and_tag(host: Host) -> None:
-    """A filter by outcome finds the chain requests that stand so, one by tag those of the tag; both hold in pages."""
+    """The filters by outcome and by tag find the matching runs, and apply to all pages."""
     webhook = host.create(URL, URL + "/2")
     states = {
         "good": [Status.SUCCEEDED, Status.SUCCEEDED],
@@ -723,7 +724,7 @@ def test_the_history_by_outcome_and_tag(host: Host) -> None:
 
 
 def test_the_list_tells_how_it_stands(host: Host) -> None:
-    """The list shows each webhook's URLs in order, its state and why, and its latest outcomes."""
+    """The list shows each webhook's URLs in order, its state with reason, and its latest outcomes."""
     with Receiver(410) as gone:
         host.create(URL, URL + "/2", name="chain")
         host.create(gone.url, name="gone")
@@ -740,7 +741,7 @@ def test_the_list_tells_how_it_stands(host: Host) -> None:
 
 
 def test_an_attempt(host: Host) -> None:
-    """The page of a delivery shows what was sent and answered, how long it took, what is wrong and what comes next."""
+    """The page of a delivery shows request, response, duration, what is wrong, and what comes next."""
     answer = b"HTTP/1.1 503 Busy\r\nX-Why: <b>load</b>\r\nContent-Length: 18\r\n\r\n<script>no</script"
     with Receiver(lambda *_: answer) as receiver:
         webhook = host.create(receiver.url)
@@ -758,8 +759,8 @@ def test_an_attempt(host: Host) -> None:
 
 
 def test_an_attempt_that_was_received(host: Host) -> None:
-    """An attempt that was received is marked so, also where the answer's body broke off."""
-    with Receiver(lambda *_: b"HTTP/1.1 200 OK\r\nContent-Length: 18\r\n\r\ncut") as receiver:
+    """A received attempt is marked so, even if the response's body broke off."""
+    with Receiver(sends(b"HTTP/1.1 200 OK\r\nContent-Length: 18\r\n\r\ncut")) as receiver:
         webhook = host.create(receiver.url)
         host.push()
         host.deliver()
@@ -769,7 +770,7 @@ def test_an_attempt_that_was_received(host: Host) -> None:
 
 
 def test_redelivering_what_cannot_be(host: Host) -> None:
-    """What cannot be sent again now is a page that says why."""
+    """If a delivery cannot be redelivered now, a page says why."""
     webhook = host.create(URL)
     host.push()
     delivery = host.history(webhook)[0]["id"]
@@ -780,7 +781,7 @@ def test_redelivering_what_cannot_be(host: Host) -> None:
 
 
 def test_credentials_are_for_who_may_write(host: Host) -> None:
-    """A reader sees the origins of hook URLs, and nothing to change."""
+    """A reader sees only the origins of hook URLs, and no controls."""
     webhook = host.create(f"{URL}/credential")
     host.push()
     host.deliver()
@@ -792,7 +793,7 @@ def test_credentials_are_for_who_may_write(host: Host) -> None:
 
 
 def test_the_chart(host: Host) -> None:
-    """The chart counts the deliveries of each of the last seven days by outcome, and tells the median answer time."""
+    """The chart shows the deliveries of each of the last seven days by outcome, and the median response time."""
     with Receiver(200) as receiver:
         webhook = host.create(receiver.url)
         other = host.create(receiver.url, name="other")
@@ -811,7 +812,7 @@ def test_the_chart(host: Host) -> None:
 
 
 def test_nothing_is_built_from_the_host_header(filled: Filled) -> None:
-    """Whatever Host a request names, no page leads there."""
+    """No page has a link built from the Host header."""
     elsewhere = {"Host": "evil.example"}
     for method, name in ROUTES:
         if method == "GET":
@@ -825,7 +826,7 @@ def test_nothing_is_built_from_the_host_header(filled: Filled) -> None:
 
 
 def test_a_url_prefix(make_host: MakeHost) -> None:
-    """Below a prefix every link leads below it."""
+    """With a prefix, every link has the prefix."""
     host = make_host(url_prefix="/hub")
     visitor = Visitor(host)
     page = visitor.ask("GET", "/hub/r/acme/app/webhooks/").text
@@ -834,7 +835,7 @@ def test_a_url_prefix(make_host: MakeHost) -> None:
 
 
 def test_rotating_once(filled: Filled) -> None:
-    """Loading the answer again rotates nothing more: the receiver's secret stays good for as long as was promised."""
+    """Reloading the response does not rotate again: the receiver's secret stays valid for the promised time."""
     path = f"{filled.webhook['id']}/rotate-secret/"
     version = version_on(filled.owner.get(path))
     check_page(filled.owner.send(path, version=version), 200)
@@ -845,7 +846,7 @@ def test_rotating_once(filled: Filled) -> None:
 
 
 def test_the_outcomes_of_longer_chains(host: Host) -> None:
-    """The list tells how the latest pushes ended, also those from when the webhook had more hooks."""
+    """The list shows how the latest pushes ended, including those from when there were more hooks."""
     webhook = host.create(URL, URL + "/2", URL + "/3")
     for number in range(25):
         host.push(tag=f"v{number}", pushed_at=utcnow() - timedelta(hours=number))
@@ -858,7 +859,7 @@ def test_the_outcomes_of_longer_chains(host: Host) -> None:
 
 
 def test_a_hook_is_not_removed_by_emptying_its_line(filled: Filled) -> None:
-    """A line of a hook that is left empty is refused; removing it has a button of its own."""
+    """An emptied line of a hook is refused; a button removes it."""
     hook = str(filled.ids["hook"])
     answer = edit(filled, hook_id=[hook, ""], hook_url=["", "http://127.0.0.1:9/other"])
     check_page(answer, 400)
@@ -868,13 +869,13 @@ def test_a_hook_is_not_removed_by_emptying_its_line(filled: Filled) -> None:
 
 
 def test_a_page_beyond_the_last(filled: Filled) -> None:
-    """A page that there is not does not say that there are no webhooks."""
+    """A page past the last does not say that there are no webhooks."""
     page = text_of(filled.owner.get("?page=99"))
     assert "has no webhooks yet" not in page and "All webhooks" in page
 
 
 def test_a_layout_with_blocks_of_its_own(make_host: MakeHost, sqlite_uri: str) -> None:
-    """Blocks of the host's layout stay what they are, whatever they are called."""
+    """Our pages override no other block of the host's layout, whatever its name."""
     names = ("menu", "page", "breadcrumbs", "notice", "crumbs", "filters", "chart", "payload", "secret", "fields")
     blocks = "".join(f"{{% block {name} %}}<i>{name} of the host</i>{{% endblock %}}" for name in names)
     host = make_host(database_uri=sqlite_uri, config={"HUBHOOKS_LAYOUT": "base.html"})
@@ -888,7 +889,7 @@ def test_a_layout_with_blocks_of_its_own(make_host: MakeHost, sqlite_uri: str) -
 
 
 def test_a_layout_with_variables_of_its_own(make_host: MakeHost, sqlite_uri: str) -> None:
-    """What the host's layout knows stays what it is, whatever it is called: ours all begins with `hubhooks`."""
+    """Our pages override no variable of the host's layout: all ours start with `hubhooks`."""
     known: set[str] = set()
 
     @pass_context
@@ -911,7 +912,7 @@ def test_a_layout_with_variables_of_its_own(make_host: MakeHost, sqlite_uri: str
 
 
 def test_back_to_where_the_button_was(host: Host) -> None:
-    """Pausing and resuming lead back to the page of the list or the history; a refusal leads to what it is about."""
+    """Pausing and resuming return to the page they came from; a refusal links to what it is about."""
     webhook = host.create(URL)
     visitor = Visitor(host)
     for at, back in (

@@ -1,4 +1,4 @@
-"""How often a repository may ask for something to be sent."""
+"""How often a repository may request sends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 from sqlalchemy import func, select
 
 from flask_hubhooks.records.models import Delivery, Push
-from flask_hubhooks.web.api import deliveries
 
 from ..support.host import Host
 from ..support.marks import URL, MakeHost, on_sqlite
@@ -21,16 +20,16 @@ NOW = 1_800_000_015.0  # 15 s after the beginning of a minute
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time that sends are counted by, to be set."""
+    """The time used for counting sends, which can be set."""
     now = [NOW]
-    monkeypatch.setattr(deliveries.time, "time", lambda: now[0])
+    monkeypatch.setattr(time, "time", lambda: now[0])
     return now
 
 
 def asks(
     host: Host, webhook: dict[str, Any], repository: str = "acme/app", user: str = "alice"
 ) -> list[Callable[[], Any]]:
-    """A test, a redelivery and a recovery of a webhook."""
+    """Return a test, a redelivery and a recovery of a webhook, to be called."""
     path = f"{repository}/webhooks/{webhook['id']}/"
     delivery = host.api("GET", f"{path}history/", user="reader").get_json()["results"][-1]["id"]
     since = {"since": "2020-01-01T00:00:00Z"}
@@ -42,14 +41,14 @@ def asks(
 
 
 def rounds(host: Host) -> tuple[int, int]:
-    """How much was asked for: pushes, and rounds of deliveries."""
+    """Count the pushes, and the rounds of all deliveries."""
     with host.writing() as session:
         pushes = session.scalar(select(func.count()).select_from(Push)) or 0
         return pushes, session.scalar(select(func.sum(Delivery.round))) or 0
 
 
 def test_limit(make_host: MakeHost, clock: list[float]) -> None:
-    """Beyond the limit all three are refused with 429, change nothing, and may be tried when the minute is over."""
+    """Over the limit all three get 429 and change nothing; they work again when the minute is over."""
     host = make_host(config={"HUBHOOKS_MAX_SENDS_PER_MINUTE": 3})
     webhook = host.create(URL)
     host.push()
@@ -72,7 +71,7 @@ def test_limit(make_host: MakeHost, clock: list[float]) -> None:
 
 @on_sqlite
 def test_of_each_repository(make_host: MakeHost, clock: list[float]) -> None:
-    """All webhooks of a repository share its limit; another repository, of the same owner or not, has its own."""
+    """All webhooks of a repository share its limit; any other repository has its own."""
     host = make_host(config={"HUBHOOKS_MAX_SENDS_PER_MINUTE": 1})
     first, second, other = host.create(URL), host.create(URL, name="b"), host.create(URL, repository="acme/other")
     path = "acme/app/webhooks/{}/test/"
@@ -83,7 +82,7 @@ def test_of_each_repository(make_host: MakeHost, clock: list[float]) -> None:
 
 @on_sqlite
 def test_what_is_denied_is_not_counted(make_host: MakeHost, clock: list[float]) -> None:
-    """Readers, strangers, other sites and what is not valid use up nothing of an owner's limit."""
+    """Requests by readers, strangers and other sites, and invalid ones, do not count."""
     host = make_host(config={"HUBHOOKS_MAX_SENDS_PER_MINUTE": 1})
     webhook = host.create(URL)
     host.push()
@@ -101,7 +100,7 @@ def test_what_is_denied_is_not_counted(make_host: MakeHost, clock: list[float]) 
 
 @on_sqlite
 def test_redis_away(make_host: MakeHost) -> None:
-    """While Redis is away, when nothing could be sent, it is 503, says when to try again, and takes but a moment."""
+    """While Redis is away the response is a quick 503 that says when to try again."""
     host = make_host(redis_url=f"redis://127.0.0.1:{free_port()}/0", config={"HUBHOOKS_MAX_SENDS_PER_MINUTE": 1})
     webhook = host.create(URL)
     host.push()

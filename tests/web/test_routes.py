@@ -1,4 +1,4 @@
-"""The table of routes: what each answers to a good request, a bad one, a reader, a stranger, and so on.
+"""The table of routes: the response of each to a good request, a bad one, a reader, a stranger, and so on.
 
 `pytest -s tests/web/test_routes.py` prints it.
 """
@@ -30,7 +30,7 @@ WITH_ETAG = ("read_webhook", "edit_webhook", "read_hook", "edit_hook")
 
 @dataclass(frozen=True)
 class Case:
-    """An endpoint by the name of its function, its method, and what it is to answer in each column; None: cannot be."""
+    """An endpoint by its function's name, its method, and its expected status in each column; None if impossible."""
 
     endpoint: str
     method: str
@@ -74,7 +74,7 @@ WITH_A_DATABASE = [each for each in CASES if each.endpoint != "read_openapi"]
 
 
 class Filled:
-    """A repository with a webhook of two hooks and a delivery, to ask a route of."""
+    """A repository with a webhook of two hooks and a delivery, for requests to each route."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -113,7 +113,7 @@ class Filled:
 
 @pytest.fixture(scope="module")
 def seen(standing: Host) -> Iterator[dict[tuple[str, str, str], int]]:
-    """The statuses that were seen; printed at the end."""
+    """The statuses seen; printed at the end."""
     found: dict[tuple[str, str, str], int] = {}
     yield found
     rules = {each.function.__name__: each.rule for each in ENDPOINTS}
@@ -132,7 +132,7 @@ def filled(standing: Host) -> Filled:
 @pytest.mark.parametrize("column", COLUMNS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.method}-{case.endpoint}")
 def test_route(filled: Filled, seen: dict[tuple[str, str, str], int], case: Case, column: str) -> None:
-    """Each route answers each kind of request as the table says, errors as problem+json, and no cache keeps it."""
+    """Each route answers each kind of request as in the table, with errors as problem+json and without caching."""
     expected = case.expected[COLUMNS.index(column)]
     if expected is None:
         return
@@ -155,7 +155,7 @@ def test_route(filled: Filled, seen: dict[tuple[str, str, str], int], case: Case
 
 
 def test_no_route_is_missing(standing: Host) -> None:
-    """Every route of ours is in the table with every method that it has."""
+    """The table has every route of ours with all its methods."""
     rules = {each.function.__name__: each.rule for each in ENDPOINTS}
     table = {(rules[case.endpoint], case.method) for case in CASES}
     for rule in api_rules(standing.app):
@@ -169,7 +169,7 @@ def test_no_route_is_missing(standing: Host) -> None:
 def test_a_database_that_is_away(
     filled: Filled, case: Case, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While the database is away each route answers 503, as a problem, and the log says why; then all is as before."""
+    """During a database outage each route answers 503 as a problem, and the log says why; then all works again."""
 
     def away(*_: object, **__: object) -> None:
         raise OperationalError("SELECT 1", {}, Exception("server closed the connection unexpectedly"))
@@ -190,7 +190,7 @@ def test_a_database_that_is_away(
 def test_a_database_that_cannot_be_reached(
     filled: Filled, uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A database that is not there at all is a 503 of every route, also of one that would refuse its input."""
+    """With an unreachable database every route answers 503, even one that would refuse its input."""
     engine = create_engine(uri)
     monkeypatch.setitem(vars(filled.host.state), "engine", engine)
     for case in WITH_A_DATABASE:
@@ -207,7 +207,7 @@ def test_a_database_that_cannot_be_reached(
 
 @pytest.mark.parametrize("database_uri", ["postgresql"], indirect=True)
 def test_a_database_that_goes_and_comes(host: Host, postgres_server: str) -> None:
-    """A database that is taken away under open connections is a 503 until it is back, and then nothing is amiss."""
+    """A database that goes away under open connections causes 503s until it is back, and none after."""
     webhook = host.create(URL)
     name = make_url(host.database_uri).database
     with psycopg.connect(postgres_server, autocommit=True) as connection:
@@ -221,7 +221,7 @@ def test_a_database_that_goes_and_comes(host: Host, postgres_server: str) -> Non
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.method}-{case.endpoint}")
 def test_a_query_that_is_no_text(filled: Filled, case: Case) -> None:
-    """A query of bytes that are no UTF-8 is refused, or ignored where there is no query to read."""
+    """A query that is not UTF-8 is refused, or ignored by routes without a query."""
     answer = filled.ask(case, "ok", environ_overrides={"QUERY_STRING": "name=\xff"})
     if case.bad_query:
         problem(answer, 400)
@@ -230,7 +230,7 @@ def test_a_query_that_is_no_text(filled: Filled, case: Case) -> None:
 
 
 def test_trace(filled: Filled) -> None:
-    """TRACE is answered as any other method that a route has not."""
+    """TRACE is answered like any other method that a route lacks."""
     for path in ("", f"{filled.ids['webhook']}/"):
         assert "GET" in filled.owned("TRACE", path).headers["Allow"]
         problem(filled.owned("TRACE", path), 405)
@@ -261,7 +261,7 @@ CONFUSING_NAMES = [
 
 
 def test_a_url_names_one_repository(standing: Host) -> None:
-    """The URL of each route, for each of many confusable names, leads to that route and name, and to no other."""
+    """The URL of each route, for many confusable names, leads to exactly that route and name."""
     adapter = standing.app.url_map.bind("registry.example.com")
     ids = {"webhook_id": 5, "hook_id": 6, "delivery_id": uuid.UUID(int=1), "token": "token"}
     rules = [each for each in standing.app.url_map.iter_rules() if "repository" in each.arguments]

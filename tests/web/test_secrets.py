@@ -1,4 +1,4 @@
-"""A webhook's secrets: given or generated, rotated, encrypted under the operator's keys, and told to nobody else."""
+"""A webhook's secrets: given or generated, rotated, encrypted with the operator's keys, and shown to nobody else."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -54,7 +55,7 @@ def rotate(host: Host, webhook: dict[str, Any], **body: Any) -> dict[str, Any]:
 
 
 def sent(host: Host, receiver: Receiver) -> Request:
-    """Push and deliver; the request that came."""
+    """Push and deliver; return the request that arrived."""
     before = len(receiver.requests)
     host.push()
     host.deliver()
@@ -63,7 +64,7 @@ def sent(host: Host, receiver: Receiver) -> Request:
 
 
 def verifies(secret: str, request: Request) -> bool:
-    """Whether the Standard Webhooks library takes the request for one of this secret."""
+    """Tell whether the Standard Webhooks library verifies the request with this secret."""
     try:
         Verifier(secret).verify(request.body, dict(request.headers))
     except WebhookVerificationError:
@@ -80,7 +81,7 @@ def hub_signature(secret: str, body: bytes) -> str:
 
 @on_sqlite
 def test_given(host: Host) -> None:
-    """An owner's own secret of 24 to 64 bytes is taken at creation and when rotating, and is what requests carry."""
+    """An owner's own secret of 24 to 64 bytes is accepted on creation and rotation, and signs requests."""
     with Receiver() as receiver:
         for size in (24, 25, 26, 32, 63, 64):
             first, second = secret_of(size), secret_of(size, b"\x01")
@@ -122,7 +123,7 @@ BAD = {
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
 def test_bad_secrets(bad: str) -> None:
-    """What Standard Webhooks' libraries would not all read the same is no secret, and the error does not repeat it."""
+    """A text that Standard Webhooks' libraries read differently is not a secret, and the error does not repeat it."""
     with pytest.raises(BadSecret) as error:
         check_secret(bad)
     assert str(error.value) == "Must be whsec_ and the base64 of 24 to 64 bytes."
@@ -130,7 +131,7 @@ def test_bad_secrets(bad: str) -> None:
 
 @on_sqlite
 def test_bad_secrets_are_refused(host: Host) -> None:
-    """A bad secret is refused at its field, at creation and when rotating, is not repeated, and changes nothing."""
+    """A bad secret is refused at its field on creation and rotation, not repeated, and changes nothing."""
     with Receiver() as receiver:
         webhook = host.create(receiver.url)
         for bad in [*BAD.values(), 7, ["whsec_"], {"a": 1}, True]:
@@ -147,7 +148,7 @@ def test_bad_secrets_are_refused(host: Host) -> None:
 
 @on_sqlite
 def test_generated(host: Host) -> None:
-    """A secret that is generated is 32 bytes, another one each time, and is shown in the answer that made it alone."""
+    """A generated secret is 32 random bytes, and is shown only in the response that created it."""
     url = "http://127.0.0.1:9/hook"
     webhooks = [host.create(url, name=f"name {number}") for number in range(3)]
     secrets = [each["secret"] for each in webhooks] + [rotate(host, each)["secret"] for each in webhooks]
@@ -165,7 +166,7 @@ def test_generated(host: Host) -> None:
 
 
 def test_rotating(make_host: MakeHost) -> None:
-    """A receiver verifies with the former secret as well as with the new one for a day, then with the new one only."""
+    """A receiver can verify with the former and the new secret for a day, then only with the new one."""
     host = make_host()
     with Receiver() as receiver:
         webhook = host.create(receiver.url)
@@ -188,7 +189,7 @@ def test_rotating(make_host: MakeHost) -> None:
 
 @on_sqlite
 def test_how_long_the_former_is_used(host: Host) -> None:
-    """Requests are signed with the former secret, too, for 24 hours."""
+    """Requests are also signed with the former secret for 24 hours."""
     until = rotate(host, host.create("http://127.0.0.1:9/hook"))["former_secret_until"]
     left = datetime.fromisoformat(until.replace("Z", "+00:00")) - datetime.now(timezone.utc)
     assert timedelta(hours=23, minutes=59) < left <= timedelta(hours=24)
@@ -196,7 +197,7 @@ def test_how_long_the_former_is_used(host: Host) -> None:
 
 @on_sqlite
 def test_rotating_twice(host: Host) -> None:
-    """Rotating again drops the oldest secret at once: who rotates because one has leaked can be rid of it."""
+    """Rotating again drops the oldest secret at once, so that a leaked one can be revoked."""
     with Receiver() as receiver:
         webhook = host.create(receiver.url)
         secrets = [webhook["secret"], *(rotate(host, webhook)["secret"] for _ in range(2))]
@@ -206,7 +207,7 @@ def test_rotating_twice(host: Host) -> None:
 
 @on_sqlite
 def test_a_retry_is_signed_anew(host: Host) -> None:
-    """What is tried again after a rotation is signed with the secrets of now."""
+    """A retry after a rotation is signed with the current secrets."""
     with Receiver(500, 200) as receiver:
         webhook = host.create(receiver.url)
         first = sent(host, receiver)
@@ -220,7 +221,7 @@ def test_a_retry_is_signed_anew(host: Host) -> None:
 
 @on_sqlite
 def test_rotating_is_noted(host: Host) -> None:
-    """Rotating changes the ETag, and who did it stands in the webhook; a failed one changes neither."""
+    """Rotating changes the ETag and the webhook's last editor; a failed rotation changes neither."""
     webhook = host.create("http://127.0.0.1:9/hook")
     before = host.api("GET", path_of(webhook))
     assert host.api("POST", path_of(webhook, "rotate-secret"), user="reader").status_code == 403
@@ -237,7 +238,7 @@ def test_rotating_is_noted(host: Host) -> None:
 
 @on_sqlite
 def test_signed_is_what_is_sent(host: Host) -> None:
-    """Both signatures are of the body byte for byte as it came over the socket, text of any script in it."""
+    """Both signatures cover the exact bytes of the body on the socket, with text in any script."""
     with Receiver() as receiver:
         webhook = host.create(receiver.url)
         host.push(tag="latest", pusher='Jürgen 容器 \U0001f433 \u2028 </script> \\ "')
@@ -263,7 +264,7 @@ def key() -> str:
 
 
 def opens(host: Host, *keys: str) -> list[bool]:
-    """Which of these Fernet keys decrypts what is stored of the first webhook's present secret."""
+    """Tell which of these Fernet keys decrypts the first webhook's current secret in the database."""
     with host.writing() as session:
         stored = session.scalars(select(Webhook.encrypted_secret).order_by(Webhook.id)).first()
     assert stored
@@ -281,7 +282,7 @@ def rotate_keys(host: Host) -> Result:
 
 
 def test_encryption_keys(make_host: MakeHost) -> None:
-    """The first of HUBHOOKS_ENCRYPTION_KEYS encrypts, the others and the keys of SECRET_KEY behind them decrypt."""
+    """The first of HUBHOOKS_ENCRYPTION_KEYS encrypts; the others, and then the keys of SECRET_KEY, also decrypt."""
     first, second = key(), key()
     with Receiver() as receiver:
         derived = make_host()
@@ -304,7 +305,7 @@ def test_encryption_keys(make_host: MakeHost) -> None:
     ids=repr,
 )
 def test_bad_encryption_keys(bad: Any) -> None:
-    """Keys that are none are a ConfigError that names what is wanted, and shows none of them."""
+    """Invalid keys raise a ConfigError that describes valid ones and shows none of them."""
     good = key()
     given = [*bad, good] if isinstance(bad, list) else bad
     settings = {"SECRET_KEY": "k", "HUBHOOKS_EXTERNAL_URL": "https://a.example", "HUBHOOKS_ENCRYPTION_KEYS": given}
@@ -319,7 +320,7 @@ def test_bad_encryption_keys(bad: Any) -> None:
 
 
 def test_rotate_keys(make_host: MakeHost) -> None:
-    """`rotate-keys` encrypts everything anew, so that the old key can go: also former secrets and headers."""
+    """`rotate-keys` encrypts everything again, including former secrets and headers, so that the old key can go."""
     old, new = key(), key()
     before = make_host(config={"HUBHOOKS_ENCRYPTION_KEYS": [old]})
     both = make_host(config={"HUBHOOKS_ENCRYPTION_KEYS": [new, old]})
@@ -339,7 +340,7 @@ def test_rotate_keys(make_host: MakeHost) -> None:
 
 
 def test_rotate_keys_after_the_secret_key(make_host: MakeHost) -> None:
-    """After a new SECRET_KEY and `rotate-keys` the old one can leave SECRET_KEY_FALLBACKS; without it, it cannot."""
+    """SECRET_KEY_FALLBACKS can drop the old SECRET_KEY after `rotate-keys`, but not before."""
     with Receiver() as receiver:
         host = make_host()
         webhook = host.create(receiver.url, headers={"X-Token": "the value"})
@@ -353,7 +354,7 @@ def test_rotate_keys_after_the_secret_key(make_host: MakeHost) -> None:
 
 
 def test_rotate_keys_of_what_is_unreadable(make_host: MakeHost) -> None:
-    """What no key decrypts is named, with an exit that is not 0, and stays; the rest is rotated all the same."""
+    """Values that no key decrypts are reported, with exit code 1, and stay; the rest is rotated."""
     old, new = key(), key()
     lost = make_host(config={"SECRET_KEY": "lost"})
     host = make_host(config={"HUBHOOKS_ENCRYPTION_KEYS": [old]})
@@ -380,7 +381,7 @@ def test_rotate_keys_of_what_is_unreadable(make_host: MakeHost) -> None:
 
 @on_sqlite
 def test_rotate_keys_passes_over_what_is_not_used(make_host: MakeHost) -> None:
-    """A former secret that is over, and is not readable, keeps nothing from being rotated, and is dropped."""
+    """An unreadable former secret that has expired blocks no rotation, and is dropped."""
     new = key()
     lost = make_host(config={"SECRET_KEY": "lost"})
     webhook = lost.create("http://127.0.0.1:9/a", headers={"X-Token": "value"})
@@ -400,7 +401,7 @@ def test_rotate_keys_passes_over_what_is_not_used(make_host: MakeHost) -> None:
 
 @on_sqlite
 def test_rotate_keys_in_batches(make_host: MakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every webhook is rotated once, however many batches that takes."""
+    """Every webhook is rotated once, however many batches it takes."""
     monkeypatch.setattr("flask_hubhooks.records.credentials.BATCH", 2)
     host = make_host()
     for number in range(5):
@@ -414,7 +415,7 @@ def test_rotate_keys_in_batches(make_host: MakeHost, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("lost", ["encrypted_secret", "encrypted_former_secret", "encrypted_headers"])
 def test_held_until_the_key_is_back(host: Host, lost: str, caplog: pytest.LogCaptureFixture) -> None:
-    """What cannot be decrypted holds a delivery without an attempt, and never lets it out without; then it goes."""
+    """A delivery whose secret cannot be decrypted is held without an attempt until the key is back."""
     with Receiver() as receiver:
         webhook = host.create(receiver.url, headers={"X-Token": "the value"})
         new = rotate(host, webhook)["secret"]
@@ -440,7 +441,7 @@ def test_held_until_the_key_is_back(host: Host, lost: str, caplog: pytest.LogCap
 
 @on_sqlite
 def test_unreadable_headers_are_set_anew(make_host: MakeHost) -> None:
-    """Headers and secret that no key decrypts are told as unreadable, and an owner can give them anew."""
+    """Headers and secret that no key decrypts are shown as unreadable, and can be set again."""
     webhook = make_host(config={"SECRET_KEY": "lost"}).create("http://127.0.0.1:9/a", headers={"X-Token": "value"})
     host = make_host()
     assert host.api("GET", path_of(webhook)).get_json()["headers"] is None
@@ -460,7 +461,7 @@ def test_unreadable_headers_are_set_anew(make_host: MakeHost) -> None:
 
 
 class Everything(logging.Handler):
-    """All that is logged anywhere, tracebacks and arguments too."""
+    """All log records from anywhere, including tracebacks and arguments."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -490,7 +491,7 @@ def everything_logged() -> Iterator[Everything]:
 
 
 def in_any_spelling(secrets: list[str], content: str) -> list[str]:
-    """Which of the secrets stand in it: as they are, without prefix, as base64 or hex, in a URL."""
+    """Return the secrets that occur in a text: as they are, without prefix, as base64 or hex, or URL-encoded."""
     found = []
     for each in secrets:
         bare = each.removeprefix("whsec_")
@@ -507,7 +508,7 @@ def in_any_spelling(secrets: list[str], content: str) -> list[str]:
 
 
 def test_told_to_nobody(make_host: MakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No secret stands in logs, reprs, RQ's jobs, the database's text, the history or an error's answer."""
+    """No secret occurs in logs, reprs, RQ's jobs, the database's text, the history or error responses."""
     operators, app_key, header = key(), "the-app's-own-secret-key", "Bearer header-value-1234"
     echoed: list[str] = []
 
@@ -552,7 +553,9 @@ def test_told_to_nobody(make_host: MakeHost, monkeypatch: pytest.MonkeyPatch) ->
         shown += rotate_keys(host).output
         with host.writing() as session:
             [one], _ = claim(session, 1)
-            result = Dispatcher(host.state)._send(one)
+            dispatcher = Dispatcher(host.state)
+            dispatcher._limits.add(one, monotonic() + 60)
+            [result] = dispatcher._collect(10)
             models = [session.scalars(select(model)).first() for model in (Webhook, Hook, Delivery)]
             reprs = [repr(each) + str(each) for each in (*models, one, result, host.state, host.state.config)]
             reprs += [
@@ -580,7 +583,7 @@ def test_told_to_nobody(make_host: MakeHost, monkeypatch: pytest.MonkeyPatch) ->
 
 @on_sqlite
 def test_the_database_file(make_host: MakeHost, sqlite_uri: str) -> None:
-    """The very file of the database holds neither secret nor header value."""
+    """The database file contains neither secret nor header value."""
     host = make_host(database_uri=sqlite_uri)
     webhook = host.create("http://127.0.0.1:9/a", headers={"X-Token": "header-value-1234"})
     secrets = [webhook["secret"], rotate(host, webhook)["secret"], "header-value-1234"]
@@ -592,7 +595,7 @@ def test_the_database_file(make_host: MakeHost, sqlite_uri: str) -> None:
 
 @on_sqlite
 def test_the_password_of_redis(make_host: MakeHost, redis_url: str) -> None:
-    """A password in HUBHOOKS_REDIS_URL is in no log and no repr, though Redis refuses it on every push."""
+    """A password in HUBHOOKS_REDIS_URL is in no log and no repr, even if Redis refuses it on every push."""
     with everything_logged() as logged:
         host = make_host(redis_url=redis_url.replace("redis://", "redis://nobody:pass-of-redis@"))
         host.create("http://127.0.0.1:9/a")
@@ -608,7 +611,7 @@ def test_the_password_of_redis(make_host: MakeHost, redis_url: str) -> None:
 
 @on_sqlite
 def test_exceptions_do_not_tell(host: Host) -> None:
-    """Exceptions of ours say what is wrong without the secret, however they are printed."""
+    """Our exceptions say what is wrong without the secret, however they are printed."""
     secret = secret_of(65)
     for fails in (lambda: check_secret(secret), lambda: host.state.secrets.decrypt(secret.encode())):
         with pytest.raises((BadSecret, SecretUnreadable)) as error:

@@ -1,4 +1,4 @@
-"""The language of the pages: catalogues that are complete, and which of them a visitor gets."""
+"""The language of the pages: complete catalogues, and which one a visitor gets."""
 
 # ruff: noqa: RUF001 - Chinese has commas and colons of its own
 
@@ -50,7 +50,7 @@ KNOWN = {
 
 @pytest.fixture
 def make_visited(sqlite_uri: str, redis_url: str) -> Iterator[Callable[..., Host]]:
-    """A function that makes a host with Flask-Babel, whose visitors say in a header which locale they want."""
+    """A function that makes a host with Flask-Babel, whose visitors name their locale in a header."""
     with ExitStack() as stack:
 
         def make(**config: object) -> Host:
@@ -73,7 +73,7 @@ def visit(host: Host, path: str = "", locale: str = "zh_Hans_CN", **options: Any
 
 
 class Page(HTMLParser):
-    """What a page says: its language and direction, and its own texts, those of attributes too.
+    """What a page says: its language and direction, and its own texts, including attributes.
 
     What is quoted is left out, and so is what says to be English.
     """
@@ -113,7 +113,7 @@ class Page(HTMLParser):
 
 
 def assert_chinese(answer: TestResponse, *texts: str, status: int = 200) -> None:
-    """The page is in Chinese, all of it, and says these texts among others."""
+    """Check that the page is entirely in Chinese, and contains these texts."""
     assert answer.status_code == status, answer.text
     page = Page(answer)
     assert page.of_html == {"lang": "zh-Hans", "dir": "ltr"}
@@ -124,7 +124,7 @@ def assert_chinese(answer: TestResponse, *texts: str, status: int = 200) -> None
 
 @pytest.mark.parametrize("folder", catalogues.LANGUAGES)
 def test_every_text_is_translated(folder: str) -> None:
-    """A catalogue holds the texts that the sources hold and no others, each with a translation: `make translations`."""
+    """A catalogue has exactly the texts of the sources, all translated: `make translations`."""
     catalogue = catalogues.stored(folder)
     assert set(catalogues.strings(catalogue)) == catalogues.texts()
     assert catalogues.missing(catalogue) == []
@@ -134,7 +134,7 @@ def test_every_text_is_translated(folder: str) -> None:
 
 @pytest.mark.parametrize("folder", catalogues.LANGUAGES)
 def test_a_translation_takes_the_same_values(folder: str) -> None:
-    """A translation has the placeholders of its text, and no other sign of percent where values are filled in."""
+    """A translation has its text's placeholders, and no other percent signs."""
     for text, string in catalogues.strings(catalogues.stored(folder)).items():
         one, *__ = text if isinstance(text, tuple) else (text,)
         for form in string if isinstance(string, tuple) else (string,):
@@ -155,12 +155,12 @@ def test_catalogues_are_compiled(folder: str) -> None:
 
 
 def test_chinese_has_one_form_for_any_number() -> None:
-    """The catalogue knows that Chinese has no plural."""
+    """The catalogue declares that Chinese has no plural."""
     assert catalogues.stored("zh").num_plurals == 1
 
 
 def test_list_in_chinese(host: Host) -> None:
-    """The list is in Chinese: without a webhook, with one of each state, and after something was done."""
+    """The list is in Chinese: without a webhook, with one in each state, and after an action."""
     assert_chinese(visit(host), "创建 Webhook", "此仓库还没有 Webhook。")
     with Receiver(500) as receiver:
         __, paused, disabled = (host.create(receiver.url, receiver.url, name=name) for name in ("a", "b", "c"))
@@ -176,7 +176,7 @@ def test_list_in_chinese(host: Host) -> None:
 
 
 def test_history_in_chinese(host: Host) -> None:
-    """The history and its deliveries are in Chinese: answered, failed, called back, waiting and sent again."""
+    """The history and its deliveries are in Chinese: answered, failed, called back, waiting and redelivered."""
     with Receiver(500, 200, 200) as receiver:
         webhook = host.create(receiver.url, receiver.url, name="a")
         for tag in ("one", "two"):
@@ -201,7 +201,7 @@ def test_history_in_chinese(host: Host) -> None:
 
 
 def test_forms_in_chinese(host: Host) -> None:
-    """What asks before something is done, and what shows a new secret, is in Chinese."""
+    """Confirmations and the page with a new secret are in Chinese."""
     created = visit(host, method="POST", data={"name": "a", "hook_url": "https://ci.example.com/", "hook_id": ""})
     assert_chinese(created, "密钥", "在接收方验证请求", status=201)
     (webhook,) = host.api("GET", "acme/app/webhooks/").get_json()["results"]
@@ -234,7 +234,7 @@ WRONG: list[tuple[dict[str, str], str]] = [
     ("typed", "told"), WRONG, ids=[" ".join(typed) + str(n) for n, (typed, __) in enumerate(WRONG)]
 )
 def test_errors_of_input_in_chinese(host: Host, typed: dict[str, str], told: str) -> None:
-    """What is wrong with input is said in Chinese."""
+    """Errors in forms are in Chinese."""
     host.create("https://ci.example.com/", name="a")
     webhook = host.create("https://ci.example.com/", name="b")
     known = re.search('name="version" value="(.+?)"', visit(host, f"{webhook['id']}/").text)
@@ -252,14 +252,14 @@ PROBLEMS = {
 
 @pytest.mark.parametrize(("path", "status", "told"), PROBLEMS.values(), ids=PROBLEMS)
 def test_problems_in_chinese(host: Host, path: str, status: int, told: str) -> None:
-    """What kind of error it is is said in Chinese, and what is wrong as far as no value stands in it."""
+    """The title of an error is in Chinese, and so are its details as far as they contain no value."""
     answer = visit(host, path)
     assert answer.status_code == status
     assert told in " ".join(Page(answer).texts)
 
 
 def test_expired_forms_in_chinese(host: Host) -> None:
-    """A form without the token of its session is refused in Chinese."""
+    """A form without its session's token is refused in Chinese."""
     host.app.config["WTF_CSRF_ENABLED"] = True
     assert_chinese(
         visit(host, method="POST", data=TYPED), "表单已过期，或您的浏览器未保存 Cookie。请重新提交。", status=400
@@ -280,14 +280,14 @@ def test_expired_forms_in_chinese(host: Host) -> None:
     ],
 )
 def test_a_locale_finds_its_language(host: Host, locale: str, language: str, direction: str, heading: str) -> None:
-    """Pages are in the locale's language where there is a catalogue, else in English; they say which it is."""
+    """Pages use the locale's language if there is a catalogue, otherwise English, and declare it."""
     page = Page(visit(host, locale=locale))
     assert page.of_html == {"lang": language, "dir": direction}
     assert heading in page.texts
 
 
 def test_each_visitor_has_a_language(host: Host) -> None:
-    """The language is the visitor's, whoever came before."""
+    """Each visitor gets their own language, regardless of previous visitors."""
     for locale, title in (("zh", "Webhook"), ("en", "Webhooks"), ("zh", "Webhook")):
         assert title in Page(visit(host, locale=locale)).texts
 
@@ -297,7 +297,7 @@ LAYOUT = """{{ gettext("Save") }} {{ _("Save") }} {{ _("Cancel") }} {% trans %}S
 
 
 def test_texts_of_the_host_are_its_own(make_visited: Callable[..., Host], tmp_path: Path) -> None:
-    """The host's translation of a text that we have as well is not ours, nor ours the host's, on the same page too."""
+    """The host's translations do not apply to our texts, nor ours to the host's, even on one page."""
     theirs = Catalog("zh")
     theirs.add("Save", "存档")
     (folder := tmp_path / "zh" / "LC_MESSAGES").mkdir(parents=True)
@@ -317,7 +317,7 @@ def test_texts_of_the_host_are_its_own(make_visited: Callable[..., Host], tmp_pa
 
 
 def test_values_in_translated_texts_are_escaped(host: Host) -> None:
-    """A name is shown as it is, in a translated text as well; a sign of percent in it is one."""
+    """Names in translated texts are shown unchanged and escaped, with percent signs too."""
     webhook = host.create("https://ci.example.com/", name="<b>%(name)s</b> 100 %")
     answer = visit(host, f"{webhook['id']}/delete/")
     assert "要删除 <bdi>&lt;b&gt;%(name)s&lt;/b&gt; 100 %</bdi> 吗？" in answer.text
@@ -337,7 +337,7 @@ def test_values_in_translated_texts_are_escaped(host: Host) -> None:
     ids=["now", "minute", "hours", "day", "days ahead", "hour ahead"],
 )
 def test_times_in_words(host: Host, before: timedelta, english: str, chinese: str) -> None:
-    """How long ago something was, or how soon it comes, has the form that goes with the number."""
+    """Relative times use the plural form for their number."""
     for locale, told in (("en", english), ("zh", chinese)):
         with host.app.test_request_context(headers={"X-Locale": locale}):
             assert words.ago(utcnow() - before) == told
@@ -345,7 +345,7 @@ def test_times_in_words(host: Host, before: timedelta, english: str, chinese: st
 
 @pytest.mark.parametrize("before", ["", "sys.modules['flask_babel'] = None"], ids=["installed", "not installed"])
 def test_english_without_flask_babel(sqlite_uri: str, redis_url: str, before: str) -> None:
-    """In a host that has not set Flask-Babel up pages are in English, whether it is installed or not."""
+    """Pages are in English in a host that has not set up Flask-Babel, whether installed or not."""
     code = f"""
 import sys
 {before}

@@ -1,4 +1,4 @@
-"""What owners do with webhooks and their hooks: edit, pause, move, remove; the lists; and what all of it may be."""
+"""What owners do with webhooks and hooks: edit, pause, move, remove; the lists; and the limits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NEVER = "http://127.0.0.1:9/hook"
 
 
 def path(webhook: dict[str, Any], hook: int | None = None) -> str:
-    """Below the repository's webhooks: a webhook, or one of its hooks."""
+    """Return the path of a webhook, or of one of its hooks, below the repository's webhooks."""
     return f"{webhook['id']}/" if hook is None else f"{webhook['id']}/hooks/{webhook['hooks'][hook]['id']}/"
 
 
@@ -37,7 +37,7 @@ def ids(webhook: dict[str, Any]) -> list[int]:
 
 
 def test_hooks_may_come_later(owned: Owned) -> None:
-    """A webhook of a name alone sends nothing; its hooks are added one by one, each behind the others."""
+    """A webhook with only a name sends nothing; hooks are added one by one at the end."""
     webhook = owned.create()
     assert (webhook["hooks"], webhook["expect_final_callback"], webhook["active"]) == ([], False, True)
     owned.push()
@@ -60,7 +60,7 @@ def test_hooks_may_come_later(owned: Owned) -> None:
 
 
 def test_every_field_when_made(owned: Owned) -> None:
-    """A webhook can be made paused, with a filter and a chain that waits for no final callback."""
+    """A webhook can be created paused, with a tag filter, and without a final callback for its chain."""
     more: dict[str, Any] = {"active": False, "expect_final_callback": False, "tag_filter": ["v*", "!*-rc*"]}
     webhook = owned.create(URL, URL, **more)
     assert {key: webhook[key] for key in more} == more
@@ -72,7 +72,7 @@ def test_every_field_when_made(owned: Owned) -> None:
 
 
 def test_each_field(owned: Owned) -> None:
-    """A field that is sent is changed, and every other one stays, for the webhook and for its hooks."""
+    """Only the fields in a request change, in the webhook and in its hooks."""
     webhook = owned.create(URL, f"{URL}/2")
     changes: list[dict[str, Any]] = [
         {"name": "released", "slug": "released"},
@@ -93,7 +93,7 @@ def test_each_field(owned: Owned) -> None:
 
 
 def test_nothing_changed(owned: Owned) -> None:
-    """What is as it was already is no change: the time of the last one, and the ETag, stay."""
+    """A request that changes nothing leaves the time of the last change and the ETag as they are."""
     webhook = owned.create(URL, tag_filter=["v*"])
     first = owned("GET", path(webhook))
     kept = [{"id": hook["id"], "hook_url": hook["hook_url"]} for hook in webhook["hooks"]]
@@ -104,7 +104,7 @@ def test_nothing_changed(owned: Owned) -> None:
 
 
 def test_who_changed_it(standing: Host, owned: Owned) -> None:
-    """Who changed a webhook or a hook last is told beside who made it, and of the hooks that were changed alone."""
+    """A webhook and its hooks show creator and last editor; of the hooks only the edited one has a new editor."""
     webhook = owned.create(URL, f"{URL}/2")
     before = standing.hubhooks._handlers.authorizer
     standing.hubhooks.authorizer(lambda action, repository: "carol")
@@ -121,7 +121,7 @@ def test_who_changed_it(standing: Host, owned: Owned) -> None:
 
 @pytest.mark.parametrize(("number", "otherwise"), [(0, False), (1, False), (2, True), (3, True)])
 def test_final_callback_by_number(owned: Owned, number: int, otherwise: bool) -> None:
-    """Null, or nothing said, has a final callback expected of chains alone; what was said holds for any number."""
+    """By default only chains expect a final callback; an explicit choice holds for any number of hooks."""
     webhook = owned.create(*[URL] * number)
     for said, expected in ((None, otherwise), (True, True), (False, False), (None, otherwise)):
         assert owned.patch(path(webhook), {"expect_final_callback": said})["expect_final_callback"] is expected
@@ -130,7 +130,7 @@ def test_final_callback_by_number(owned: Owned, number: int, otherwise: bool) ->
 
 
 def test_final_callback_of_the_next_push(owned: Owned) -> None:
-    """What is expected of the last hook is frozen with the push: an edit counts from the next one on."""
+    """The expectation of a final callback is fixed with each push: an edit affects the next one."""
     webhook = owned.create(NEVER, NEVER)
     owned.push("first")
     owned.patch(path(webhook), {"expect_final_callback": False})
@@ -140,7 +140,7 @@ def test_final_callback_of_the_next_push(owned: Owned) -> None:
 
 
 def test_name_taken(owned: Owned) -> None:
-    """A webhook cannot take another's name, and keeps its own; a deleted one's is free at once."""
+    """A webhook cannot take another's name, and keeps its own; a deleted one's name is free at once."""
     one, other = owned.create(URL), owned.create(URL, name="other")
     errors = problem(owned("PATCH", path(other), json={"name": " deploy", "tag_filter": ["v*"]}), 400)["errors"]
     assert set(errors) == {"name"}
@@ -153,7 +153,7 @@ def test_name_taken(owned: Owned) -> None:
 
 
 def test_hooks_are_moved(owned: Owned) -> None:
-    """`hooks` puts them into another order, with their ids, and counts from the next push on."""
+    """`hooks` reorders the hooks, which keep their ids, from the next push on."""
     webhook = owned.create(*(f"{NEVER}/{number}" for number in range(3)))
     owned.push("first")
     moved = [{"id": hook} for hook in reversed(ids(webhook))]
@@ -166,7 +166,7 @@ def test_hooks_are_moved(owned: Owned) -> None:
 
 
 def test_hooks_are_replaced(owned: Owned) -> None:
-    """Of `hooks` those named by id, or by a URL it has, stay the same; others are made, and the rest is removed."""
+    """Hooks named by id or by a current URL stay; others in `hooks` are created, and the rest is removed."""
     webhook = owned.create(f"{URL}/a", f"{URL}/b", f"{URL}/c", f"{URL}/a")
     a, b, _, again = ids(webhook)
     wanted = [{"hook_url": f"{URL}/new"}, {"hook_url": f"{URL}/b"}, {"hook_url": f"{URL}/a"}]
@@ -179,7 +179,7 @@ def test_hooks_are_replaced(owned: Owned) -> None:
 
 
 def test_hooks_of_others(owned: Owned) -> None:
-    """A hook of another webhook, one that was removed, and one that is named twice, are refused by their place."""
+    """Hooks that belong to another webhook, were removed, or are listed twice are refused by position."""
     webhook, other = owned.create(URL, f"{URL}/2"), owned.create(URL, name="other")
     assert owned("DELETE", path(webhook, 1)).status_code == 204
     before = owned.get(path(webhook))
@@ -196,7 +196,7 @@ def test_hooks_of_others(owned: Owned) -> None:
 
 
 def test_one_hook(owned: Owned) -> None:
-    """One hook can be given another URL and be removed; the others stay as they are, in their order."""
+    """A hook can get another URL and be removed; the others stay as they are, in order."""
     webhook = owned.create(f"{URL}/1", f"{URL}/2", f"{URL}/3")
     after = owned.patch(path(webhook, 1), {"hook_url": "https://例え.jp/"})
     assert (after["hook_url"], after["host"], after["host_unicode"]) == (
@@ -218,7 +218,7 @@ def test_one_hook(owned: Owned) -> None:
 
 
 def test_a_corrected_url_is_used(host: Host) -> None:
-    """What a hook has not sent yet goes where its URL leads now, and what was sent shows where to."""
+    """Unsent deliveries go to the hook's current URL, and sent ones show their own."""
     with Receiver(500) as wrong, Receiver() as right:
         webhook = host.create(wrong.url, NEVER)
         host.push()
@@ -233,7 +233,7 @@ def test_a_corrected_url_is_used(host: Host) -> None:
 
 
 def test_pause_and_resume(host: Host) -> None:
-    """Pausing cancels what is not sent yet and lets nothing follow; resuming begins with the next push."""
+    """Pausing cancels unsent deliveries and stops chains; resuming takes effect with the next push."""
     with Receiver() as receiver:
         webhook = host.create(receiver.url, receiver.url)
         host.push(tag="underway")
@@ -247,7 +247,7 @@ def test_pause_and_resume(host: Host) -> None:
         host.push(tag="unheard")
         assert host.call_back(receiver.requests[0].body).status_code == 200
         host.deliver()
-        assert [each["state"] for each in host.history(webhook)] == ["cancelled"] * 2 + ["succeeded", "cancelled"]
+        assert host.states(webhook) == ["cancelled"] * 2 + ["succeeded", "cancelled"]
         assert host.api("PATCH", here, json={"active": True}).get_json()["active"] is True
         host.push(tag="heard")
         host.deliver()
@@ -255,7 +255,7 @@ def test_pause_and_resume(host: Host) -> None:
 
 
 def test_resuming_forgets_the_failing(standing: Host, owned: Owned) -> None:
-    """A webhook that was disabled says why until it is resumed, which also forgets since when its hooks fail."""
+    """A disabled webhook shows why until it is resumed, which also resets its hooks' failing."""
     webhook = owned.create(URL, f"{URL}/2")
     since = datetime(2026, 1, 1, tzinfo=timezone.utc)
     with standing.writing() as session:
@@ -280,13 +280,13 @@ def test_resuming_forgets_the_failing(standing: Host, owned: Owned) -> None:
     ],
 )
 def test_removed_mid_chain(host: Host, removed: int, expected: list[str]) -> None:
-    """Removing a hook cancels what it and those behind it have not sent; its callback may still decide."""
+    """Removing a hook cancels its unsent deliveries and later ones; its callback may still decide."""
     with Receiver() as first, Receiver() as second, Receiver() as third:
         webhook = host.create(first.url, second.url, third.url)
         host.push()
         host.deliver()
         assert host.api("DELETE", f"acme/app/webhooks/{path(webhook, removed)}").status_code == 204
-        assert [each["state"] for each in host.history(webhook)] == expected
+        assert host.states(webhook) == expected
         assert host.call_back(first.requests[0].body).status_code == 200
         host.deliver()
         assert (len(second.requests), len(third.requests)) == (int(removed == 2), 0)
@@ -298,7 +298,7 @@ def test_removed_mid_chain(host: Host, removed: int, expected: list[str]) -> Non
 
 
 def test_edited_mid_chain(host: Host) -> None:
-    """A hook that is added or moved joins no chain under way, whose later hooks use their URLs of now."""
+    """An added or moved hook does not join chains under way, whose later hooks use their current URLs."""
     with Receiver() as first, Receiver() as second, Receiver() as corrected:
         webhook = host.create(first.url, second.url)
         host.push()
@@ -316,7 +316,7 @@ def test_edited_mid_chain(host: Host) -> None:
 
 
 def test_deleting_keeps_the_rows(standing: Host, owned: Owned) -> None:
-    """Deleting hides a webhook whose rows stay, cancels what it had to send, and frees its name and slug."""
+    """Deleting hides a webhook but keeps its rows, cancels its unsent deliveries, and frees name and slug."""
     for _ in range(3):
         webhook = owned.create(NEVER, NEVER)
         assert webhook["slug"] == "deploy"
@@ -354,14 +354,14 @@ def test_deleting_keeps_the_rows(standing: Host, owned: Owned) -> None:
     ],
 )
 def test_slugs(owned: Owned, name: str, slug: str | None) -> None:
-    """A slug keeps the letters, digits and marks of any script, and hyphens for the rest, and is of bounded length."""
+    """A slug keeps letters, digits and marks of any script, with hyphens for the rest, and has a maximum length."""
     made = owned.create(URL, name=name)["slug"]
     assert made == slug if slug else len(made) <= MAX_SLUG
     assert owned.create(URL, name=f"{name}?"[-255:])["slug"] != made
 
 
 def test_slugs_that_collide(owned: Owned) -> None:
-    """The first number that is free follows a slug that is taken, and a new name gets a new slug."""
+    """A taken slug gets the first free number as a suffix, and a new name gets a new slug."""
     made = [owned.create(URL, name=name) for name in ("a b", "a-b", "A B", "a b 2", "a-b-4")]
     assert [each["slug"] for each in made] == ["a-b", "a-b-2", "a-b-3", "a-b-2-2", "a-b-4"]
     assert owned.create(URL, name="a.b")["slug"] == "a-b-5"
@@ -375,7 +375,7 @@ def test_slugs_that_collide(owned: Owned) -> None:
 
 @pytest.fixture
 def many(owned: Owned) -> Owned:
-    """A repository with seven webhooks, every other one paused."""
+    """A repository with seven webhooks, every second one paused."""
     for number, name in enumerate(("Deploy 1", "deploy_2", "Größe", "100%", "deploy 3", "other", "deploy\\4")):
         owned.create(name=name, active=number % 2 == 0)
     return owned
@@ -398,7 +398,7 @@ def many(owned: Owned) -> Owned:
     ],
 )
 def test_list_filters(many: Owned, query: str, names: list[str]) -> None:
-    """The list is filtered by active and by a part of the name; links keep the filters, pages cover it once."""
+    """The list filters by active and by part of the name; links keep the filters, and pages have each item once."""
     pages = [many.get(f"?{query}&page_size=2")]
     while url := pages[-1]["next"]:
         pages.append(many.get(f"?{url.partition('?')[2]}"))
@@ -416,12 +416,12 @@ def test_list_filters(many: Owned, query: str, names: list[str]) -> None:
     ],
 )
 def test_bad_list_filters(owned: Owned, key: str, value: str) -> None:
-    """A filter that nothing could match is refused with its name."""
+    """A filter that nothing could match is refused under its name."""
     assert set(problem(owned("GET", query_string={key: value}), 400)["errors"]) == {key}
 
 
 def test_beyond_the_list(many: Owned) -> None:
-    """A page after the last is empty, with the count, and a way back."""
+    """A page after the last is empty, with the count and a link back."""
     page = many.get("?page=1000000&page_size=100")
     assert (page["count"], page["results"], page["next"]) == (7, [], None)
     assert "page=999999" in page["previous"]
@@ -431,7 +431,7 @@ def test_beyond_the_list(many: Owned) -> None:
 
 
 def test_matching_tags(owned: Owned) -> None:
-    """A filter tells beforehand which of the recent tags, each once and newest first, it would let through."""
+    """A filter's preview shows which recent tags it lets through, each once and newest first."""
     webhook = owned.create(NEVER)
     for tag in ("v1", "v2-rc1", "latest", "v2", "v1"):
         owned.push(tag)
@@ -452,7 +452,7 @@ def test_matching_tags(owned: Owned) -> None:
 
 
 def test_limits_lowered(standing: Host, owned: Owned, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each limit is the one that is set now, and what is over it since it was lowered can be edited and made less."""
+    """A lowered limit applies at once; webhooks that exceed it can still be edited and reduced."""
     webhook = owned.create(*(f"{URL}/{number}" for number in range(4)), name="n" * 20)
     owned.create(name="other")
     lowered: dict[str, Any] = {
@@ -478,7 +478,7 @@ def test_limits_lowered(standing: Host, owned: Owned, monkeypatch: pytest.Monkey
 
 
 def test_limits_raised(standing: Host, owned: Owned, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Limits that are raised let through what the defaults refuse."""
+    """Raised limits accept what the defaults refuse."""
     monkeypatch.setattr(standing.state, "config", replace(standing.state.config, max_hooks=12, max_body_bytes=100_000))
     long = URL + "/" * (2048 - len(URL))
     assert urls(owned.create(*[long] * 12)) == [long] * 12
@@ -488,7 +488,7 @@ def test_limits_raised(standing: Host, owned: Owned, monkeypatch: pytest.MonkeyP
 
 
 def test_number_of_webhooks(standing: Host, owned: Owned, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A repository may have so many webhooks; deleted ones and those of other repositories do not count."""
+    """The number of a repository's webhooks is limited; deleted ones and other repositories' do not count."""
     monkeypatch.setattr(standing.state, "config", replace(standing.state.config, max_webhooks=2))
     made = [owned.create(name=name) for name in "ab"]
     Owned(standing, f"{owned.repository}-2").create()

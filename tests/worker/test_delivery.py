@@ -1,4 +1,4 @@
-"""Deliveries from a push to their last attempt, against receivers of every kind, on each database."""
+"""Deliveries from the push to the last attempt, with receivers of every kind, on each database."""
 
 from __future__ import annotations
 
@@ -54,12 +54,6 @@ def push_to(host: Host, receiver: Receiver, **more: Any) -> dict[str, Any]:
     return webhook
 
 
-def only(host: Host, webhook: dict[str, Any]) -> dict[str, Any]:
-    """The webhook's one delivery, with its attempts."""
-    [delivery] = host.history(webhook)
-    return host.details(webhook, delivery)
-
-
 def codes(delivery: dict[str, Any]) -> list[int | None]:
     return [each["status_code"] for each in delivery["attempts"]]
 
@@ -70,7 +64,7 @@ def in_seconds(time: str) -> float:
 
 @contextmanager
 def heard(*signals: Signal) -> Iterator[list[dict[str, Any]]]:
-    """What these signals tell, in order."""
+    """The arguments of these signals, in order."""
     told: list[dict[str, Any]] = []
 
     def listen(sender: object, **details: Any) -> None:
@@ -86,12 +80,12 @@ def heard(*signals: Signal) -> Iterator[list[dict[str, Any]]]:
 
 
 def test_received(host: Host) -> None:
-    """A push is delivered once, and the history holds the request and the answer."""
+    """A push is delivered once, and the history has the request and the response."""
     with Receiver(http(201, b"thanks", "X-Build: 7")) as receiver:
         webhook = push_to(host, receiver)
         host.deliver()
     [request] = receiver.requests
-    delivery = only(host, webhook)
+    delivery = host.one_delivery(webhook)
     assert (delivery["status"], delivery["state"], delivery["round"]) == ("success", "succeeded", 1)
     assert delivery["received_at"] == delivery["finished_at"] or delivery["received_at"] < delivery["finished_at"]
     assert delivery["next_attempt_at"] is None
@@ -112,12 +106,12 @@ def test_received(host: Host) -> None:
 
 
 def test_the_token_is_masked(host: Host) -> None:
-    """The history shows what was sent and answered, but not the callback token: it is a capability."""
+    """The history shows requests and responses without the callback token, which is a capability."""
     with Receiver(lambda request, _: http(200, request.body, f"X-Echo: {request.body.decode()}")) as receiver:
         webhook = push_to(host, receiver)
     sent = json.loads(receiver.requests[0].body)
     token = sent["callback_url"].split("/")[-2]
-    delivery = only(host, webhook)
+    delivery = host.one_delivery(webhook)
     assert token not in json.dumps(delivery)
     masked = sent | {"callback_url": sent["callback_url"].replace(token, "***")}
     [attempt] = delivery["attempts"]
@@ -126,10 +120,10 @@ def test_the_token_is_masked(host: Host) -> None:
 
 @pytest.mark.parametrize("status", [302, 303])
 def test_redirect_that_counts_as_received(host: Host, status: int) -> None:
-    """302 and 303 are received, shown as what they are, and not followed."""
+    """302 and 303 count as received, are shown as they are, and are not followed."""
     with Receiver() as target, Receiver(http(status, b"", f"Location: {target.url}")) as receiver:
         webhook = push_to(host, receiver)
-    delivery = only(host, webhook)
+    delivery = host.one_delivery(webhook)
     assert (delivery["status"], delivery["state"], codes(delivery)) == ("success", "succeeded", [status])
     assert not target.requests
 
@@ -149,7 +143,7 @@ def test_keep_alive(make_host: MakeHost) -> None:
 
 
 def test_proxies_of_the_environment(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Proxies that the environment names are not used."""
+    """Proxies in the environment are not used."""
     with Receiver() as proxy, Receiver() as receiver:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, proxy.url)
@@ -163,11 +157,11 @@ def test_proxies_of_the_environment(host: Host, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_retried_until_received(host: Host) -> None:
-    """After two 500s it is received: the same delivery id and body each time, each try when it is due."""
+    """After two 500s the delivery is received: same id and body each time, each attempt when it is due."""
     with Receiver(500, 500, 200) as receiver:
         webhook = push_to(host, receiver)
         for tries, delay in ((1, 5), (2, 300)):
-            delivery = only(host, webhook)
+            delivery = host.one_delivery(webhook)
             assert (delivery["status"], delivery["state"], delivery["attempts"][-1]["number"]) == (
                 "pending",
                 "pending",
@@ -178,7 +172,7 @@ def test_retried_until_received(host: Host) -> None:
             assert len(receiver.requests) == tries  # not due yet
             host.make_due()
             host.deliver()
-    delivery = only(host, webhook)
+    delivery = host.one_delivery(webhook)
     assert (delivery["state"], codes(delivery)) == ("succeeded", [500, 500, 200])
     assert [(each["number"], each["trigger"]) for each in delivery["attempts"]] == [
         (1, "push"),
@@ -190,24 +184,24 @@ def test_retried_until_received(host: Host) -> None:
 
 
 def test_a_time_to_give_up_that_was_left(host: Host) -> None:
-    """Only what is under way expires, whatever time a delivery that has ended may have kept."""
+    """Only deliveries under way expire, even if an ended one still has a time to give up."""
     with Receiver() as receiver:
         webhook = host.create(receiver.url)
         host.push()
         host.deliver()
         host.set_all(Delivery, give_up_at=utcnow())
         host.deliver()
-    assert [each["state"] for each in host.history(webhook)] == ["succeeded"]
+    assert host.states(webhook) == ["succeeded"]
 
 
 def test_schedule_used_up(host: Host) -> None:
-    """After ten attempts it has failed, and nothing more is sent."""
+    """After ten attempts the delivery has failed, and nothing more is sent."""
     with Receiver(500) as receiver:
         webhook = push_to(host, receiver)
         for _ in range(11):
             host.make_due()
             host.deliver()
-    delivery = only(host, webhook)
+    delivery = host.one_delivery(webhook)
     assert (delivery["status"], delivery["state"]) == ("error", "failed")
     assert delivery["reason"] == "All 10 attempts failed."
     assert codes(delivery) == [500] * 10
@@ -217,7 +211,7 @@ def test_schedule_used_up(host: Host) -> None:
 @pytest.mark.usefixtures("short_deadline")
 @pytest.mark.parametrize("answer", [hang, trickles(b"HTTP/1.1 200 OK\r\n" * 5)], ids=["hangs", "trickles"])
 def test_no_answer_in_time(host: Host, answer: Answer) -> None:
-    """A receiver that does not answer in time costs an attempt; the history says in words what happened."""
+    """A receiver that does not answer in time uses up an attempt, and the history says what happened."""
     check_no_answer(host, answer, "No answer within 1 s. ")
 
 
@@ -231,14 +225,14 @@ def test_no_answer_in_time(host: Host, answer: Answer) -> None:
     ids=["closes", "resets", "another protocol"],
 )
 def test_no_answer(host: Host, answer: Answer, error: str) -> None:
-    """A receiver that breaks off or does not speak HTTP costs an attempt; the history says so."""
+    """A receiver that breaks off or does not speak HTTP uses up an attempt, and the history says so."""
     check_no_answer(host, answer, error)
 
 
 def check_no_answer(host: Host, answer: Answer, error: str) -> None:
     with Receiver(answer) as receiver:
         webhook = push_to(host, receiver)
-    delivery = only(host, webhook)
+    delivery = host.one_delivery(webhook)
     assert (delivery["status"], delivery["state"]) == ("pending", "pending")
     [attempt] = delivery["attempts"]
     assert attempt["cause"].startswith(error)
@@ -247,20 +241,20 @@ def check_no_answer(host: Host, answer: Answer, error: str) -> None:
 
 
 def test_nobody_listens(host: Host) -> None:
-    """Where nothing listens the history says so."""
+    """The history says so if nothing listens on the port."""
     with Receiver() as receiver:
         pass
-    delivery = only(host, push_to(host, receiver))
+    delivery = host.one_delivery(push_to(host, receiver))
     assert "refused" in delivery["attempts"][0]["cause"]
     assert delivery["state"] == "pending"
 
 
 @pytest.mark.usefixtures("short_deadline")
 def test_body_that_trickles(host: Host) -> None:
-    """A status that came counts, though the deadline cuts off a body that trickles; the history says so."""
+    """The status counts even if the deadline cuts off a trickling body, and the history says so."""
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
     with Receiver(trickles(b"x" * 1000, at_once=head)) as receiver:
-        delivery = only(host, push_to(host, receiver))
+        delivery = host.one_delivery(push_to(host, receiver))
     assert (delivery["state"], codes(delivery)) == ("succeeded", [200])
     assert delivery["attempts"][0]["cause"].startswith("The response body did not end within 1 s. ")
 
@@ -269,44 +263,44 @@ def test_bad_certificate(make_host: MakeHost) -> None:
     """A certificate of an unknown authority is refused before anything is sent."""
     host = make_host(config={"HUBHOOKS_ALLOWED_NETWORKS": ["127.0.0.0/8", "::1/128"]})
     with Receiver(tls=tls_context(trustme.CA())) as receiver:
-        delivery = only(host, push_to(host, receiver))
+        delivery = host.one_delivery(push_to(host, receiver))
     assert delivery["state"] == "pending"
     assert "certificate" in delivery["attempts"][0]["cause"]
     assert not receiver.requests
 
 
 def test_retry_after(host: Host) -> None:
-    """A receiver that is busy may ask for up to twice the scheduled delay."""
+    """A busy receiver may ask for up to twice the scheduled delay."""
     with Receiver(http(503, b"", "Retry-After: 3600")) as receiver:
         webhook = push_to(host, receiver)
         host.make_due()
         host.deliver()
-    assert 590 <= in_seconds(only(host, webhook)["next_attempt_at"]) <= 600
+    assert 590 <= in_seconds(host.one_delivery(webhook)["next_attempt_at"]) <= 600
 
 
 def test_hostile_retry_after(host: Host) -> None:
-    """A Retry-After that no number and no date can hold is an attempt like any other."""
+    """An attempt with a Retry-After that overflows numbers and dates counts like any other."""
     with Receiver(http(503, b"", "Retry-After: Mon, 01 Jan 99999999999999999999 00:00:00 GMT")) as receiver:
         webhook = push_to(host, receiver)
-    delivery = only(host, webhook)
+    delivery = host.one_delivery(webhook)
     assert (delivery["state"], codes(delivery)) == ("pending", [503])
 
 
 @pytest.mark.parametrize("status", [301, 307, 308])
 def test_moved(host: Host, status: int) -> None:
-    """A receiver that has moved fails at once: the history names its new origin, and nothing goes there."""
+    """A receiver that has moved fails the delivery at once: the history names its new origin; nothing goes there."""
     with Receiver() as target, Receiver(http(status, b"", f"Location: {target.url}")) as receiver:
         webhook = push_to(host, receiver)
         host.make_due()
         host.deliver()
-    delivery = only(host, webhook)
+    delivery = host.one_delivery(webhook)
     assert (delivery["status"], delivery["state"], codes(delivery)) == ("error", "failed", [status])
     assert f"to http://127.0.0.1:{target.port}. " in delivery["reason"]
     assert not target.requests
 
 
 def test_forbidden_address(make_host: MakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name whose address is neither public nor allowed fails at once: nothing connects, the cause is named."""
+    """A name with a forbidden address fails at once: nothing connects, and the history names the cause."""
     host = make_host(config={"HUBHOOKS_ALLOWED_NETWORKS": []})
     with Receiver() as receiver:
         found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", receiver.port))]
@@ -319,14 +313,14 @@ def test_forbidden_address(make_host: MakeHost, monkeypatch: pytest.MonkeyPatch)
         host.make_due()
         host.deliver()
         assert receiver.connections == 0
-    delivery = only(host, webhook)
+    delivery = host.one_delivery(webhook)
     assert (delivery["status"], delivery["state"], codes(delivery)) == ("error", "failed", [None])
     assert delivery["reason"] == delivery["attempts"][0]["cause"]
     assert "ci.example.com has an address that is not public" in delivery["reason"]
 
 
 def test_gave_up(host: Host) -> None:
-    """What could not be sent for five days is given up unsent, and the host is told."""
+    """A delivery that could not be sent for five days is given up, and the host gets a signal."""
     with Receiver() as receiver:
         webhook = host.create(receiver.url)
         host.push()
@@ -339,7 +333,7 @@ def test_gave_up(host: Host) -> None:
         with heard(delivery_finished, chain_finished) as told:
             host.deliver()
     assert not receiver.requests
-    delivery = only(host, webhook)
+    delivery = host.one_delivery(webhook)
     assert (delivery["status"], delivery["state"], delivery["attempts"]) == ("error", "failed", [])
     assert delivery["reason"] == "Not delivered within 5 days."
     assert [list(each) for each in told] == [["delivery"], ["deliveries"]]
@@ -349,7 +343,7 @@ def test_gave_up(host: Host) -> None:
 
 
 def test_gone(host: Host) -> None:
-    """410 disables the webhook, cancels what it has not sent, and tells the host; the others go on."""
+    """410 disables the webhook, cancels its unsent deliveries, and notifies the host; other webhooks go on."""
     with Receiver(500, 410) as receiver, Receiver() as other:
         webhook = host.create(receiver.url, other.url)
         host.push(tag="v1")
@@ -383,7 +377,7 @@ def failing_since(host: Host, webhook: dict[str, Any]) -> str | None:
 
 
 def test_failing_since(host: Host) -> None:
-    """A hook is failing from its first failure until something is received."""
+    """A hook is failing from its first failure until it receives something."""
     with Receiver(500, 500, 200) as receiver:
         webhook = push_to(host, receiver)
         since = failing_since(host, webhook)
@@ -398,7 +392,7 @@ def test_failing_since(host: Host) -> None:
 
 
 def test_a_callback_ends_the_failing(host: Host) -> None:
-    """A callback proves receipt: a receiver that calls back before it answers is not failing any more."""
+    """A callback proves receipt: a hook whose receiver calls back before answering stops failing."""
 
     def call_back(request: Request, _: Connection) -> int:
         assert host.call_back(request.body).status_code == 200
@@ -413,7 +407,7 @@ def test_a_callback_ends_the_failing(host: Host) -> None:
 
 
 def test_failing_for_five_days(host: Host) -> None:
-    """A hook that has failed for five days disables its webhook, says why, and tells the host."""
+    """A hook that fails for five days disables its webhook, which says why, and notifies the host."""
     with Receiver(500) as receiver:
         webhook = push_to(host, receiver)
         host.push(tag="v2")
@@ -434,7 +428,7 @@ def test_failing_for_five_days(host: Host) -> None:
     ids=["silence of 8 days", "silence of 3 days", "few days", "not yet 5 days"],
 )
 def test_silence_disables_nothing(host: Host, since: float, last: float, days: int, began_anew: bool) -> None:
-    """Only days with failed attempts count, and 3 days without an attempt begin the count anew."""
+    """Only days with failed attempts count, and 3 days without an attempt restart the count."""
     with Receiver(500) as receiver:
         webhook = push_to(host, receiver)
         failing = {"failing_since": utcnow() - timedelta(days=since), "failed_at": utcnow() - timedelta(days=last)}
@@ -447,11 +441,11 @@ def test_silence_disables_nothing(host: Host, since: float, last: float, days: i
         [hook] = session.scalars(select(Hook))
         assert hook.failed_days == (1 if began_anew else days + 1)
         assert hook.failing_since and (hook.failing_since > utcnow() - timedelta(hours=1)) == began_anew
-    assert [each["state"] for each in host.history(webhook)] == ["pending"]
+    assert host.states(webhook) == ["pending"]
 
 
 def test_each_hook_of_a_chain_fails_for_itself(host: Host) -> None:
-    """A first hook that is well does not hide that the second has failed for five days; once enabled it begins anew."""
+    """The second hook's five days of failing count even if the first works, and restart on resuming."""
     with Receiver() as first, Receiver(500) as second:
         webhook = host.create(first.url, second.url, expect_final_callback=False)
         for number in range(2):
@@ -467,12 +461,12 @@ def test_each_hook_of_a_chain_fails_for_itself(host: Host) -> None:
     disabled = host.api("GET", path(webhook)).get_json()
     assert not disabled["active"]
     assert f"127.0.0.1:{second.port} have failed since" in disabled["disabled_reason"]
-    assert [each["state"] for each in host.history(webhook)] == ["succeeded", "cancelled"] * 2
+    assert host.states(webhook) == ["succeeded", "cancelled"] * 2
     enabled = host.api("PATCH", path(webhook), json={"active": True}).get_json()
     assert [each["failing_since"] for each in enabled["hooks"]] == [None, None]
     recovered = host.api("POST", f"{path(webhook)}recover/", json={"since": "2020-01-01T00:00:00Z"}).get_json()
     assert recovered == {"recovered": 2, "remaining": 0}
-    assert [each["state"] for each in host.history(webhook)] == ["succeeded", "pending"] * 2
+    assert host.states(webhook) == ["succeeded", "pending"] * 2
 
 
 def path(webhook: dict[str, Any]) -> str:
@@ -480,7 +474,7 @@ def path(webhook: dict[str, Any]) -> str:
 
 
 def test_failing_for_less_than_five_days(host: Host) -> None:
-    """Within five days of failing a webhook stays active, and what is received later ends the failing."""
+    """A webhook that fails for less than five days stays active, and a success ends the failing."""
     with Receiver(500, 200) as receiver:
         webhook = push_to(host, receiver)
         host.set_all(Hook, **failing_for(days=4.9))
@@ -490,13 +484,13 @@ def test_failing_for_less_than_five_days(host: Host) -> None:
         host.set_all(Hook, **failing_for(days=30))
         host.make_due()
         host.deliver()
-        assert [each["state"] for each in host.history(webhook)] == ["succeeded"] * 2
+        assert host.states(webhook) == ["succeeded"] * 2
         assert failing_since(host, webhook) is None
 
 
 @pytest.mark.parametrize("switched_off", [{"active": False}, {"deleted_id": 1}])
 def test_switched_off_meanwhile(host: Host, switched_off: dict[str, Any]) -> None:
-    """A webhook that is not active any more sends nothing: what was due is cancelled."""
+    """An inactive webhook sends nothing: its due deliveries are cancelled."""
     with Receiver() as receiver:
         host.create(receiver.url, receiver.url)
         host.push()
@@ -508,7 +502,7 @@ def test_switched_off_meanwhile(host: Host, switched_off: dict[str, Any]) -> Non
 
 
 def test_deleted_while_on_the_wire(host: Host) -> None:
-    """Deleting a webhook while its POST is on the wire cancels the delivery; the attempt is written all the same."""
+    """Deleting a webhook cancels a delivery in flight, whose attempt is recorded all the same."""
     webhook: dict[str, Any] = {}
 
     def delete(request: Request, _: Connection) -> int:
@@ -530,7 +524,7 @@ def test_deleted_while_on_the_wire(host: Host) -> None:
 
 
 def test_recorded_queries_do_not_pile_up(make_host: MakeHost) -> None:
-    """Where the host has its queries recorded, a worker's context does not grow with what it delivers."""
+    """A worker's memory does not grow with its deliveries if the host records queries."""
     host = make_host(config={"SQLALCHEMY_RECORD_QUERIES": True})
     with Receiver() as receiver:
         host.create(receiver.url)
@@ -546,7 +540,7 @@ def test_recorded_queries_do_not_pile_up(make_host: MakeHost) -> None:
 
 
 def test_secret_unreadable(make_host: MakeHost, caplog: pytest.LogCaptureFixture) -> None:
-    """With a changed SECRET_KEY a delivery is held: no attempt is used up, nothing is sent, the log says why."""
+    """With a changed SECRET_KEY deliveries are held: nothing is sent or used up, and the log says why."""
     host = make_host()
     changed = make_host(config={"SECRET_KEY": "another"})
     with Receiver() as receiver:
@@ -554,18 +548,18 @@ def test_secret_unreadable(make_host: MakeHost, caplog: pytest.LogCaptureFixture
         host.push()
         changed.deliver()
         assert not receiver.requests
-        delivery = only(host, webhook)
+        delivery = host.one_delivery(webhook)
         assert (delivery["state"], delivery["attempts"]) == ("pending", [])
         assert 50 < in_seconds(delivery["next_attempt_at"]) <= 60
         assert f"the secret or the headers of webhook {webhook['id']} cannot be decrypted" in caplog.text
         assert failing_since(host, webhook) is None
         host.make_due()
         host.deliver()
-        assert only(host, webhook)["state"] == "succeeded"
+        assert host.one_delivery(webhook)["state"] == "succeeded"
 
 
 def test_secret_key_rotated(make_host: MakeHost) -> None:
-    """With the old key as a fallback a new SECRET_KEY changes nothing for webhooks and callbacks."""
+    """With the old key as a fallback, a new SECRET_KEY changes nothing for webhooks and callbacks."""
     host = make_host()
     rotated = make_host(config={"SECRET_KEY": "another", "SECRET_KEY_FALLBACKS": ["a test's secret key"]})
     with Receiver() as receiver:
@@ -575,14 +569,14 @@ def test_secret_key_rotated(make_host: MakeHost) -> None:
             host.deliver()
         rotated.push()
         rotated.deliver()
-    assert [each["state"] for each in host.history(webhook)] == ["succeeded"] * 3
+    assert host.states(webhook) == ["succeeded"] * 3
     for request in receiver.requests:
         assert rotated.call_back(request.body).status_code == 200
 
 
 @on_postgresql
 def test_database_away_while_on_the_wire(host: Host, database_uri: str) -> None:
-    """What was answered is not lost where the database goes away before it is written."""
+    """A response is not lost if the database goes away before it is recorded."""
 
     def cut_off(request: Request, _: Connection) -> int:
         with psycopg.connect(database_uri.replace("+psycopg", ""), autocommit=True) as connection:
@@ -596,17 +590,17 @@ def test_database_away_while_on_the_wire(host: Host, database_uri: str) -> None:
         webhook = host.create(receiver.url)
         host.push()
         host.run_job()
-    assert (only(host, webhook)["state"], len(receiver.requests)) == ("succeeded", 1)
+    assert (host.one_delivery(webhook)["state"], len(receiver.requests)) == ("succeeded", 1)
 
 
 def test_redis_away(make_host: MakeHost, caplog: pytest.LogCaptureFixture) -> None:
-    """Without Redis a push is recorded, soon and with a line in the log, and can be delivered."""
+    """Without Redis a push is recorded quickly, is logged, and can be delivered."""
     host = make_host(redis_url="redis://127.0.0.1:1/0")
     with Receiver() as receiver:
         webhook = host.create(receiver.url)
         host.push()
         host.run_job()
-    assert only(host, webhook)["state"] == "succeeded"
+    assert host.one_delivery(webhook)["state"] == "succeeded"
     assert "no worker was woken, Redis cannot be reached" in caplog.text
 
 
@@ -614,7 +608,7 @@ def test_redis_away(make_host: MakeHost, caplog: pytest.LogCaptureFixture) -> No
 
 
 def test_signals(host: Host) -> None:
-    """The host hears of each delivery that ended, and of the whole chain, after the commit and with all about it."""
+    """The host gets a signal for each finished delivery and for the whole chain, after the commit, with all details."""
     with Receiver() as receiver, heard(delivery_finished, chain_finished) as told:
         webhook = host.create(receiver.url, receiver.url, expect_final_callback=False)
         host.push(tag="v1")
@@ -636,7 +630,7 @@ def test_signals(host: Host) -> None:
 
 
 def test_signals_of_a_failure(host: Host) -> None:
-    """A delivery that failed is told, and that it ended its chain."""
+    """The signals of a failed delivery say that it ended its chain."""
     with Receiver(301) as receiver, heard(delivery_finished, chain_finished) as told:
         host.create(receiver.url, receiver.url)
         host.push()
@@ -647,7 +641,7 @@ def test_signals_of_a_failure(host: Host) -> None:
 
 
 def test_signal_of_another_app(make_host: MakeHost) -> None:
-    """The sender of a signal is the app, so that hosts with two apps can tell them apart."""
+    """The sender of a signal is the app, so that a host can tell two apps apart."""
     host, other = make_host(), make_host()
     heard_by: list[str] = []
     with (
@@ -661,7 +655,7 @@ def test_signal_of_another_app(make_host: MakeHost) -> None:
 
 @pytest.mark.parametrize("signal", [delivery_finished, chain_finished])
 def test_a_receiver_that_raises(host: Host, signal: Signal, caplog: pytest.LogCaptureFixture) -> None:
-    """A signal's receiver that raises is logged; it harms neither the delivery nor the next receiver."""
+    """A signal's receiver that raises is logged, and harms neither the delivery nor the next receiver."""
 
     def fail(sender: object, **details: Any) -> None:
         host.db.session.connection()
@@ -671,7 +665,7 @@ def test_a_receiver_that_raises(host: Host, signal: Signal, caplog: pytest.LogCa
         webhook = push_to(host, receiver)
         host.push()
         host.deliver()
-    assert [each["state"] for each in host.history(webhook)] == ["succeeded"] * 2
+    assert host.states(webhook) == ["succeeded"] * 2
     assert len(told) == 2
     assert "the host's own fault" in caplog.text
 
@@ -681,21 +675,21 @@ def test_a_receiver_that_raises(host: Host, signal: Signal, caplog: pytest.LogCa
 
 @pytest.mark.parametrize(("second", "state"), [(200, "succeeded"), (500, "pending")])
 def test_the_lease_ends_while_on_the_wire(make_host: MakeHost, second: int, state: str) -> None:
-    """Where a lease ended too soon another worker delivers; the late answer is history, and changes nothing."""
+    """If a lease ends too soon another worker delivers, and the late response is only recorded."""
     host, other = make_host(), make_host()
     webhook: dict[str, Any] = {}
 
     def outlive_the_lease(request: Request, _: Connection) -> int:
         host.make_due()
         other.run_job()
-        poll(lambda: only(host, webhook)["attempts"])  # the first worker may have claimed it again
+        poll(lambda: host.one_delivery(webhook)["attempts"])  # the first worker may have claimed it again
         return 410
 
     with Receiver(outlive_the_lease, second) as receiver:
         webhook |= host.create(receiver.url)
         host.push()
         host.run_job()
-    delivery = only(host, webhook)
+    delivery = host.one_delivery(webhook)
     assert (delivery["state"], codes(delivery)) == (state, [second, 410])
     assert [each["number"] for each in delivery["attempts"]] == [1, 2]
     assert len({request.headers["webhook-id"] for request in receiver.requests}) == 1
@@ -703,7 +697,7 @@ def test_the_lease_ends_while_on_the_wire(make_host: MakeHost, second: int, stat
 
 
 def test_redelivered_while_on_the_wire(host: Host) -> None:
-    """An answer to an older round is history, and changes nothing of the newer one."""
+    """A response to an older round is recorded, and does not affect the newer one."""
     webhook: dict[str, Any] = {}
 
     def redeliver(request: Request, _: Connection) -> int:
@@ -716,7 +710,7 @@ def test_redelivered_while_on_the_wire(host: Host) -> None:
         webhook |= host.create(receiver.url)
         host.push()
         host.deliver()  # no other claim can come between
-    delivery = only(host, webhook)
+    delivery = host.one_delivery(webhook)
     assert (delivery["state"], delivery["round"]) == ("succeeded", 2)
     assert sorted((each["round"], each["status_code"]) for each in delivery["attempts"]) == [
         (1, 410),
@@ -726,7 +720,7 @@ def test_redelivered_while_on_the_wire(host: Host) -> None:
 
 
 def test_called_back_while_on_the_wire(host: Host) -> None:
-    """A callback that came before the answer decides; the answer is history."""
+    """A callback before the response decides the delivery; the response is only recorded."""
 
     def call_back(request: Request, _: Connection) -> int:
         assert host.call_back(request.body, state="failure").status_code == 200
@@ -734,13 +728,13 @@ def test_called_back_while_on_the_wire(host: Host) -> None:
 
     with Receiver(call_back) as receiver:
         webhook = push_to(host, receiver, expect_final_callback=True)
-    delivery = only(host, webhook)
+    delivery = host.one_delivery(webhook)
     assert (delivery["state"], delivery["callback"]["state"], codes(delivery)) == ("failed", "failure", [410])
     assert host.api("GET", f"acme/app/webhooks/{webhook['id']}/").get_json()["active"]
 
 
 def test_a_dead_worker(host: Host) -> None:
-    """What a worker claimed before it died is sent by another one, once the lease has ended and not before."""
+    """What a dead worker has claimed is sent by another one once the lease has ended, and not before."""
     with Receiver() as receiver:
         webhook = host.create(receiver.url)
         host.push()
@@ -748,7 +742,7 @@ def test_a_dead_worker(host: Host) -> None:
             assert len(claims.claim(session, 10)[0]) == 1
         host.deliver()
         assert not receiver.requests
-        assert only(host, webhook)["next_attempt_at"] is None  # as far as anybody knows it is under way
+        assert host.one_delivery(webhook)["next_attempt_at"] is None  # as far as anybody knows it is under way
         with host.writing() as session:
             [lease_ends] = session.scalars(select(Delivery.next_attempt_at))
         assert lease_ends is not None
@@ -756,12 +750,12 @@ def test_a_dead_worker(host: Host) -> None:
         host.make_due()
         host.deliver()
         assert len(receiver.requests) == 1
-    assert only(host, webhook)["state"] == "succeeded"
+    assert host.one_delivery(webhook)["state"] == "succeeded"
 
 
 @on_postgresql
 def test_claims_at_the_same_time(host: Host) -> None:
-    """Two claims whose transactions overlap take different deliveries, and neither waits for the other."""
+    """Two overlapping claims take different deliveries, and neither waits for the other."""
     with Receiver() as receiver:
         host.create(receiver.url)
         for number in range(10):
@@ -792,7 +786,7 @@ def test_workers_at_the_same_time(make_host: MakeHost) -> None:
 
 
 def test_release(host: Host) -> None:
-    """What is claimed and not sent comes due again with no attempt used up."""
+    """A released claim is due again with no attempt used up."""
     with Receiver() as receiver:
         webhook = host.create(receiver.url)
         host.push()
@@ -801,4 +795,4 @@ def test_release(host: Host) -> None:
             claims.release(session, [claims.Released(each) for each in taken])
         host.deliver()
         assert len(receiver.requests) == 1
-    assert only(host, webhook)["attempts"][0]["trigger"] == "push"
+    assert host.one_delivery(webhook)["attempts"][0]["trigger"] == "push"

@@ -1,4 +1,4 @@
-"""What the engine does when the database is away for a while, and when transactions meet."""
+"""Deliveries while the database is away, and when transactions meet."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def result(claim: Claim, status_code: int = 200) -> Result:
 
 @pytest.mark.parametrize("database_uri", ["sqlite"], indirect=True)
 def test_a_database_that_is_away_costs_nothing_on_the_wire(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is answered while the database is away is recorded when it is back, and not sent again."""
+    """Responses during a database outage are recorded after it, and nothing is sent again."""
     writing, away = host.state.writing, threading.Event()
 
     @contextmanager
@@ -62,7 +62,7 @@ def test_a_database_that_is_away_costs_nothing_on_the_wire(host: Host, monkeypat
 
 
 def test_what_was_locked_does_not_wait_for_the_rest(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What another transaction had locked is soon recorded, though more of it comes all the time."""
+    """Results that were locked are recorded soon, even if more results keep coming."""
     record, tried, events = recording.record, set[uuid.UUID](), list[str]()
 
     def locked_at_first(session: Session, results: Sequence[Result], *args: Any, **options: Any) -> Changes:
@@ -85,12 +85,12 @@ def test_what_was_locked_does_not_wait_for_the_rest(host: Host, monkeypatch: pyt
         webhook = host.create(receiver.url)
         host.push()
         host.run_job()
-    assert [each["state"] for each in host.history(webhook)] == ["succeeded"] * 20
+    assert host.states(webhook) == ["succeeded"] * 20
     assert events.index("recorded") < 19
 
 
 def test_a_commit_whose_answer_is_lost(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was committed, though the database went away before it could say so, is not written a second time."""
+    """A commit is not repeated if the connection breaks before it is confirmed."""
     writing, record, recorded = host.state.writing, recording.record, threading.Event()
     lost: list[bool] = []
 
@@ -120,7 +120,7 @@ def test_a_commit_whose_answer_is_lost(host: Host, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("database_uri", ["postgresql"], indirect=True)
 def test_a_worker_that_stands_still_within_a_transaction(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a frozen worker has locked is let go after a while, and what it wrote then is written when it goes on."""
+    """A frozen worker's locks are released after a while, and it records its results when it goes on."""
     record, frozen, thawed = recording.record, threading.Event(), threading.Event()
     kept_waiting: list[bool] = []
 
@@ -149,7 +149,7 @@ def test_a_worker_that_stands_still_within_a_transaction(host: Host, monkeypatch
 
 
 def lost_and_held(host: Host) -> tuple[Claim, Claim]:
-    """The claim of a worker whose lease was over, and that of its successor, of one delivery."""
+    """Two claims of one delivery: one with an expired lease, and its successor."""
     host.push()
     with host.writing() as session:
         (lost,) = claims.claim(session, 5)[0]
@@ -161,7 +161,7 @@ def lost_and_held(host: Host) -> tuple[Claim, Claim]:
 
 @pytest.mark.parametrize("database_uri", ["postgresql"], indirect=True)
 def test_attempts_of_a_worker_and_its_successor_are_both_kept(host: Host) -> None:
-    """Who finds a delivery locked records its attempt later, and both are numbered one after the other."""
+    """Attempts at a locked delivery are recorded later and numbered consecutively."""
     webhook = host.create("http://127.0.0.1:9/")
     lost, held = lost_and_held(host)
 
@@ -177,7 +177,7 @@ def test_attempts_of_a_worker_and_its_successor_are_both_kept(host: Host) -> Non
 
 
 def test_a_lost_lease_gives_nothing_back(host: Host) -> None:
-    """Who lost a lease, and gives the delivery back, does not take it from the successor."""
+    """Releasing a claim whose lease is lost does not take the delivery from the successor."""
     host.create("http://127.0.0.1:9/")
     lost, held = lost_and_held(host)
     with host.writing() as session:
@@ -197,8 +197,7 @@ def test_deleting_a_webhook_that_is_just_being_disabled(host: Host) -> None:
     thread = threading.Thread(target=lambda: answers.append(host.api("DELETE", url).status_code))
     with host.writing() as session:
         recording.record(session, [result(claim, 410)], 60)
-        tried: list[str] = []
-        with host.listening(lambda statement, *_: "advisory" in statement and tried.append(statement)):
+        with host.statements("advisory") as tried:
             thread.start()
             poll(lambda: tried)
     thread.join(20)
@@ -206,7 +205,7 @@ def test_deleting_a_webhook_that_is_just_being_disabled(host: Host) -> None:
 
 
 def test_many_that_fail_together(host: Host) -> None:
-    """However many fail or are given back at once, each by its own delay, writing it takes as many statements."""
+    """Recording failures and releases takes the same number of statements however many there are."""
     webhook = host.create("http://127.0.0.1:9/")
     counts = [statements_of_failures(host, together) for together in (2, 30)]
     assert counts[0] == counts[1] < 15
@@ -215,20 +214,19 @@ def test_many_that_fail_together(host: Host) -> None:
 
 
 def statements_of_failures(host: Host, together: int) -> int:
-    """How many statements it takes to record so many failures, and to give as many claims back."""
+    """Count the statements that record this many failures and release this many claims."""
     for _ in range(2 * together):
         host.push()
     with host.writing() as session:
         taken = claims.claim(session, 100)[0]
-    statements: list[str] = []
-    with host.listening(lambda statement, *_: statements.append(statement)), host.writing() as session:
+    with host.statements() as statements, host.writing() as session:
         recording.record(session, [result(each, 500) for each in taken[:together]], 60)
         claims.release(session, [Released(each, 60.0 + number) for number, each in enumerate(taken[together:])])
     return len(statements)
 
 
 def test_a_success_ends_failing_whichever_was_claimed_first(host: Host) -> None:
-    """A hook is well after a success, though the success was claimed before the failure was recorded."""
+    """A success ends the failing even if it was claimed before the failure was recorded."""
     webhook = host.create("http://127.0.0.1:9/")
     host.push()
     host.push()
@@ -243,7 +241,7 @@ def test_a_success_ends_failing_whichever_was_claimed_first(host: Host) -> None:
 
 
 def test_a_success_ends_failing_of_its_own_hook_alone(host: Host) -> None:
-    """Where one hook is well and another fails in the same moment, the other has failed since then."""
+    """A success of one hook does not hide the simultaneous failure of another."""
     host.create("http://127.0.0.1:9/", name="well")
     host.create("http://127.0.0.1:9/", name="failing")
     host.push()
@@ -258,7 +256,7 @@ def test_a_success_ends_failing_of_its_own_hook_alone(host: Host) -> None:
 
 
 def test_a_late_failure_does_not_disable_a_hook_that_is_well_again(host: Host) -> None:
-    """Days of failing end with a success; a failure that was claimed before it counts from anew."""
+    """A success ends the days of failing; a failure claimed before it restarts the count."""
     webhook = host.create("http://127.0.0.1:9/")
     host.push()
     host.push()
@@ -274,7 +272,7 @@ def test_a_late_failure_does_not_disable_a_hook_that_is_well_again(host: Host) -
 
 @pytest.mark.parametrize("database_uri", ["postgresql"], indirect=True)  # SQLite calls it the same as being locked
 def test_an_attempt_that_the_database_refuses(host: Host, caplog: pytest.LogCaptureFixture) -> None:
-    """A delivery whose attempt cannot be written is not sent again for that: it moves on, and the log says so."""
+    """If an attempt cannot be stored, its delivery still moves on and is not resent; the log says so."""
     with Receiver() as receiver:
         webhook = host.create(f"{receiver.url}?token=not-for-the-log")
         host.push()
@@ -292,7 +290,7 @@ def test_an_attempt_that_the_database_refuses(host: Host, caplog: pytest.LogCapt
 
 
 def test_a_held_delivery_says_so(host: Host) -> None:
-    """A delivery that cannot be sent for want of a key says so in the history, and not any more once it is sent."""
+    """The history says that a delivery is held for want of a key, until it is sent."""
     with Receiver() as receiver:
         webhook = host.create(receiver.url)
         host.push()
@@ -308,7 +306,7 @@ def test_a_held_delivery_says_so(host: Host) -> None:
 
 
 def test_localhost_is_allowed_by_either_loopback_network(make_host: Callable[..., Host]) -> None:
-    """A hook on localhost works where one of the loopback networks is allowed, whatever else the name resolves to."""
+    """A hook on localhost works if either loopback network is allowed."""
     for network in ("127.0.0.0/8", "::1/128"):
         host = make_host(config={"HUBHOOKS_ALLOWED_NETWORKS": [network]})
         with Receiver() as receiver:

@@ -1,4 +1,4 @@
-"""Isolation: receivers that hang, fail or have a backlog take nothing from the others, on each database."""
+"""Isolation: receivers that hang, fail or have a backlog take nothing from others, on each database."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Gate:
 
 @contextmanager
 def running(host: Host) -> Iterator[None]:
-    """The job runs beside the block, and has ended after it."""
+    """Run the job beside the block, and wait for its end after it."""
     job = threading.Thread(target=host.run_job)
     job.start()
     try:
@@ -49,7 +49,7 @@ def running(host: Host) -> Iterator[None]:
 
 
 class Clock:
-    """The breakers' clock, which stands still until it is put forward."""
+    """The breakers' clock, which stands still until it is moved."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
@@ -72,7 +72,7 @@ def stored(host: Host, status: Status) -> list[Delivery]:
 
 
 def test_one_that_hangs(host: Host) -> None:
-    """Of a hook that has not answered yet one request is on the wire; others are delivered meanwhile."""
+    """A hook that has not answered yet has one request in flight; others are delivered meanwhile."""
     gate = Gate()
     with Receiver(gate) as hanging, Receiver() as healthy:
         webhook = push_to(host, hanging.url, 5, "acme/hanging")
@@ -92,7 +92,7 @@ def test_one_that_hangs(host: Host) -> None:
 
 
 def test_many_that_hang(make_host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though more hooks hang than HUBHOOKS_CONCURRENCY allows requests, the others are delivered."""
+    """Even if more hooks hang than HUBHOOKS_CONCURRENCY allows requests, the others are delivered."""
     monkeypatch.setattr("flask_hubhooks.worker.limits.SLOW_S", 0.05)
     host = make_host(config={"HUBHOOKS_CONCURRENCY": 2})
     gates = [Gate() for _ in range(4)]
@@ -112,7 +112,7 @@ def test_many_that_hang(make_host: Callable[..., Host], monkeypatch: pytest.Monk
 
 
 def test_cap_falls(host: Host) -> None:
-    """After a failure nothing more is sent to a hook until all that is on the wire to it is answered."""
+    """After a failure nothing more is sent to a hook until all its requests in flight are answered."""
     failing, good = Gate(500), Gate()
     with Receiver(200, 200, 200, 200, failing, good) as receiver, Receiver() as other:
         push_to(host, receiver.url, 20)
@@ -129,7 +129,7 @@ def test_cap_falls(host: Host) -> None:
 
 
 def test_paused_while_its_deliveries_wait(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits for its turn too long is looked at again before it is sent: its webhook may have been paused."""
+    """A delivery that waits too long for its turn is checked again first: its webhook may be paused."""
     monkeypatch.setattr(dispatcher, "MAX_WAIT_S", 0.2)
     webhook: dict[str, Any] = {}
 
@@ -146,7 +146,7 @@ def test_paused_while_its_deliveries_wait(host: Host, monkeypatch: pytest.Monkey
 
 
 def test_stopped_while_deliveries_wait(host: Host) -> None:
-    """On SIGTERM what waits is due at once for other workers, though the request before it is still on the wire."""
+    """On SIGTERM waiting deliveries are due at once for other workers, even if a request is in flight."""
     gate = Gate()
     with Receiver(gate, 200) as receiver:
         push_to(host, receiver.url, 5)
@@ -164,7 +164,7 @@ def test_stopped_while_deliveries_wait(host: Host) -> None:
 
 
 def test_sent_again_while_it_hangs(host: Host) -> None:
-    """A delivery that is cancelled and sent again while it hangs is in flight twice, and the job ends."""
+    """A delivery that is cancelled and redelivered while it hangs is in flight twice, and the job ends."""
     gate = Gate()
     with Receiver(gate) as receiver:
         webhook = push_to(host, receiver.url, 1)
@@ -182,7 +182,7 @@ def test_sent_again_while_it_hangs(host: Host) -> None:
 
 
 def test_an_outcome_that_cannot_be_judged(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fault of ours while an answer is judged puts the delivery off, and the job ends."""
+    """A fault of ours while judging a response postpones the delivery, and the job ends."""
     monkeypatch.setattr(dispatcher, "judge", lambda *_: 1 / 0)
     with Receiver() as receiver:
         webhook = push_to(host, receiver.url, 1)
@@ -195,7 +195,7 @@ def test_an_outcome_that_cannot_be_judged(host: Host, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("urgent", [False, True])
 def test_not_sent_too_late(host: Host, urgent: bool) -> None:
-    """What has waited for too long, while its worker was suspended, is given back: another one may be sending it."""
+    """A claim that waited too long while its worker was suspended is released: another may be sending it."""
     push_to(host, "http://late.example.com/", 2)
     with host.writing() as session:
         first, second = claims.claim(session, 10)[0]
@@ -211,7 +211,7 @@ def test_not_sent_too_late(host: Host, urgent: bool) -> None:
 
 
 def test_breaker_opens(host: Host, caplog: pytest.LogCaptureFixture) -> None:
-    """After three failures in a row nothing more is sent: what waits is put off and has used up no attempt."""
+    """After three failures in a row nothing more is sent; waiting deliveries are postponed, with no attempt used up."""
     with Receiver(close) as receiver:
         webhook = push_to(host, receiver.url, 6)
         promised = {each.id: each.give_up_at for each in stored(host, Status.PENDING)}
@@ -233,7 +233,7 @@ def test_breaker_opens(host: Host, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_breaker_opens_once(host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """What was on the wire before the breaker opened, and fails after it, does not keep it open for longer."""
+    """Requests that were in flight when the breaker opened and fail later do not keep it open for longer."""
     Clock(monkeypatch)
     gate = Gate()
 
@@ -251,7 +251,7 @@ def test_breaker_opens_once(host: Host, monkeypatch: pytest.MonkeyPatch, caplog:
 
 
 def test_breaker_closes(host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """When it was open for a while one delivery is tried; once that is answered, all are sent. The log tells each."""
+    """After the open time one delivery is tried; once it is answered, all are sent. The log has each step."""
     caplog.set_level("INFO")
     clock, gate = Clock(monkeypatch), Gate()
     with Receiver(close, close, close, gate) as receiver, Receiver() as other:
@@ -277,7 +277,7 @@ def test_breaker_closes(host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pyt
 
 
 def test_breaker_opens_again(host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """A probe that fails opens it again, for longer."""
+    """A failed probe opens the breaker again, for longer."""
     clock = Clock(monkeypatch)
     with Receiver(close) as receiver:
         push_to(host, receiver.url, 8)
@@ -291,7 +291,7 @@ def test_breaker_opens_again(host: Host, monkeypatch: pytest.MonkeyPatch, caplog
 
 
 def by_path(request: Request, connection: Connection) -> Any:
-    """503, 429, a reset, or 200, as the path says."""
+    """Answer 503, 429, a reset or 200, as the path says."""
     for name, answer in {"503": 503, "429": busy, "reset": reset}.items():
         if name in request.path:
             return answer(request, connection) if callable(answer) else answer
@@ -300,7 +300,7 @@ def by_path(request: Request, connection: Connection) -> Any:
 
 @pytest.mark.parametrize("broken", ["503", "429", "reset"])
 def test_another_path_of_the_same_host(host: Host, broken: str) -> None:
-    """What one path of a host fails by holds up no hook at another path."""
+    """Failures of one path of a host do not hold up hooks at other paths."""
     with Receiver(by_path) as receiver:
         origin = receiver.url.removesuffix("/hook")
         push_to(host, f"{origin}/{broken}/x", 20, "acme/tool")
@@ -312,7 +312,7 @@ def test_another_path_of_the_same_host(host: Host, broken: str) -> None:
 
 
 def test_a_host_that_is_down(host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """A host that refuses connections holds back all its hooks, until one of them is answered, whatever the answer."""
+    """A host that refuses connections holds back all its hooks until one gets any response."""
     clock = Clock(monkeypatch)
     with Receiver(by_path) as receiver:
         origin = receiver.url.removesuffix("/hook")
@@ -334,7 +334,7 @@ def test_a_host_that_is_down(host: Host, monkeypatch: pytest.MonkeyPatch, caplog
 
 
 def test_no_more_than_a_quarter(make_host: Callable[..., Host]) -> None:
-    """While others wait a repository has a quarter of the requests in flight, however many hooks it has."""
+    """While others wait, a repository has a quarter of the requests in flight, however many hooks it has."""
     host = make_host(config={"HUBHOOKS_CONCURRENCY": 8})
     gate = Gate()
     with Receiver(gate) as receiver:
@@ -360,7 +360,7 @@ def busy(request: Request, connection: Connection) -> bytes:
     ids=["503", "502", "504", "no answer", "500", "404", "429"],
 )
 def test_what_counts(host: Host, answer: Answer, requests: int) -> None:
-    """No answer counts, and a proxy's that nobody is there; any other answer is a living receiver's."""
+    """No response counts as a failure, as does a proxy's response that nobody is there; any other response does not."""
     with Receiver(answer) as receiver:
         push_to(host, receiver.url, 5)
         host.run_job()
@@ -368,7 +368,7 @@ def test_what_counts(host: Host, answer: Answer, requests: int) -> None:
 
 
 def test_failures_in_a_row(host: Host) -> None:
-    """An answer in between begins the count anew."""
+    """A response in between restarts the count."""
     with Receiver(close, close, 404, close, close, 200) as receiver:
         push_to(host, receiver.url, 6)
         host.run_job()
@@ -376,7 +376,7 @@ def test_failures_in_a_row(host: Host) -> None:
 
 
 def test_failures_of_long_ago(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When nothing was sent to a hook for more than an hour its failures are counted anew."""
+    """After an hour without requests to a hook, its failures are counted from zero."""
     clock = Clock(monkeypatch)
     with Receiver(close) as receiver:
         host.create(receiver.url)
@@ -393,7 +393,7 @@ def test_failures_of_long_ago(host: Host, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_tests_do_not_count(host: Host) -> None:
-    """Test pushes that fail count for no breaker."""
+    """Failed test pushes count for no breaker."""
     with Receiver(close) as receiver:
         webhook = host.create(receiver.url)
         for _ in range(4):
@@ -405,7 +405,7 @@ def test_tests_do_not_count(host: Host) -> None:
 
 
 def test_given_up_while_held_back(host: Host) -> None:
-    """The five days end for what a breaker holds back as well, and for what is not due yet."""
+    """The five days also end for deliveries that a breaker holds back, and for ones not yet due."""
     with Receiver(close) as receiver:
         webhook = push_to(host, receiver.url, 5)
         host.run_job()
@@ -421,7 +421,7 @@ def test_given_up_while_held_back(host: Host) -> None:
 
 
 def ask_for(host: Host, webhook: dict[str, Any], what: str) -> dict[str, Any]:
-    """Send a test push, or the first delivery again; returns the delivery as it stands then."""
+    """Send a test push, or redeliver the first delivery; return the delivery as it stands then."""
     path = "test/" if what == "test" else f"history/{host.history(webhook)[-1]['id']}/redeliver/"
     assert host.api("POST", f"acme/app/webhooks/{webhook['id']}/{path}").status_code == 202
     return host.history(webhook)[0 if what == "test" else -1]
@@ -429,7 +429,7 @@ def ask_for(host: Host, webhook: dict[str, Any], what: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("what", "requests"), [("test", 4), ("redelivery", 11)])
 def test_past_a_breaker(host: Host, monkeypatch: pytest.MonkeyPatch, what: str, requests: int) -> None:
-    """A test or redelivery goes at once where a breaker is open, alone; a redelivery that is answered closes it."""
+    """A test or redelivery alone goes past an open breaker at once; an answered redelivery closes it."""
     Clock(monkeypatch)
     with Receiver(close, close, close, 200) as receiver:
         webhook = push_to(host, receiver.url, 8)
@@ -445,7 +445,7 @@ def test_past_a_breaker(host: Host, monkeypatch: pytest.MonkeyPatch, what: str, 
 
 @pytest.mark.parametrize("what", ["test", "redelivery"])
 def test_past_one_that_hangs(host: Host, what: str) -> None:
-    """A test or redelivery waits neither for the request before it nor for a backlog, up to eight of them together."""
+    """Up to eight tests or redeliveries wait neither for the request before them nor for a backlog."""
     gate = Gate()
     with Receiver(200, gate) as receiver:
         webhook = push_to(host, receiver.url, 1)
@@ -468,7 +468,7 @@ def test_past_one_that_hangs(host: Host, what: str) -> None:
 
 @pytest.mark.parametrize("database_uri", ["postgresql"], indirect=True)
 def test_nothing_else_past_a_breaker(host: Host) -> None:
-    """Of workers that find a test at the same moment one takes it, and the others nothing in its place."""
+    """Of several workers that find a test, one takes it, and the others take nothing in its place."""
     webhook = push_to(host, "http://closed.example.com/", 3)
     asked_for = ask_for(host, webhook, "test")
     closed = {webhook["hooks"][0]["id"]}
@@ -478,7 +478,7 @@ def test_nothing_else_past_a_breaker(host: Host) -> None:
 
 
 def test_given_back_while_a_person_waits(host: Host) -> None:
-    """Tests that a worker gives back when it is stopped go before all else again, however many there are."""
+    """Tests that a stopped worker releases go first again, however many there are."""
     webhook = push_to(host, "http://closed.example.com/", 3)
     asked_for = {ask_for(host, webhook, "test")["id"] for _ in range(3)}
     for left_out in (set(), {webhook["hooks"][0]["id"]}):
@@ -493,7 +493,7 @@ def test_given_back_while_a_person_waits(host: Host) -> None:
 
 
 def lay_out(host: Host, due: dict[str, int]) -> dict[int, str]:
-    """So many due deliveries for each of these repositories; returns the name of each one's hook by its id."""
+    """Make this many due deliveries for each repository; return the name of each by its hook's id."""
     return {
         push_to(host, f"http://{name}.example.com/", pushes, f"acme/{name}")["hooks"][0]["id"]: name
         for name, pushes in due.items()
@@ -503,7 +503,7 @@ def lay_out(host: Host, due: dict[str, int]) -> dict[int, str]:
 def claimed(
     host: Host, names: dict[int, str], limit: int, *left_out: str, turns: claims.Turns | None = None
 ) -> dict[str, int]:
-    """How many deliveries a claim takes of each name."""
+    """Count the deliveries of each name in a claim."""
     with host.writing() as session:
         taken, _ = claims.claim(session, limit, {hook for hook, name in names.items() if name in left_out}, turns)
     found = [names[each.hook_id] for each in taken]
@@ -511,7 +511,7 @@ def claimed(
 
 
 def test_a_backlog_starves_nobody(host: Host) -> None:
-    """However much is due for one repository, and since when, it has a quarter of a claim while others wait."""
+    """A repository has a quarter of a claim while others wait, however large or old its backlog."""
     names = lay_out(host, {"backlog": 60, "one": 1, "two": 12})
     assert claimed(host, names, 40) == {"backlog": 10, "one": 1, "two": 10}
     assert claimed(host, names, 40) == {"backlog": 10, "two": 2}
@@ -519,7 +519,7 @@ def test_a_backlog_starves_nobody(host: Host) -> None:
 
 
 def test_hooks_of_a_repository_take_turns(host: Host) -> None:
-    """A hook with a backlog leaves the other hooks of its repository their part of each claim."""
+    """A hook with a backlog leaves the repository's other hooks their share of each claim."""
     names = lay_out(host, {"backlog": 60})
     other = host.create("http://other.example.com/", repository="acme/backlog", name="other")["hooks"][0]["id"]
     for number in range(6):
@@ -528,7 +528,7 @@ def test_hooks_of_a_repository_take_turns(host: Host) -> None:
 
 
 def test_left_out(host: Host) -> None:
-    """What is left out is not claimed, and soon takes no share."""
+    """Hooks that are left out are not claimed, and soon take no share."""
     names = lay_out(host, {"open": 30, "one": 30})
     turns = claims.Turns()
     assert claimed(host, names, 20, "open", turns=turns) == {"one": 5}
@@ -537,7 +537,7 @@ def test_left_out(host: Host) -> None:
 
 
 def test_many_left_out(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many repositories are left out, the same claim goes on to one that is not."""
+    """However many repositories are left out, the same claim reaches one that is not."""
     monkeypatch.setattr(claims, "WALK_STEPS", 2)
     names = lay_out(host, {f"open{number}": 2 for number in range(7)} | {"one": 2})
     left_out = [name for name in names.values() if name != "one"]
@@ -546,7 +546,7 @@ def test_many_left_out(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("walk", [2, 128])
 def test_repositories_take_turns(host: Host, monkeypatch: pytest.MonkeyPatch, walk: int) -> None:
-    """Where more repositories have something due than a claim serves, each is served in its turn."""
+    """If more repositories have due deliveries than a claim serves, each is served in turn."""
     monkeypatch.setattr(claims, "WALK_STEPS", walk)
     names = lay_out(host, {f"d{number}": 9 for number in range(6)})
     turns = claims.Turns()
@@ -557,7 +557,7 @@ def test_repositories_take_turns(host: Host, monkeypatch: pytest.MonkeyPatch, wa
 
 
 def test_many_hooks_take_turns(host: Host) -> None:
-    """Where a repository has more hooks with something due than its part of a claim, each is served in its turn."""
+    """If a repository has more hooks with due deliveries than its share of a claim, each is served in turn."""
     names = {}
     for number in range(6):
         webhook = host.create(f"http://h{number}.example.com/", name=f"h{number}")
@@ -574,7 +574,7 @@ def test_many_hooks_take_turns(host: Host) -> None:
 @pytest.mark.parametrize("analyzed", ["never", "while nothing was due", "now"])
 @on_postgresql
 def test_claims_stay_flat(host: Host, analyzed: str) -> None:
-    """No statement of a claim, a sweep or a beat reads a table through, nor what is due of a backlog."""
+    """No statement of a claim, a sweep or a beat scans a whole table or a whole backlog."""
     if analyzed == "while nothing was due":
         lay_out(host, {"before": 200})
         with host.writing() as session:
@@ -610,7 +610,7 @@ def test_claims_stay_flat(host: Host, analyzed: str) -> None:
 
 
 def analyze(host: Host) -> None:
-    """Have PostgreSQL look at what there is, as it does by itself now and then."""
+    """Have PostgreSQL analyze the tables, as it does by itself from time to time."""
     with host.app.app_context(), host.db.engine.begin() as connection:
         connection.execute(text("ANALYZE"))
 
@@ -631,7 +631,7 @@ FROM hubhooks_delivery, hubhooks_push WHERE tag = :status AND hubhooks_delivery.
 
 
 def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A plan and all below it."""
+    """A plan and everything below it."""
     yield plan
     for below in plan.get("Plans", []):
         yield from nodes(below)

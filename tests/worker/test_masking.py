@@ -82,7 +82,7 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
 @pytest.mark.parametrize("secret", SECRETS)
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_spellings(spelling: str, secret: str) -> None:
-    """A secret is masked as it is, and with any of its characters percent-encoded or JSON-escaped."""
+    """A secret is masked in plain text, and with any of its characters percent-encoded or JSON-escaped."""
     spelled = SPELLINGS[spelling](secret)
     told = masked(outcome(f"<{spelled}> {spelled}".encode(), ("X-Told", spelled), (spelled, "x")), SECRETS)
     if spelling == "a URL within JSON":
@@ -92,7 +92,7 @@ def test_spellings(spelling: str, secret: str) -> None:
 
 
 def test_other_spellings() -> None:
-    """Other spellings, such as HTML's, stay: masking is best effort, against users who could read the secret anyway."""
+    """Other encodings, such as HTML's, stay: masking is best effort, for users who could read the secret anyway."""
     spelled = html.escape(SECRETS[0]).encode()
     assert masked(outcome(spelled), SECRETS).response_body == spelled
 
@@ -106,7 +106,7 @@ ascii_text = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclu
     st.text(st.sampled_from("ab%\\u0/+"), max_size=7),
 )
 def test_any_characters_encoded(secret: str, ways: list[int], around: str) -> None:
-    """A secret is masked whichever of its characters are encoded in whichever way, and the text around it stays."""
+    """A secret is masked whichever of its characters are encoded and how, and the text around it stays."""
     forms = ("{0}", "%{1:02x}", "%{1:02X}", "\\u{1:04x}", "\\u{1:04X}")
     spelled = "".join(forms[ways[index % len(ways)]].format(each, ord(each)) for index, each in enumerate(secret))
     told = masked(outcome(f"{around} {spelled} {around}".encode()), [secret]).response_body.decode()
@@ -116,7 +116,7 @@ def test_any_characters_encoded(secret: str, ways: list[int], around: str) -> No
 
 @pytest.mark.parametrize("spelling", [each for each in SPELLINGS if each != "a URL within JSON"])
 def test_cut_off(spelling: str) -> None:
-    """The beginning of a secret that the limit cuts off is masked, wherever it is cut and however it is spelled."""
+    """The beginning of a secret that the limit cuts off is masked, wherever the cut and whatever the encoding."""
     for secret in SECRETS:
         spelled = SPELLINGS[spelling](secret)
         for length in range(1, len(spelled)):
@@ -131,7 +131,7 @@ def test_cut_off(spelling: str) -> None:
 
 @given(st.text("ab", min_size=8), st.text("ab"), st.integers(0))
 def test_longest_beginning(secret: str, before: str, length: int) -> None:
-    """Of a secret that is cut off the longest beginning is masked, even if it repeats itself."""
+    """The longest beginning of a cut-off secret is masked, even if the secret repeats itself."""
     text = f"{before}{secret[: length % len(secret)]}"
     assume(secret not in text)
     begun = max(each for each in range(len(secret)) if text.endswith(secret[:each]))
@@ -140,7 +140,7 @@ def test_longest_beginning(secret: str, before: str, length: int) -> None:
 
 
 def test_bodies_without_secrets_stay() -> None:
-    """Text without a secret stays as it is, with bytes of any kind and with what only looks like an escape."""
+    """Text without a secret is unchanged, including arbitrary bytes and text that resembles an escape."""
     for body in (b"", bytes(range(256)), b"%zz %2 \\u00 \\ \\q %", "ä容器".encode()):
         assert masked(outcome(body), SECRETS).response_body == body
         assert masked(outcome(body + SECRETS[0].encode()), SECRETS).response_body == body + b"***"
@@ -150,7 +150,7 @@ def test_bodies_without_secrets_stay() -> None:
     "unit", [b"%25", b"%", b"\\", b"\\\\", b"a", b"%61", b"\\u0061", b"0123456789abcdef" * 2 + b"."]
 )
 def test_hostile_bodies(unit: bytes) -> None:
-    """Bodies made to slow a search down are searched in linear time."""
+    """Bodies built to slow a search down are searched in linear time."""
     body = (unit * MAX_STORED_BODY)[:MAX_STORED_BODY]
     secrets = [each * 2000 + "b" for each in ("a", "%25", "%", "\\")]
     assert masked(outcome(body, truncated=True), secrets).truncated
@@ -177,7 +177,7 @@ def test_hostile_bodies(unit: bytes) -> None:
     }.items(),
 )
 def test_origin(url: str, shown: str) -> None:
-    """For any URL, scheme, host and port are shown as they are written, and nothing else."""
+    """Scheme, host and port of any URL are shown as written, and nothing else."""
     assert origin(url) == shown
 
 

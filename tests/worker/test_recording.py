@@ -55,7 +55,7 @@ def test_received() -> None:
 
 
 def test_in_a_chain() -> None:
-    """A delivery that ends its run behind it, or lets it continue, is followed by others; the last one is not."""
+    """A delivery that ends or continues its run is followed by others; the last one is not."""
     assert decided(claim(chain_length=2)).ended_runs == {(1, 2)}
     assert decided(claim(chain_length=2), 301).ended_runs == {(1, 2)}
     assert decided(claim(chain_length=2, position=1)).ended_runs == set()
@@ -81,7 +81,7 @@ def test_a_claim_that_no_longer_holds(row: dict[str, Any], status_code: int) -> 
 
 
 def test_cancelled_in_flight() -> None:
-    """A cancelled delivery stays so, but that it was received is noted, unless it was sent again since."""
+    """A cancelled delivery stays cancelled, but its receipt is noted unless it was redelivered since."""
     late = claim()
     cancelled: dict[str, Any] = {"status": Status.CANCELLED, "lease_token": None}
     assert decided(late, **cancelled) == Decisions(received=[late.id])
@@ -90,7 +90,7 @@ def test_cancelled_in_flight() -> None:
 
 
 def test_at_an_earlier_url() -> None:
-    """A failure there is not held against the hook, whose present URL is tried at once; success counts."""
+    """A failure there does not count against the hook, whose current URL is tried at once; a success counts."""
     failed = claim()
     moved = "https://new.example.com/hook"
     assert decided(failed, 410, moved) == Decisions(retries={failed.id: 0.0}, more_due=True)
