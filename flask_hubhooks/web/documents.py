@@ -15,7 +15,7 @@ from ..formats.hints import Hint, hint
 from ..records.history import Context, LastAttempt
 from ..records.models import DOCKER_WORDS, Attempt, Delivery, Hook, Kind, Status, Webhook
 from ..transport.causes import cause
-from ..transport.hook_url import BadURL, hosts
+from ..transport.hook_url import hosts
 from .document_fields import (
     UUID,
     Choice,
@@ -105,10 +105,7 @@ class HintDocument(Document):
 
 
 def _hints(hook: Hook) -> list[Hint]:
-    try:
-        found = hint(hook.hook_url, hook.payload_format)
-    except BadURL:  # a newer version may no longer accept a stored URL
-        found = None
+    found = hint(hook.hook_url, hook.payload_format)
     return [found] if found else []
 
 
