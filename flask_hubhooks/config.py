@@ -53,6 +53,13 @@ def _url(value: object) -> str:
     return text.rstrip("/")
 
 
+def _registry_host(value: object) -> str:
+    text = _text(value)
+    if not re.fullmatch(r"([A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?", text):
+        raise ValueError
+    return text
+
+
 def _redis_url(value: object) -> str:
     ConnectionPool.from_url(_text(value))  # reads it, and connects to nothing yet
     return _text(value)
@@ -204,6 +211,8 @@ class Config:
         secret=True,
     )
     """URLs of the Sentinels that know the master; the host in `redis_url` is then the name of its service."""
+    registry_host: str = _key("", _registry_host, "a host, or a host and port, such as 'registry.example.com:5000'")
+    """What users write before an image's name; by default the host and port of `external_url`."""
     queue: str = _key("hubhooks", _queue, "1 to 64 letters, digits, '_' or '-'")
     """The RQ queue, and the prefix of our other Redis keys."""
     concurrency: int = _number(1000, 65_536)
@@ -276,6 +285,10 @@ class Config:
     """The template that the pages extend; it has a block `content`, and may have one `title`."""
     max_sends_per_minute: int = _number(60, 1_000_000)
     """Tests, redeliveries and recoveries that a repository may ask for."""
+
+    def __post_init__(self) -> None:
+        if not self.registry_host:
+            object.__setattr__(self, "registry_host", urlsplit(self.external_url).netloc)
 
     @classmethod
     def from_app(cls, settings: Mapping[str, Any]) -> Config:

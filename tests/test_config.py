@@ -70,6 +70,9 @@ def test_defaults() -> None:
         ("EXTERNAL_URL", "https://example.com/hooks//", "https://example.com/hooks"),
         ("EXTERNAL_URL", "https://[2001:db8::1]:8443", "https://[2001:db8::1]:8443"),
         ("REDIS_URL", "redis://:password@cache:6380/3", "redis://:password@cache:6380/3"),
+        ("REGISTRY_HOST", "registry.example.com", "registry.example.com"),
+        ("REGISTRY_HOST", "localhost:5000", "localhost:5000"),
+        ("REGISTRY_HOST", "[2001:db8::1]:5000", "[2001:db8::1]:5000"),
         ("REDIS_URL", "rediss://cache", "rediss://cache"),
         ("REDIS_URL", "unix:///run/redis.sock", "unix:///run/redis.sock"),
         ("REDIS_URL", "rediss://cache?ssl_ca_certs=/ca.pem", "rediss://cache?ssl_ca_certs=/ca.pem"),
@@ -157,6 +160,7 @@ def test_proxy_is_not_shown() -> None:
 ACCEPTED = {
     "EXTERNAL_URL": "an absolute http(s) URL",
     "REDIS_URL": "redis://, rediss:// or unix://",
+    "REGISTRY_HOST": "a host, or a host and port, such as 'registry.example.com:5000'",
     "REDIS_SENTINELS": "a list of URLs that start with redis:// or rediss://, such as ['redis://sentinel-1:26379']",
     "QUEUE": "1 to 64 letters, digits, '_' or '-'",
     "CONCURRENCY": "a whole number from 1 to 65536",
@@ -190,6 +194,7 @@ REFUSED: dict[str, list[object]] = {
         "https://example.com\n",
     ],
     "REDIS_URL": [None, 5, b"redis://cache", "", "cache:6379", "http://cache", "redis://cache:port", "redis://[::1"],
+    "REGISTRY_HOST": [None, "", "https://registry.example.com", "registry.example.com/v2", "r.example.com:", "a b"],
     "REDIS_SENTINELS": [None, "redis://one", [5], ["one:26379"], ["unix:///run/sentinel.sock"], ["redis://"]],
     "QUEUE": [None, 5, "", "a b", "a:b", "é", "a" * 65, "a\n"],
     "CONCURRENCY": [None, True, 0, -1, 65_537, 1.5, "64"],
@@ -350,6 +355,19 @@ def test_from_the_environment(monkeypatch: pytest.MonkeyPatch, pem: Path) -> Non
         redis_sentinels=("redis://one",),
         retention_days=None,
     )
+
+
+@pytest.mark.parametrize(
+    ("external_url", "registry_host"),
+    [
+        ("https://registry.example.com/hooks", "registry.example.com"),
+        ("http://localhost:5000", "localhost:5000"),
+        ("https://[2001:db8::1]:8443", "[2001:db8::1]:8443"),
+    ],
+)
+def test_the_registry_host_is_that_of_the_external_url(external_url: str, registry_host: str) -> None:
+    """Unless it is set, images are named with the host and port of the external URL."""
+    assert registered(REQUIRED | {"HUBHOOKS_EXTERNAL_URL": external_url}).registry_host == registry_host
 
 
 def test_sentinels_need_the_name_of_their_service() -> None:

@@ -10,7 +10,17 @@ from . import chat, cloudevents, distribution, dockerhub, dockerhub_full, harbor
 from .push import Push
 from .template import BadTemplate, BodyTooLarge, Template, cached_template
 
-__all__ = ["FORMATS", "PAYLOAD_FORMATS", "BadTemplate", "BodyTooLarge", "Format", "Push", "Template", "format_of"]
+__all__ = [
+    "DEFAULT_FORMAT",
+    "FORMATS",
+    "PAYLOAD_FORMATS",
+    "BadTemplate",
+    "BodyTooLarge",
+    "Format",
+    "Push",
+    "Template",
+    "format_of",
+]
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,7 @@ FORMATS: Mapping[str, Format] = {
 """All payload formats but `template`."""
 
 PAYLOAD_FORMATS = (*FORMATS, "template")
+DEFAULT_FORMAT = "dockerhub"
 
 
 def format_of(payload_format: str, template: str = "") -> Format:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from ..transport.hook_url import target
+from ..transport.hook_url import BadURL, target
 
 
 class Hint(NamedTuple):
@@ -47,13 +47,16 @@ RECEIVERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 
 
 def hint(url: str, payload_format: str) -> Hint | None:
-    """Return a better format for a hook URL, or None if none is known; raises `BadURL`.
+    """Return a better format for a hook URL, or None if none is known.
 
     A template never has a hint: its owner knows what the receiver reads.
     """
     if payload_format == "template":
         return None
-    found = target(url)
+    try:
+        found = target(url)
+    except BadURL:  # a newer version may no longer accept a stored URL
+        return None
     for receiver, pattern, formats in RECEIVERS:
         if re.search(pattern, found.host + found.path):
             suited = re.sub(r"([?&]type=)(dockerhub|docker\.io)\b", r"\1harbor", url) if "type=" in pattern else url

@@ -33,6 +33,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_column, relationship
 
 from ..dialects import UTCDateTime, time_ordered_uuid, utcnow
+from ..formats import DEFAULT_FORMAT, format_of
 
 EVENT_ID_LIMIT = TEXT_LIMIT = 255
 """Characters of a text column in an index."""
@@ -158,7 +159,8 @@ class Webhook(Base):
     @property
     def expects_final_callback(self) -> bool:
         """Whether the last hook is expected to call back."""
-        return final_callback(self.expect_final_callback, len(self.hooks))
+        can_call_back = not self.hooks or self.hooks[-1].has_callback
+        return can_call_back and final_callback(self.expect_final_callback, len(self.hooks))
 
 
 def final_callback(expect: bool | None, hooks: int) -> bool:
@@ -176,6 +178,10 @@ class Hook(Base):
     webhook_id: Mapped[RowId] = mapped_column(ForeignKey("hubhooks_webhook.id", ondelete="CASCADE"))
     position: Mapped[int]
     hook_url: Mapped[str]
+    """It may hold placeholders, which are filled when it is sent to."""
+    payload_format: Mapped[str] = mapped_column(String(20), default=DEFAULT_FORMAT, server_default=DEFAULT_FORMAT)
+    template: Mapped[str | None]
+    """The JSON of the payload format `template`; None for all others."""
     failing_since: Mapped[datetime | None]
     failed_at: Mapped[datetime | None]
     """When the last attempt since `failing_since` failed, to the hour."""
@@ -188,6 +194,11 @@ class Hook(Base):
     last_updated: Mapped[datetime] = mapped_column(default=utcnow)
 
     webhook: Mapped[Webhook] = relationship(back_populates="hooks")
+
+    @property
+    def has_callback(self) -> bool:
+        """Whether its requests carry a callback URL; otherwise it cannot call back."""
+        return format_of(self.payload_format, self.template or "").has_callback
 
 
 class Push(Base):

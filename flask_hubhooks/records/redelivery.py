@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, FromClause, and_, exists, func, or_, select, true, update
+from sqlalchemy import ColumnElement, FromClause, and_, case, exists, false, func, or_, select, true, update
 from sqlalchemy.orm import Session, aliased
 
 from ..dialects import now_plus
+from ..formats import DEFAULT_FORMAT
 from . import transitions
 from .locks import in_order
 from .models import UNFINISHED, Delivery, Hook, Kind, Push, Status, Webhook, deliveries, same_run, unsucceeded
@@ -98,5 +99,14 @@ def _begin_round(session: Session, first: Sequence[Delivery], *, urgent: bool = 
         start.id.in_(ids), same_run(start, deliveries.c), start.position <= deliveries.c.position
     )
     of_pushes = deliveries.c.push_id.in_({each.push_id for each in first})
-    session.execute(update(deliveries).where(of_pushes, from_start).values(transitions.new_round()))
+    expected = {"callback_expected": _callback_expected(session, first[0].webhook_id)}
+    session.execute(update(deliveries).where(of_pushes, from_start).values(transitions.new_round() | expected))
     session.execute(update(deliveries).where(deliveries.c.id.in_(ids)).values(transitions.due_now(urgent=urgent)))
+
+
+def _callback_expected(session: Session, webhook_id: int) -> ColumnElement[bool]:
+    """Whether a delivery's hook is expected to call back, by the payload format that the hook has now."""
+    others = session.scalars(select(Hook).where(Hook.webhook_id == webhook_id, Hook.payload_format != DEFAULT_FORMAT))
+    silent = [hook.id for hook in others if not hook.has_callback]
+    followed = deliveries.c.position + 1 < deliveries.c.chain_length
+    return case((deliveries.c.hook_id.in_(silent), false()), (followed, true()), else_=deliveries.c.callback_expected)

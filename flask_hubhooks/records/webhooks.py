@@ -15,6 +15,7 @@ from ..config import Config
 from ..crypto.secret_box import SecretBox
 from ..crypto.signing import new_secret
 from ..dialects import lock_repository, utcnow
+from ..formats import DEFAULT_FORMAT, BadTemplate, Template
 from . import request_headers
 from .cancelling import cancel_hook, cancel_webhook
 from .credentials import headers_of
@@ -23,6 +24,9 @@ from .models import Hook, Webhook, webhooks
 
 MAX_SLUG = 200
 _OTHER_THAN_LETTERS = re.compile(r"-+")
+
+
+NO_FINAL_CALLBACK = "The last hook gets no callback URL with its payload format, so it cannot call back."
 
 
 class Refused(Exception):
@@ -35,10 +39,15 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class HookWanted:
-    """A hook that a webhook is to have: a present one by its `id`, perhaps with a new URL, or a new one by its URL."""
+    """A hook that a webhook is to have: a present one by its `id`, or a new one by its URL.
+
+    None leaves a present hook's value as it is.
+    """
 
     hook_url: str | None = None
     id: int | None = None
+    payload_format: str | None = None
+    template: str | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +137,12 @@ def _change(session: Session, owner: Owner, webhook: Webhook, wanted: Mapping[st
         webhook.expect_final_callback = wanted["expect_final_callback"]
     if "headers" in wanted:
         _set_headers(owner, webhook, wanted["headers"])
+    if wanted.keys() & {"hooks", "expect_final_callback"} and webhook.expect_final_callback:
+        last = max(
+            (each for each in webhook.hooks if not each.removed_at), key=lambda hook: hook.position, default=None
+        )
+        if last and not last.has_callback:
+            raise Refused({"expect_final_callback": [NO_FINAL_CALLBACK]})
 
 
 def _note_updater(session: Session, owner: Owner, webhook: Webhook) -> None:
@@ -185,29 +200,64 @@ def _set_hooks(session: Session, owner: Owner, webhook: Webhook, wanted: Sequenc
     if len(wanted) > max(owner.config.max_hooks, len(webhook.hooks)):  # the limit may have been lowered since
         raise Refused({"hooks": [f"A webhook may have at most {owner.config.max_hooks} hooks."]})
     kept = _kept(webhook.hooks, wanted)
+    formats = _formats(kept, wanted)
     for hook in [each for each in webhook.hooks if each not in kept]:
         cancel_hook(session, hook, "The hook was removed from the webhook.")
         hook.removed_at = utcnow()
-    for position, (known, each) in enumerate(zip(kept, wanted, strict=True)):
+    for position, (known, each, chosen) in enumerate(zip(kept, wanted, formats, strict=True)):
         hook = known or Hook(hook_url=str(each.hook_url), creator=owner.name, last_updater=owner.name)
         if not known:
             webhook.hooks.append(hook)
         if each.hook_url not in (None, hook.hook_url):
             hook.hook_url, hook.failing_since = str(each.hook_url), None
+        if chosen != (hook.payload_format, hook.template):
+            hook.payload_format, hook.template = chosen
+            hook.failing_since = None
         hook.position = position
+
+
+def _formats(kept: Sequence[Hook | None], wanted: Sequence[HookWanted]) -> list[tuple[str, str | None]]:
+    """The payload format and template of each hook that is wanted."""
+    formats, errors = [], {}
+    for index, (known, each) in enumerate(zip(kept, wanted, strict=True)):
+        payload_format = each.payload_format or (known.payload_format if known else DEFAULT_FORMAT)
+        template = each.template
+        if template is None and known and payload_format == "template":
+            template = known.template
+        if fault := template_fault(payload_format, template):
+            errors[index] = {"template": [fault]}
+        formats.append((payload_format, template))
+    if errors:
+        raise Refused({"hooks": errors})
+    return formats
+
+
+def template_fault(payload_format: str, template: str | None) -> str:
+    """Why a hook cannot have this template with its payload format; "" if it can."""
+    if payload_format != "template":
+        return "" if template is None else "Only hooks with the payload format `template` have a template."
+    if template is None:
+        return "Enter the template of the payload."
+    try:
+        Template(template)
+    except BadTemplate as bad:
+        return str(bad)
+    return ""
 
 
 def _kept(hooks: Sequence[Hook], wanted: Sequence[HookWanted]) -> list[Hook | None]:
     """The present hook for each one that is wanted, by its id or else its URL; None for a new one."""
     left = {hook.id: hook for hook in hooks}
     kept: list[Hook | None] = [left.pop(each.id, None) if each.id is not None else None for each in wanted]
-    unknown = {
-        index: {"id": ["This webhook has no such hook, or the hook is listed twice."]}
+    errors = {
+        index: {"hook_url": ["Missing data for required field."]}
+        if each.id is None
+        else {"id": ["This webhook has no such hook, or the hook is listed twice."]}
         for index, each in enumerate(wanted)
-        if each.id is not None and kept[index] is None
+        if kept[index] is None and (each.id is not None or each.hook_url is None)
     }
-    if unknown:
-        raise Refused({"hooks": unknown})
+    if errors:
+        raise Refused({"hooks": errors})
     for index, each in enumerate(wanted):
         if each.id is None:
             same = next((hook for hook in left.values() if hook.hook_url == each.hook_url), None)

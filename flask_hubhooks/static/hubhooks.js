@@ -120,21 +120,29 @@
     fill(shown, fresh);
     return shown;
   };
+  const rearrange = async (control, action) => {
+    const fields = control.closest("[data-fields]");
+    try {
+      const asked = ask(control.form, action, "[data-fields]");
+      fields.inert = true; // anything typed meanwhile would be lost
+      await asked;
+    } catch {
+      fields.inert = false;
+      return false;
+    }
+    fields.inert = false;
+    fields.querySelector("[autofocus]")?.focus();
+    return true;
+  };
   root.addEventListener("click", async (event) => {
     const button = event.target.closest("[data-rearrange]");
     if (!button) return;
     event.preventDefault();
-    const fields = button.closest("[data-fields]");
-    try {
-      const asked = ask(button.form, button.value, "[data-fields]");
-      fields.inert = true; // anything typed meanwhile would be lost
-      await asked;
-      fields.inert = false;
-      fields.querySelector("[autofocus]")?.focus();
-    } catch {
-      fields.inert = false;
-      button.form.requestSubmit(button);
-    }
+    if (!await rearrange(button, button.value)) button.form.requestSubmit(button);
+  });
+  root.addEventListener("change", (event) => {
+    const { choice } = event.target.dataset;
+    if (choice) rearrange(event.target, choice);
   });
   root.addEventListener("input", (event) => {
     const { preview } = event.target.dataset;

@@ -158,6 +158,14 @@ class HookURL(Field):
         return lambda value: read(value) if _viewer.get().may_write else f"{origin(read(value))}/…"
 
 
+class WritersText(Text):
+    """Text that is null for users without write access."""
+
+    def reader(self) -> Read:
+        read = super().reader()
+        return lambda value: read(value) if _viewer.get().may_write else None
+
+
 class HeaderNames(Field):
     """The names of a webhook's request headers, each with null for its value."""
 

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ..formats import PAYLOAD_FORMATS
+from ..formats.hints import Hint, hint
 from ..records.history import Context, LastAttempt
-from ..records.models import DOCKER_WORDS, Attempt, Delivery, Kind, Status, Webhook
+from ..records.models import DOCKER_WORDS, Attempt, Delivery, Hook, Kind, Status, Webhook
 from ..transport.causes import cause
 from ..transport.hook_url import hosts
 from .document_fields import (
@@ -30,6 +32,7 @@ from .document_fields import (
     Number,
     Text,
     Time,
+    WritersText,
 )
 from .schemas import CALLBACK_STATES
 
@@ -93,6 +96,19 @@ def attempt_views(attempts: Sequence[Attempt]) -> list[AttemptView]:
     return views
 
 
+class HintDocument(Document):
+    """A payload format that suits the receiver, recognized by its URL, better than the chosen one."""
+
+    receiver = Text("The name of the receiver, such as Keel.")
+    payload_format = Choice(PAYLOAD_FORMATS)
+    hook_url = HookURL(read="url")
+
+
+def _hints(hook: Hook) -> list[Hint]:
+    found = hint(hook.hook_url, hook.payload_format)
+    return [found] if found else []
+
+
 class HookDocument(Document):
     """A destination URL of a webhook."""
 
@@ -102,6 +118,9 @@ class HookDocument(Document):
     host_unicode = Text(
         "The host of the URL in its own script.", read=lambda hook: hosts(hook.hook_url)[1]
     )  # both are shown, so that no host is taken for another
+    payload_format = Choice(PAYLOAD_FORMATS)
+    template = WritersText("The JSON of the payload format `template`. Null without write access.", null=True)
+    hints = Nested(HintDocument, "Payload formats that suit the receiver better.", read=_hints, many=True)
     active = Flag(read="webhook.active")
     failing_since = Time(null=True)
     creator = Text()

@@ -13,12 +13,14 @@ from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_lo
 from marshmallow.validate import Length, OneOf, Range
 
 from ..crypto.signing import MAX_SECRET_BYTES, MIN_SECRET_BYTES, SECRET_PREFIX, BadSecret, check_secret
+from ..formats import DEFAULT_FORMAT, PAYLOAD_FORMATS, url_placeholders
+from ..formats.template import MAX_TEMPLATE_BYTES
 from ..records.callbacks import Callback
 from ..records.models import DOCKER_WORDS, NUMBER_LIMIT, Status
 from ..records.request_headers import HEADERS_LIMIT, NAME_LIMIT, VALUE_LIMIT, BadHeader, check_name, check_value
 from ..records.runs import OUTCOMES
 from ..records.tag_filter import PATTERN, PATTERN_LIMIT, PATTERNS_LIMIT, BadPattern, check_pattern
-from ..records.webhooks import HookWanted
+from ..records.webhooks import HookWanted, template_fault
 from ..registry import as_utc, storable
 from ..state import current_state
 from ..transport.egress import Forbidden, egress_of
@@ -52,6 +54,7 @@ def hook_url(url: str) -> None:
         raise ValidationError(f"Longer than maximum length {MAX_URL_LENGTH}.")
     printable(url)
     try:
+        url_placeholders.check(url)
         egress_of(current_state().config).target(url)
     except (BadURL, Forbidden) as refused:
         raise ValidationError(str(refused)) from None
@@ -143,6 +146,21 @@ class Strict(Schema):
         unknown = RAISE
 
 
+class PayloadFormat(fields.String):
+    """The name of a payload format."""
+
+    def __init__(self) -> None:
+        super().__init__(validate=OneOf(PAYLOAD_FORMATS), metadata={"default": DEFAULT_FORMAT})
+
+
+class TemplateField(fields.String):
+    """The JSON of the payload format `template`, as text. Null is as if it was not given."""
+
+    def __init__(self) -> None:
+        about = "JSON with placeholders such as {tag} in its strings; only with the payload format `template`."
+        super().__init__(allow_none=True, metadata={"maxLength": MAX_TEMPLATE_BYTES, "description": about})
+
+
 class HookSchema(Strict):
     """A hook of the webhook, or a new one.
 
@@ -152,6 +170,8 @@ class HookSchema(Strict):
     json_schema: ClassVar = {"minProperties": 1}
     id = fields.Integer(strict=True)
     hook_url = HookURL()
+    payload_format = PayloadFormat()
+    template = TemplateField()
 
     @validates_schema
     def _is_known_or_new(self, data: Mapping[str, Any], **_: Any) -> None:
@@ -220,10 +240,13 @@ PATTERNS = fields.List(
 class WebhookSchema(Strict):
     """A webhook, or the fields of one to change.
 
-    `hook_url` is short for `hooks` with one hook.
+    `hook_url` is short for `hooks` with one hook, which `payload_format` and `template` belong to.
     """
 
-    json_schema: ClassVar = {"not": {"required": ["hook_url", "hooks"]}}
+    json_schema: ClassVar = {
+        "not": {"required": ["hook_url", "hooks"]},
+        "dependentRequired": {"payload_format": ["hook_url"], "template": ["hook_url"]},
+    }
     name = Stripped(required=True, validate=name, metadata={"minLength": 1, "maxLength": MAX_NAME_LENGTH} | _PRINTABLE)
     active = StrictBoolean()
     expect_final_callback = StrictBoolean(allow_none=True)
@@ -231,17 +254,25 @@ class WebhookSchema(Strict):
     headers = HeadersField()
     secret = fields.String(validate=secret, metadata=SECRET)
     hook_url = HookURL()
+    payload_format = PayloadFormat()
+    template = TemplateField()
     hooks = fields.List(fields.Nested(HookSchema))
 
     @validates_schema
     def _has_hooks_once(self, data: Mapping[str, Any], **_: Any) -> None:
         if "hook_url" in data and "hooks" in data:
             raise ValidationError({"hook_url": ["Give either hook_url or hooks."]})
+        of_hook = data.keys() & {"payload_format", "template"}
+        if of_hook and "hook_url" not in data:
+            raise ValidationError({name: ["Give it with hook_url, or in hooks."] for name in of_hook})
+        if of_hook and (fault := template_fault(data.get("payload_format", DEFAULT_FORMAT), data.get("template"))):
+            raise ValidationError({"template": [fault]})
 
     @post_load
     def _as_chain(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
         if "hook_url" in data:
-            data["hooks"] = [HookWanted(data.pop("hook_url"))]
+            values = {name: data.pop(name) for name in ("hook_url", "payload_format", "template") if name in data}
+            data["hooks"] = [HookWanted(**values)]
         return data
 
 

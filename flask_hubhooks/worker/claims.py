@@ -73,6 +73,8 @@ class Claim(NamedTuple):
     webhook_id: int
     hook_id: int
     hook_url: str
+    payload_format: str
+    template: str | None
     repository_key: int
     encrypted_secret: bytes
     encrypted_former_secret: bytes | None
@@ -81,6 +83,8 @@ class Claim(NamedTuple):
     kind: Kind
     repository: str
     tag: str
+    digest: str
+    media_type: str
     pusher: str
     pushed_at: datetime
     snapshot: dict[str, Any]
@@ -200,12 +204,16 @@ def _read(delivery: Any) -> Any:
     """The fields of a `Claim` in their order, and then what decides whether it can be sent."""
     fields = {
         "hook_url": hooks.c.hook_url,
+        "payload_format": hooks.c.payload_format,
+        "template": hooks.c.template,
         "encrypted_secret": webhooks.c.encrypted_secret,
         "encrypted_former_secret": case((webhooks.c.former_secret_until > _now, webhooks.c.encrypted_former_secret)),
         "encrypted_headers": webhooks.c.encrypted_headers,
         "kind": pushes.c.kind,
         "repository": webhooks.c.repository,
         "tag": pushes.c.tag,
+        "digest": pushes.c.digest,
+        "media_type": pushes.c.media_type,
         "pusher": pushes.c.pusher,
         "pushed_at": pushes.c.pushed_at,
         "snapshot": pushes.c.snapshot,

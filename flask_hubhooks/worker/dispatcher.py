@@ -21,12 +21,12 @@ from ..announce import announce
 from ..config import Config
 from ..crypto.secret_box import SecretUnreadable
 from ..crypto.signing import signature_headers
-from ..dialects import DATABASE_AWAY, is_conflict, limit_idling
-from ..formats import dockerhub
+from ..dialects import DATABASE_AWAY, is_conflict, limit_idling, utcnow
+from ..formats import BodyTooLarge, Push, dockerhub, format_of, url_placeholders
 from ..records import request_headers
 from ..records.chains import Changes
 from ..state import State
-from ..transport import Outcome, Request, Transport
+from ..transport import Concern, Outcome, Request, Transport
 from ..transport.egress import egress_of
 from ..wakeups import Listener
 from . import claims, open_files, recording
@@ -34,7 +34,7 @@ from .claims import Claim, Released
 from .limits import SLOW_FACTOR, Limits
 from .masking import MASKED, masked
 from .recording import Result
-from .retry import Verdict, judge, judge_test
+from .retry import Judgement, Verdict, judge, judge_test
 
 logger = logging.getLogger(__name__)
 
@@ -273,6 +273,11 @@ class Dispatcher:
                 claim.webhook_id,
             )
             self._postpone(claim, "Held: its secret or its headers cannot be decrypted. Tell the operator.")
+        except BodyTooLarge as too_large:
+            self._limits.ended(claim)
+            outcome = Outcome(utcnow(), 0, error=str(too_large), concern=Concern.NOBODY)
+            judgement = Judgement(Verdict.FAILED, reason=str(too_large))
+            self._done.put(Result(claim, claim.hook_url, {}, "", outcome, judgement))
         except Exception:
             logger.exception("delivery %s is held: it could not be built", claim.id)
             self._postpone(claim, "Held: it could not be built. The worker's log says why.")
@@ -285,21 +290,28 @@ class Dispatcher:
         """Build a delivery's request, and the function to call with its outcome."""
         decrypt = self._state.secrets.decrypt
         token = self._state.tokens.make(claim.id, claim.round)
-        content = dockerhub.payload(
-            external_url=self._state.config.external_url,
-            token=token,
+        config = self._state.config
+        push = Push(
+            delivery_id=claim.id,
             repository=claim.repository,
             tag=claim.tag,
             pusher=claim.pusher,
             pushed_at=claim.pushed_at,
             details=claim.snapshot,
+            registry_host=config.registry_host,
+            external_url=config.external_url,
+            callback_url=dockerhub.callback_url(config.external_url, claim.repository, token),
+            digest=claim.digest,
+            media_type=claim.media_type,
         )
-        body = dockerhub.body(content)
+        written = format_of(claim.payload_format, claim.template or "")
+        body = written.body(push)
+        url = url_placeholders.fill(claim.hook_url, push)
         former = claim.encrypted_former_secret
         keys = [decrypt(each) for each in (claim.encrypted_secret, *([former] if former else []))]
         own = request_headers.of_text(decrypt(claim.encrypted_headers)) if claim.encrypted_headers else {}
         headers = {
-            "Content-Type": "application/json",
+            "Content-Type": written.content_type,
             "User-Agent": USER_AGENT,
             **signature_headers(keys, str(claim.id), int(time.time()), body),
         }
@@ -312,11 +324,12 @@ class Dispatcher:
                 logger.exception("delivery %s is held: its outcome could not be judged", claim.id)
                 return self._postpone(claim, "Held: its outcome could not be judged. The worker's log says why.")
             self._limits.ended(claim, outcome, received=judgement.verdict is Verdict.RECEIVED)
-            sent = body.decode().replace(token, MASKED)
-            self._done.put(Result(claim, headers | dict.fromkeys(own, MASKED), sent, outcome, judgement))
+            stored_body = body.decode().replace(token, MASKED)
+            shown_headers = headers | dict.fromkeys(own, MASKED)
+            self._done.put(Result(claim, url, shown_headers, stored_body, outcome, judgement, written.has_callback))
             self._send_more()
 
-        return Request(claim.hook_url, body, own | headers, claim.repository), done
+        return Request(url, body, own | headers, claim.repository), done
 
     def _collect(self, wait_s: float) -> list[Result | Released]:
         """The claims that are done: waits at most `wait_s` for the first, and then briefly for others."""

@@ -38,14 +38,18 @@ FAILURE_NOTED_EVERY = timedelta(hours=1)
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a claim: the headers of the request, the outcome, and its judgement."""
+    """The result of a claim: the request, the outcome, and its judgement."""
 
     claim: Claim
+    url: str
+    """With its placeholders filled."""
     request_headers: dict[str, str]
     request_body: str
     """Without its callback token."""
     outcome: Outcome
     judgement: Judgement
+    has_callback: bool = True
+    """Whether the request carried a callback URL."""
 
     @property
     def received(self) -> bool:
@@ -211,7 +215,7 @@ def _decide_delivery(result: Result, decisions: Decisions) -> None:
     if judgement.verdict is Verdict.RETRY:
         decisions.retries[claim.id] = judgement.delay_s
         return
-    if result.received and claim.callback_expected:
+    if result.received and claim.callback_expected and result.has_callback:
         decisions.awaiting_callback.append(claim.id)
         return
     (decisions.succeeded if result.received else decisions.failed[judgement.reason]).append(claim.id)
@@ -271,7 +275,7 @@ def _attempt_row(result: Result, number: int, request_body: str | None) -> dict[
         "number": number,
         "round": claim.round,
         "trigger": claim.trigger,
-        "hook_url": claim.hook_url,
+        "hook_url": result.url,
         "started_at": outcome.started_at,
         "duration_ms": outcome.duration_ms,
         "connect_ms": outcome.connect_ms,

@@ -38,7 +38,7 @@ def claim(host: Host) -> Callable[[], list[Claim]]:
 def answered(host: Host, clock: StoppedClock, claim: Claim, status_code: int) -> Changes:
     outcome = Outcome(clock.at_process(), 5, status_code)
     with host.writing() as session:
-        result = recording.Result(claim, {}, "{}", outcome, judge(outcome, claim.retry_step))
+        result = recording.Result(claim, claim.hook_url, {}, "{}", outcome, judge(outcome, claim.retry_step))
         return recording.record(session, [result], 3600)
 
 

@@ -100,7 +100,7 @@ def test_who_writes_later_waits_before_it_reads(make_host: Callable[..., Host]) 
     def record() -> None:
         outcome = Outcome(utcnow(), 1, 500)
         with host.writing() as session:
-            recording.record(session, [Result(claim, {}, "{}", outcome, judge(outcome, 0))], 60)
+            recording.record(session, [Result(claim, claim.hook_url, {}, "{}", outcome, judge(outcome, 0))], 60)
             if threading.current_thread() is not other:
                 other.start()
                 assert other_writes.wait(10)

@@ -340,7 +340,7 @@ class Registry(RuleBasedStateMachine):
         for (_, claim), said in done:
             came = outcome(said, self.clock)
             judged = judge_test(came) if claim.is_test else judge(came, claim.retry_step)
-            results.append(recording.Result(claim, {"webhook-id": str(claim.id)}, "{}", came, judged))
+            results.append(recording.Result(claim, claim.hook_url, {"webhook-id": str(claim.id)}, "{}", came, judged))
         with self.host.writing() as session:
             recording.record(session, results, self.host.state.config.callback_ttl.total_seconds())
         self.model.answered([(post, said) for (post, _), said in done])

@@ -235,6 +235,106 @@ def test_rearranging(filled: Filled) -> None:
     assert filled.host.api("GET", f"{filled.repository}/webhooks/").get_json()["count"] == 1
 
 
+def test_choosing_formats(filled: Filled) -> None:
+    """Each URL has a payload format, named by receiver, and a template where it is of the owner's own."""
+    check_page(
+        filled.owner.send(
+            name="chosen",
+            hook_url=[URL, f"{URL}/2", f"{URL}/3"],
+            hook_id=[""] * 3,
+            payload_format=["slack", "template", "dockerhub"],
+            template=["", '{"tag":\r\n"{tag}"}', "left over"],
+        ),
+        201,
+    )
+    made = filled.host.api("GET", f"{filled.repository}/webhooks/?name=chosen").get_json()["results"][0]
+    assert [(each["payload_format"], each["template"]) for each in made["hooks"]] == [
+        ("slack", None),
+        ("template", '{"tag":\n"{tag}"}'),
+        ("dockerhub", None),
+    ]
+    shown = filled.owner.get(f"{made['id']}/").text
+    assert re.findall(r'<option value="([^"]*)" selected>([^<]*)', shown)[:3] == [
+        ("slack", "Slack, Mattermost, Rocket.Chat"),
+        ("template", "Template of your own"),
+        ("dockerhub", "Docker Hub"),
+    ]
+    assert "{tag}" in shown.partition("<textarea")[2].partition("</textarea>")[0]
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [("", "Enter the template of the payload."), ("{", "Must be valid JSON"), ('"{nobody}"', "Unknown placeholder")],
+    ids=["none", "json", "placeholder"],
+)
+def test_a_bad_template(filled: Filled, template: str, message: str) -> None:
+    """What is wrong with a template is said at its field, which stands there again."""
+    answer = filled.owner.send(
+        name="new",
+        hook_url=["", URL],
+        hook_id=["", ""],
+        payload_format=["dockerhub", "template"],
+        template=["", template],
+    )
+    check_page(answer, 400)
+    assert message in text_of(answer)
+    assert 'aria-describedby="template-1-errors template-1-hint" aria-invalid="true" autofocus' in answer.text
+
+
+def test_a_final_callback_that_cannot_come(filled: Filled) -> None:
+    """A callback cannot be expected from a last URL whose payload has no callback URL."""
+    answer = edit(filled, payload_format=["slack"], final_callback="yes")
+    check_page(answer, 400)
+    assert "so it cannot call back" in text_of(answer)
+    assert 'id="final_callback-errors"' in answer.text
+
+
+def test_hints(filled: Filled) -> None:
+    """The pages say which receiver a URL looks like, and a button switches to the format that it needs."""
+    keel = "https://keel.example.com/v1/webhooks/harbor"
+    made = filled.owner.create(keel, name="keel")
+    check_page(made, 201)
+    for page in (made, filled.owner.get()):
+        assert "looks like a URL of Keel" in text_of(page)
+    assert "looks like" not in text_of(filled.visitor("reader").get())
+    webhook = filled.host.api("GET", f"{filled.repository}/webhooks/?name=keel").get_json()["results"][0]
+    shown = filled.owner.get(f"{webhook['id']}/")
+    assert 'value="use-hint-0"' in shown.text
+    typed = {"name": "keel", "hook_url": [keel], "hook_id": [str(webhook["hooks"][0]["id"])]}
+    switched = filled.owner.send(f"{webhook['id']}/", **typed, action="use-hint-0")
+    check_page(switched, 200)
+    assert '<option value="harbor" selected' in switched.text
+    assert "use-hint" not in switched.text and "looks like" not in text_of(switched)
+    argo_cd = "https://argo.example.com/api/webhook?type=dockerhub"
+    other = filled.owner.send(name="n", hook_url=[argo_cd], hook_id=[""], action="use-hint-0")
+    assert 'value="https://argo.example.com/api/webhook?type=harbor"' in other.text
+
+
+def test_a_chosen_template_has_its_field(filled: Filled) -> None:
+    """Choosing the template shows its field with the focus; what was typed in it stays while another is chosen."""
+    typed: dict[str, Any] = {"name": "n", "hook_url": [URL], "hook_id": [""], "template": ['"{tag}"']}
+    typed["action"] = "format-0"
+    chosen = filled.owner.send(**typed, payload_format=["template"])
+    check_page(chosen, 200)
+    assert re.search(r'<textarea id="template-0"[^>]* autofocus', chosen.text)
+    other = filled.owner.send(**typed, payload_format=["slack"])
+    assert "<textarea" not in other.text and "{tag}" in other.text.partition('type="hidden" name="template"')[2]
+    assert "Must be one of" in text_of(filled.owner.send(**typed | {"action": "save"}, payload_format=["xml"]))
+
+
+def test_any_payload_is_shown_as_sent(host: Host) -> None:
+    """The history shows the body of an attempt whatever its format, also one that is no JSON."""
+    with Receiver() as receiver:
+        webhook = host.create(receiver.url)
+        host.push()
+        host.deliver()
+    delivery = host.history(webhook)[0]["id"]
+    host.set_all(Attempt, request_body="image=acme/app")
+    answer = Visitor(host, "alice", "acme/app").get(f"{webhook['id']}/history/{delivery}/")
+    check_page(answer, 200)
+    assert "image=acme/app" in answer.text and "The token in callback_url is hidden" not in answer.text
+
+
 def edit(filled: Filled, **fields: Any) -> TestResponse:
     path = f"{filled.webhook['id']}/"
     hooks = filled.host.api("GET", f"{filled.repository}/webhooks/{path}").get_json()["hooks"]

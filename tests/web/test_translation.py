@@ -44,6 +44,8 @@ KNOWN = {
         "Standard",
     ),
     *("Authorization", "https", "example", "hook", "acme", "Cookie", "Python", "Node"),
+    *("Docker", "Keel", "Kargo", "Dokploy", "Jenkins", "Argo", "Flux", "Harbor", "CNCF", "Distribution", "CloudEvents"),
+    *("Slack", "Mattermost", "Rocket", "Chat", "Discord", "Microsoft", "Teams", "JSON"),
 }
 """Words that Chinese engineers use as they are: names, and what stands in a request."""
 

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("roomy_pool")
 
 def result(claim: Claim, status_code: int = 200) -> Result:
     outcome = Outcome(utcnow(), 1, status_code)
-    return Result(claim, {}, "{}", outcome, judge(outcome, claim.retry_step))
+    return Result(claim, claim.hook_url, {}, "{}", outcome, judge(outcome, claim.retry_step))
 
 
 @pytest.mark.parametrize("database_uri", ["sqlite"], indirect=True)

@@ -108,7 +108,7 @@ def is_called_back(host: Host, request: Request) -> bool:
 def answered(claim: Claim, status_code: int = 200) -> Result:
     outcome = Outcome(utcnow(), 1, status_code)
     judgement = judge_test(outcome) if claim.is_test else judge(outcome, claim.retry_step)
-    return Result(claim, {}, "{}", outcome, judgement)
+    return Result(claim, claim.hook_url, {}, "{}", outcome, judgement)
 
 
 def take(host: Host, limit: int = 100) -> list[Claim]:

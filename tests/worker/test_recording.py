@@ -44,7 +44,11 @@ def decided(
     outcome = Outcome(NOW, 1, status_code, concern=concern)
     judgement = judge_test(outcome) if claim.is_test else judge(outcome, claim.retry_step)
     columns = {"lease_token": claim.lease_token, "round": claim.round, "status": Status.PENDING}
-    return decide([Result(claim, {}, "{}", outcome, judgement)], {claim.id: SimpleNamespace(**columns | row)}, {3: url})
+    return decide(
+        [Result(claim, claim.hook_url, {}, "{}", outcome, judgement)],
+        {claim.id: SimpleNamespace(**columns | row)},
+        {3: url},
+    )
 
 
 def test_received() -> None:
@@ -108,7 +112,7 @@ def test_no_word_about_the_hook() -> None:
 def test_one_success_among_failures() -> None:
     """A hook that received one delivery of a batch is not failing."""
     outcomes = [Outcome(NOW, 1, code) for code in (500, 200, 500)]
-    results = [Result(claim(), {}, "{}", each, judge(each, 0)) for each in outcomes]
+    results = [Result(claim(), URL, {}, "{}", each, judge(each, 0)) for each in outcomes]
     rows = {
         each.claim.id: SimpleNamespace(lease_token=each.claim.lease_token, round=1, status=Status.PENDING)
         for each in results

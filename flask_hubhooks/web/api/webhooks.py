@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +17,7 @@ from ...outbox import recent_tags
 from ...records import credentials, webhooks
 from ...records.models import ID_LIMIT, Hook, Webhook
 from ...records.tag_filter import TagFilter
-from ...records.webhooks import HookWanted, live
+from ...records.webhooks import HookWanted, Refused, live
 from ..authorization import Call
 from ..documents import (
     CreatedWebhook,
@@ -127,7 +127,7 @@ def read_webhook(call: Call, webhook_id: int) -> Webhook:
     WEBHOOK,
     summary="Change the given fields of a webhook",
     access="write",
-    body=WebhookSchema(partial=True, exclude=["hook_url", "secret"]),
+    body=WebhookSchema(partial=True, exclude=["hook_url", "payload_format", "template", "secret"]),
     returns=WEBHOOK_DOCUMENT,
     etag=True,
     if_match=True,
@@ -171,7 +171,8 @@ def list_hooks(call: Call, webhook_id: int) -> Page:
 def add_hook(call: Call, wanted: HookWanted, webhook_id: int) -> Hook:
     with editing(call, webhook_id) as (session, row):
         hooks = [*(HookWanted(id=each.id) for each in row.hooks), wanted]
-        webhooks.edit(session, call.owner, row, {"hooks": hooks})
+        with _errors_of_hook(len(row.hooks)):
+            webhooks.edit(session, call.owner, row, {"hooks": hooks})
         return row.hooks[-1]
 
 
@@ -183,7 +184,7 @@ def read_hook(call: Call, webhook_id: int, hook_id: int) -> Hook:
 @Endpoint(
     "PATCH",
     HOOK,
-    summary="Change the URL of a hook; its unsent deliveries go to the new one",
+    summary="Change the URL or payload format of a hook; its unsent deliveries use the new ones",
     access="write",
     body=HookSchema(exclude=["id"]),
     returns=HOOK_DOCUMENT,
@@ -194,8 +195,9 @@ def edit_hook(call: Call, wanted: HookWanted, webhook_id: int, hook_id: int) -> 
     with editing(call, webhook_id) as (session, row):
         hook = _find_hook(row, hook_id)
         require_match(call.viewer.document(HOOK_DOCUMENT, hook))
-        hooks = [HookWanted(wanted.hook_url if each is hook else None, each.id) for each in row.hooks]
-        webhooks.edit(session, call.owner, row, {"hooks": hooks})
+        hooks = [replace(wanted if each is hook else HookWanted(), id=each.id) for each in row.hooks]
+        with _errors_of_hook(row.hooks.index(hook)):
+            webhooks.edit(session, call.owner, row, {"hooks": hooks})
         return hook
 
 
@@ -261,6 +263,16 @@ def _find_hook(webhook: Webhook, hook_id: int) -> Hook:
     if hook is None:
         raise not_found()
     return hook
+
+
+@contextmanager
+def _errors_of_hook(index: int) -> Iterator[None]:
+    """Raise the errors of one hook as those of the whole request."""
+    try:
+        yield
+    except Refused as refused:
+        of_hooks = refused.errors.get("hooks")
+        raise Refused(of_hooks[index]) if isinstance(of_hooks, dict) and index in of_hooks else refused from None
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from ...records import history, runs
 from ...records.models import NUMBER_LIMIT, Attempt, Delivery
 from ...records.runs import OUTCOMES, deciding_state
 from ...transport.causes import received
+from ...worker.masking import MASKED
 from ..api import deliveries as api
 from ..api.webhooks import WEBHOOK_DOCUMENT, find_webhook
 from ..authorization import Call
@@ -67,8 +69,9 @@ def show(call: Call, query: dict[str, Any], webhook_id: int, delivery_id: uuid.U
         attempts = _read_attempts(session, row, query["attempt"])
         run = _shown_run(call, delivery_views(context.runs[row.push_id], context))
     payload = attempts.shown.body if attempts.shown and call.viewer.may_write else ""
-    if payload and query["payload"] != "raw":
-        payload = json.dumps(json.loads(payload), indent=2, ensure_ascii=False)
+    if query["payload"] != "raw":
+        with suppress(ValueError):  # not every payload is JSON, such as one that was not sent
+            payload = json.dumps(json.loads(payload), indent=2, ensure_ascii=False)
     return page(
         call,
         "delivery.html",
@@ -78,6 +81,7 @@ def show(call: Call, query: dict[str, Any], webhook_id: int, delivery_id: uuid.U
         attempts=attempts,
         shown=call.viewer.document(_ATTEMPT_DOCUMENT, attempts.shown) if attempts.shown else None,
         payload=payload,
+        has_callback=MASKED in payload,
         is_raw=query["payload"] == "raw",
     )
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any
 
 from flask import current_app, request
@@ -12,6 +13,8 @@ from flask_wtf.csrf import validate_csrf
 from werkzeug.datastructures import MultiDict
 from wtforms import ValidationError
 
+from ...formats import DEFAULT_FORMAT
+from ...formats.hints import Hint, hint
 from ..endpoints import read_body
 from .translation import gettext as _
 from .translation import marked
@@ -44,10 +47,17 @@ EXPIRED = marked("The form has expired, or your browser does not keep cookies. S
 
 @dataclass
 class URLField:
-    """One hook URL of the form. `id` is the id of the hook, "" for a new one."""
+    """One hook of the form. `id` is the id of the hook, "" for a new one."""
 
     url: str = ""
     id: str = ""
+    payload_format: str = DEFAULT_FORMAT
+    template: str = ""
+
+    @property
+    def hint(self) -> Hint | None:
+        """A payload format that suits the receiver better than the chosen one."""
+        return hint(self.url, self.payload_format)
 
 
 @dataclass
@@ -69,7 +79,8 @@ class WebhookForm:
     headers: list[HeaderField] = field(default_factory=list)
     version: str = ""
     errors: dict[str, list[str]] = field(default_factory=dict)
-    """Messages by field: `name`, `urls`, `url-0`, `tag_filter`, `headers`, `header-0`; "" for the whole."""
+    """Messages by field: `name`, `urls`, `url-0`, `template-0`, `final_callback`, `tag_filter`, `headers`, `header-0`;
+    "" for the whole."""
     focus: str = ""
     """The id of the element that gets the focus."""
 
@@ -78,7 +89,11 @@ class WebhookForm:
         """Make the form of a webhook's document and its stored `expect_final_callback`."""
         return cls(
             name=webhook["name"],
-            urls=[URLField(each["hook_url"], str(each["id"])) for each in webhook["hooks"]] or [URLField()],
+            urls=[
+                URLField(each["hook_url"], str(each["id"]), each["payload_format"], each["template"] or "")
+                for each in webhook["hooks"]
+            ]
+            or [URLField()],
             final_callback=next(word for word, meaning in FINAL_CALLBACK.items() if meaning is final_callback),
             tag_filter=" ".join(webhook["tag_filter"]),
             headers=[HeaderField(name) for name in webhook["headers"] or ()],
@@ -88,8 +103,11 @@ class WebhookForm:
     @classmethod
     def typed(cls, form: Form) -> WebhookForm:
         """Make the form of what was sent. It has an error if it has expired."""
-        ids = form.getlist("hook_id")
-        urls = [URLField(url.strip(), id_) for url, id_ in zip(form.getlist("hook_url"), ids, strict=False)]
+        lines = zip_longest(*map(form.getlist, ("hook_url", "hook_id", "payload_format", "template")), fillvalue="")
+        urls = [
+            URLField(url.strip(), id_, payload_format or DEFAULT_FORMAT, template.replace("\r\n", "\n"))
+            for url, id_, payload_format, template in lines
+        ]
         names, values = form.getlist("header_name"), form.getlist("header_value")
         return cls(
             name=form.get("name", ""),
@@ -118,20 +136,26 @@ class WebhookForm:
         """Put the errors of the API at their fields."""
         for name, messages in errors.items():
             if name == "hooks":
-                self._put("urls", "url", messages, [index for index, each in enumerate(self.urls) if each.url])
+                self._refuse_hooks(messages)
             elif name == "headers":
-                self._put("headers", "header", messages, {each.name: index for index, each in enumerate(self.headers)})
+                places = {each.name: index for index, each in enumerate(self.headers)}
+                for key, text in _flattened(messages):
+                    self._add("headers" if key is None else f"header-{places[key]}", [text])
             elif name == "tag_filter":
                 patterns = self.patterns()
                 self._add(
                     name, [_of(patterns[key], text) if key is not None else text for key, text in _flattened(messages)]
                 )
             else:
-                self._add(name if name == "name" else "", [text for __, text in _flattened(messages)])
+                field = {"name": "name", "expect_final_callback": "final_callback"}.get(name, "")
+                self._add(field, [text for __, text in _flattened(messages)])
 
-    def _put(self, whole: str, one: str, messages: Any, places: Sequence[int] | Mapping[str, int]) -> None:
-        for key, text in _flattened(messages):
-            self._add(whole if key is None else f"{one}-{places[key]}", [text])
+    def _refuse_hooks(self, messages: Any) -> None:
+        places = [index for index, each in enumerate(self.urls) if each.url]
+        for key, within in messages.items() if isinstance(messages, Mapping) else [(None, messages)]:
+            for name, text in _flattened(within):
+                one = "template" if name == "template" else "url"
+                self._add("urls" if key is None else f"{one}-{places[key]}", [text])
 
     def _add(self, name: str, texts: list[str]) -> None:
         self.errors.setdefault(name, []).extend(texts)
@@ -152,7 +176,8 @@ class WebhookForm:
         return not self.errors
 
     def rearrange(self, action: str) -> None:
-        """Do what a button asks for: `add-url`, `add-header`, `up-1`, `down-0`, `remove-url-1` or `remove-header-0`."""
+        """Do what a button asks for: `add-url`, `add-header`, `up-1`, `down-0`, `remove-url-1`, `remove-header-0`,
+        `use-hint-0`, or `format-0` after a payload format was chosen."""
         what, __, index = action.rpartition("-")
         if action == "add-url":
             self.urls.append(URLField())
@@ -171,13 +196,20 @@ class WebhookForm:
         elif what == "remove-url" and index < len(self.urls) > 1:
             del self.urls[index]
             self.focus = f"url-{min(index, len(self.urls) - 1)}"
+        elif what == "format" and index < len(self.urls):
+            self.focus = f"{'template' if self.urls[index].payload_format == 'template' else 'format'}-{index}"
+        elif what == "use-hint" and index < len(self.urls) and (better := self.urls[index].hint):
+            self.urls[index] = replace(self.urls[index], url=better.url, payload_format=better.payload_format)
+            self.focus = f"format-{index}"
         elif what == "remove-header" and index < len(self.headers):
             del self.headers[index]
             self.focus = "add-header"
 
 
 def _hook(typed: URLField) -> dict[str, Any]:
-    hook: dict[str, Any] = {"hook_url": typed.url}
+    hook: dict[str, Any] = {"hook_url": typed.url, "payload_format": typed.payload_format}
+    if typed.payload_format == "template":
+        hook["template"] = typed.template or None
     return hook | {"id": int(typed.id)} if re.fullmatch("[0-9]{1,19}", typed.id) else hook
 
 

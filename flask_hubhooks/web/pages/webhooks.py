@@ -82,7 +82,8 @@ def create(call: Call, sent: Form) -> Response:
         return _list(call, form)
     if form.check():
         typed = form.content()
-        content = {"name": typed["name"], "hooks": [{"hook_url": each["hook_url"]} for each in typed["hooks"]]}
+        hooks = [{key: value for key, value in each.items() if key != "id"} for each in typed["hooks"]]
+        content = {"name": typed["name"], "hooks": hooks}
         try:
             made = api.create_webhook(call, loaded(WebhookSchema(), content))
             webhook = call.viewer.document(WEBHOOK_DOCUMENT, made.row)

@@ -76,6 +76,21 @@ def trigger(name: str) -> Markup:
     return words[name]
 
 
+def payload_formats() -> dict[str, str]:
+    """The payload formats, named by the receivers they are for."""
+    return {
+        "dockerhub": "Docker Hub",
+        "dockerhub-full": "Keel, Kargo, Dokploy, Jenkins",
+        "harbor": "Argo CD, Flux, Harbor",
+        "distribution": "CNCF Distribution",
+        "cloudevents": "CloudEvents",
+        "slack": "Slack, Mattermost, Rocket.Chat",
+        "discord": "Discord",
+        "teams": "Microsoft Teams",
+        "template": _("Template of your own"),
+    }
+
+
 NOTICES: Mapping[str, str] = {
     "saved": marked("The webhook was saved."),
     "paused": marked("The webhook is paused. Pushes are not recorded for it until you resume it."),
