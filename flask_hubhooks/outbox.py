@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, SessionTransaction
 
 from .dialects import CONFLICT_TRIES, DATABASE_AWAY, is_conflict, time_ordered_uuid, utcnow
-from .formats import format_of
+from .formats import has_callback
 from .outages import explained
 from .records import transitions
 from .records.models import (
@@ -236,7 +236,7 @@ def _delivery_rows(chain: Sequence[Any], max_hooks: int | None, *, urgent: bool)
             "position": position,
             "chain_length": len(called),
             "callback_expected": (position < last or final_callback(hook.expect_final_callback, len(chain)))
-            and format_of(hook.payload_format, hook.template or "").has_callback,
+            and has_callback(hook.payload_format, hook.template),
             **(transitions.later_in_run() if position else transitions.first_of_run(urgent=urgent)),
         }
         for position, hook in enumerate(called)

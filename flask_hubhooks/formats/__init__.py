@@ -20,6 +20,7 @@ __all__ = [
     "Push",
     "Template",
     "format_of",
+    "has_callback",
 ]
 
 
@@ -67,3 +68,11 @@ def format_of(payload_format: str, template: str = "") -> Format:
         return FORMATS[payload_format]
     owned = cached_template(template)
     return Format("template", owned.body, has_callback=owned.has_callback)
+
+
+def has_callback(payload_format: str, template: str | None) -> bool:
+    """Whether the bodies of a stored format carry a callback URL; False if only another version can write them."""
+    try:
+        return format_of(payload_format, template or "").has_callback
+    except (BadTemplate, KeyError):
+        return False

@@ -33,7 +33,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_column, relationship
 
 from ..dialects import UTCDateTime, time_ordered_uuid, utcnow
-from ..formats import DEFAULT_FORMAT, format_of
+from ..formats import DEFAULT_FORMAT, has_callback
 
 EVENT_ID_LIMIT = TEXT_LIMIT = 255
 """Characters of a text column in an index."""
@@ -198,7 +198,7 @@ class Hook(Base):
     @property
     def has_callback(self) -> bool:
         """Whether its requests carry a callback URL; otherwise it cannot call back."""
-        return format_of(self.payload_format, self.template or "").has_callback
+        return has_callback(self.payload_format, self.template)
 
 
 class Push(Base):

@@ -22,7 +22,16 @@ from ..config import Config
 from ..crypto.secret_box import SecretUnreadable
 from ..crypto.signing import signature_headers
 from ..dialects import DATABASE_AWAY, is_conflict, limit_idling, utcnow
-from ..formats import BodyTooLarge, Push, dockerhub, format_of, url_placeholders
+from ..formats import (
+    DEFAULT_FORMAT,
+    FORMATS,
+    BodyTooLarge,
+    Format,
+    Push,
+    dockerhub,
+    format_of,
+    url_placeholders,
+)
 from ..records import request_headers
 from ..records.chains import Changes
 from ..state import State
@@ -290,23 +299,7 @@ class Dispatcher:
         """Build a delivery's request, and the function to call with its outcome."""
         decrypt = self._state.secrets.decrypt
         token = self._state.tokens.make(claim.id, claim.round)
-        config = self._state.config
-        push = Push(
-            delivery_id=claim.id,
-            repository=claim.repository,
-            tag=claim.tag,
-            pusher=claim.pusher,
-            pushed_at=claim.pushed_at,
-            details=claim.snapshot,
-            registry_host=config.registry_host,
-            external_url=config.external_url,
-            callback_url=dockerhub.callback_url(config.external_url, claim.repository, token),
-            digest=claim.digest,
-            media_type=claim.media_type,
-        )
-        written = format_of(claim.payload_format, claim.template or "")
-        body = written.body(push)
-        url = url_placeholders.fill(claim.hook_url, push)
+        written, body, url = self._payload(claim, token)
         former = claim.encrypted_former_secret
         keys = [decrypt(each) for each in (claim.encrypted_secret, *([former] if former else []))]
         own = request_headers.of_text(decrypt(claim.encrypted_headers)) if claim.encrypted_headers else {}
@@ -330,6 +323,36 @@ class Dispatcher:
             self._send_more()
 
         return Request(url, body, own | headers, claim.repository), done
+
+    def _payload(self, claim: Claim, token: str) -> tuple[Format, bytes, str]:
+        """Return the payload format, body and URL of a delivery's request."""
+        config = self._state.config
+        if claim.payload_format == DEFAULT_FORMAT and "{" not in claim.hook_url:  # the usual case, without a `Push`
+            content = dockerhub.payload(
+                external_url=config.external_url,
+                token=token,
+                repository=claim.repository,
+                tag=claim.tag,
+                pusher=claim.pusher,
+                pushed_at=claim.pushed_at,
+                details=claim.snapshot,
+            )
+            return FORMATS[DEFAULT_FORMAT], dockerhub.body(content), claim.hook_url
+        push = Push(
+            delivery_id=claim.id,
+            repository=claim.repository,
+            tag=claim.tag,
+            pusher=claim.pusher,
+            pushed_at=claim.pushed_at,
+            details=claim.snapshot,
+            registry_host=config.registry_host,
+            external_url=config.external_url,
+            callback_url=dockerhub.callback_url(config.external_url, claim.repository, token),
+            digest=claim.digest,
+            media_type=claim.media_type,
+        )
+        written = format_of(claim.payload_format, claim.template or "")
+        return written, written.body(push), url_placeholders.fill(claim.hook_url, push)
 
     def _collect(self, wait_s: float) -> list[Result | Released]:
         """The claims that are done: waits at most `wait_s` for the first, and then briefly for others."""

@@ -44,8 +44,21 @@ KNOWN = {
         "Standard",
     ),
     *("Authorization", "https", "example", "hook", "acme", "Cookie", "Python", "Node"),
-    *("Docker", "Keel", "Kargo", "Dokploy", "Jenkins", "Argo", "Flux", "Harbor", "CNCF", "Distribution", "CloudEvents"),
-    *("Slack", "Mattermost", "Rocket", "Chat", "Discord", "Microsoft", "Teams", "JSON"),
+    *("Docker", "Keel", "Kargo", "Dokploy", "Jenkins", "Argo", "Flux", "Kobold", "Knative", "Events"),
+    *(
+        "Slack",
+        "Mattermost",
+        "Rocket",
+        "Chat",
+        "Discord",
+        "Microsoft",
+        "Teams",
+        "JSON",
+        "dockerhub-full",
+        "harbor",
+        "distribution",
+        "cloudevents",
+    ),
 }
 """Words that Chinese engineers use as they are: names, and what stands in a request."""
 

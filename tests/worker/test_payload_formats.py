@@ -10,6 +10,7 @@ import pytest
 
 from flask_hubhooks.formats import FORMATS, dockerhub
 from flask_hubhooks.formats.template import MAX_BODY_BYTES
+from flask_hubhooks.records.models import Hook
 
 from ..formats.test_formats import DEPLOYED, DIGEST, INDEX
 from ..support import deployers
@@ -173,3 +174,18 @@ def test_test_pushes(host: Host, receiver: Receiver) -> None:
     assert host.api("POST", f"acme/app/webhooks/{webhook['id']}/test/").status_code == 202
     host.deliver()
     assert json.loads(receiver.requests[0].body)["type"] == "PUSH_ARTIFACT"
+
+
+@pytest.mark.parametrize("stored", [{"payload_format": "later"}, {"payload_format": "template", "template": "{"}])
+def test_a_format_of_another_version(host: Host, receiver: Receiver, stored: dict[str, str]) -> None:
+    """A push to a hook whose format only another version can write is recorded, and held until that one sends it."""
+    webhook = create(host, {"hook_url": receiver.url})
+    host.set_all(Hook, **stored)
+    push(host)
+    [delivery] = host.history(webhook)
+    assert (delivery["state"], delivery["attempt_count"]) == ("pending", 0)
+    assert delivery["reason"] == "Held: it could not be built. The worker's log says why."
+    host.set_all(Hook, payload_format="dockerhub", template=None)
+    host.make_due()
+    host.deliver()
+    assert [each["state"] for each in host.history(webhook)] == ["succeeded"]

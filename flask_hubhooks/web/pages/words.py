@@ -80,10 +80,10 @@ def payload_formats() -> dict[str, str]:
     """The payload formats, named by the receivers they are for."""
     return {
         "dockerhub": "Docker Hub",
-        "dockerhub-full": "Keel, Kargo, Dokploy, Jenkins",
-        "harbor": "Argo CD, Flux, Harbor",
-        "distribution": "CNCF Distribution",
-        "cloudevents": "CloudEvents",
+        "dockerhub-full": "Keel, Kargo, Dokploy, Jenkins (dockerhub-full)",
+        "harbor": "Argo CD, Flux, Keel, Kargo (harbor)",
+        "distribution": "Keel, Jenkins, Kobold (distribution)",
+        "cloudevents": "Knative, Argo Events (cloudevents)",
         "slack": "Slack, Mattermost, Rocket.Chat",
         "discord": "Discord",
         "teams": "Microsoft Teams",
