@@ -66,7 +66,9 @@ def example_body(repository: str = "acme/app", tag: str = "latest") -> bytes:
     """The same payload that the engine sends, for the rivals."""
     content: dict[str, Any] = payload.payload(
         external_url=EXTERNAL_URL,
-        token=CallbackTokens([SECRET_KEY]).make(uuid.uuid4(), 1),
+        callback_url=payload.make_callback_url(
+            EXTERNAL_URL, repository, CallbackTokens([SECRET_KEY]).make(uuid.uuid4(), 1)
+        ),
         repository=repository,
         tag=tag,
         pusher="benchmark",

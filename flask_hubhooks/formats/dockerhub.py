@@ -13,21 +13,21 @@ from ..registry import Repository
 _DEFAULTS = Repository().snapshot()
 
 
-def callback_url(external_url: str, repository: str, token: str) -> str:
+def make_callback_url(external_url: str, repository: str, token: str) -> str:
     return f"{external_url}/u/{quote(repository)}/hook/{token}/"
 
 
 def payload(
     *,
     external_url: str,
-    token: str,
+    callback_url: str,
     repository: str,
     tag: str,
     pusher: str,
     pushed_at: datetime,
     details: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the payload of a push; `details` is a `Repository.snapshot()`, `token` is that of the callback URL.
+    """Return the payload of a push; `details` is a `Repository.snapshot()`.
 
     Times are whole epoch seconds, because receivers written in Go refuse fractions. A repository name without a slash
     is in the namespace `library`; of a name with several slashes, only the last part is `name`. A key that `details`
@@ -37,7 +37,7 @@ def payload(
     namespace, _, name = repository.rpartition("/")
     namespace = namespace or "library"
     return {
-        "callback_url": callback_url(external_url, repository, token),
+        "callback_url": callback_url,
         "push_data": {"pushed_at": int(pushed_at.timestamp()), "pusher": pusher, "tag": tag},
         "repository": {
             "comment_count": details["comment_count"],

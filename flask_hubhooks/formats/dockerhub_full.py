@@ -22,13 +22,12 @@ def payload(push: Push) -> dict[str, Any]:
 
 def documented(push: Push) -> dict[str, Any]:
     """Build exactly the document that Docker Hub documented."""
-    content = dockerhub.payload(
+    return dockerhub.payload(
         external_url=push.external_url,
-        token="",
+        callback_url=push.callback_url,
         repository=push.repository,
         tag=push.tag,
         pusher=push.pusher,
         pushed_at=push.pushed_at,
         details=push.details,
     )
-    return content | {"callback_url": push.callback_url}

@@ -327,10 +327,11 @@ class Dispatcher:
     def _payload(self, claim: Claim, token: str) -> tuple[Format, bytes, str]:
         """Return the payload format, body and URL of a delivery's request."""
         config = self._state.config
+        callback_url = dockerhub.make_callback_url(config.external_url, claim.repository, token)
         if claim.payload_format == DEFAULT_FORMAT and "{" not in claim.hook_url:  # the usual case, without a `Push`
             content = dockerhub.payload(
                 external_url=config.external_url,
-                token=token,
+                callback_url=callback_url,
                 repository=claim.repository,
                 tag=claim.tag,
                 pusher=claim.pusher,
@@ -347,7 +348,7 @@ class Dispatcher:
             details=claim.snapshot,
             registry_host=config.registry_host,
             external_url=config.external_url,
-            callback_url=dockerhub.callback_url(config.external_url, claim.repository, token),
+            callback_url=callback_url,
             digest=claim.digest,
             media_type=claim.media_type,
         )

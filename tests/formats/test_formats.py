@@ -52,7 +52,7 @@ def test_dockerhub_stays_as_it_is() -> None:
     for push in (PUSH, UNKNOWN):
         document = dockerhub.payload(
             external_url=push.external_url,
-            token="token",
+            callback_url=push.callback_url,
             repository=push.repository,
             tag=push.tag,
             pusher=push.pusher,

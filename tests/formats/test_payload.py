@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flask_hubhooks import Repository
-from flask_hubhooks.formats.dockerhub import body, callback_url, payload
+from flask_hubhooks.formats.dockerhub import body, make_callback_url, payload
 from flask_hubhooks.records.models import Push
 
 from ..support.host import Host
@@ -27,7 +27,7 @@ TOKEN = "2141b5bi5i5b02bec211i4eeih0242eg11000a"
 def build(name: str = "acme/app", tag: str = "latest", pusher: str = "ann", **details: Any) -> dict[str, Any]:
     return payload(
         external_url=HUB,
-        token=TOKEN,
+        callback_url=make_callback_url(HUB, name, TOKEN),
         repository=name,
         tag=tag,
         pusher=pusher,
@@ -41,7 +41,7 @@ def test_a_key_added_later() -> None:
     kept = {name: value for name, value in Repository().snapshot().items() if name not in ("status", "star_count")}
     built = payload(
         external_url=HUB,
-        token=TOKEN,
+        callback_url=make_callback_url(HUB, "acme/app", TOKEN),
         repository="acme/app",
         tag="latest",
         pusher="ann",
@@ -90,7 +90,7 @@ def test_names(name: str, namespace: str, last: str) -> None:
     assert (repository["namespace"], repository["name"], repository["repo_name"]) == (namespace, last, name)
     assert repository["owner"] == namespace
     assert repository["repo_url"] == f"{HUB}/r/{name}/"
-    assert built["callback_url"] == f"{HUB}/u/{name}/hook/{TOKEN}/" == callback_url(HUB, name, TOKEN)
+    assert built["callback_url"] == f"{HUB}/u/{name}/hook/{TOKEN}/" == make_callback_url(HUB, name, TOKEN)
 
 
 def test_empty_values() -> None:

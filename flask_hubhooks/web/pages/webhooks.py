@@ -64,7 +64,7 @@ def _example(call: Call) -> str:
     today = utcnow().replace(hour=0, minute=0, second=0, microsecond=0)  # else it would change while it is read
     content = dockerhub.payload(
         external_url=call.state.config.external_url,
-        token=MASKED,
+        callback_url=dockerhub.make_callback_url(call.state.config.external_url, call.repository, MASKED),
         repository=call.repository,
         tag="latest",
         pusher=call.user,
