@@ -100,7 +100,8 @@ def put_manifest(repository: RepositoryFiles, reference: str) -> Response:
     repository.put_manifest(manifest, references, tag)
     models.ensure(repository.name)
     if tag:
-        _tell(repository.name, tag, manifest)
+        images = tuple(each.digest for each in references if each.is_manifest)
+        _tell(repository.name, tag, manifest, images)
     location = url_for(".get_manifest", name=repository.name, reference=reference)
     return _answer(201, location, {"Docker-Content-Digest": manifest.digest})
 
@@ -186,13 +187,14 @@ def _page_size(default: int) -> int:
     return int(asked)
 
 
-def _tell(repository: str, tag: str, manifest: Manifest) -> None:
+def _tell(repository: str, tag: str, manifest: Manifest, images: tuple[str, ...]) -> None:
     image_pushed.send(
         current_app._get_current_object(),  # type: ignore[attr-defined]
         repository=repository,
         tag=tag,
         digest=manifest.digest,
         media_type=manifest.media_type,
+        images=images,
         pusher=g.user,
     )
 

@@ -33,7 +33,7 @@ from .records.models import (
     webhooks,
 )
 from .records.tag_filter import stored_filter
-from .registry import ImagePush, Repository, as_utc, storable
+from .registry import MAX_IMAGES, ImagePush, Repository, as_utc, storable
 from .signals import push_not_recorded, send_signal
 from .state import State, autocommits
 from .wakeups import wake
@@ -205,6 +205,7 @@ def _insert_push(session: Session, push: ImagePush, pushed_at: datetime, details
         "tag": storable(push.tag)[:TEXT_LIMIT],
         "digest": storable(push.digest or ""),
         "media_type": storable(push.media_type or ""),
+        "images": [storable(each) for each in push.images or ()][:MAX_IMAGES] or None,
         "pusher": storable(push.pusher or "")[:TEXT_LIMIT],
         "pushed_at": pushed_at,
         "snapshot": details,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from typing import Any
@@ -13,14 +14,17 @@ MAX_TEXT_LENGTH = 2_048
 25,000 is Docker Hub's own limit for a full description. nginx accepts bodies of 1 MiB unless it is configured
 otherwise.
 """
+MAX_IMAGES = 100
+"""Digests of an index's images that are kept with each push; pushers choose how many an index has."""
 
 
 @dataclass(frozen=True)
 class ImagePush:
     """One tag of one repository was pushed.
 
-    A naive `pushed_at` is taken as UTC; None means now. Of several pushes with the same `event_id` only the first is
-    recorded, so a source may repeat its events.
+    `images` are the digests of the images in an index, in order; empty for a single image. A naive `pushed_at` is taken
+    as UTC; None means now. Of several pushes with the same `event_id` only the first is recorded, so a source may
+    repeat its events.
     """
 
     repository: str
@@ -30,6 +34,7 @@ class ImagePush:
     pusher: str = ""
     pushed_at: datetime | None = None
     event_id: str | None = None
+    images: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -149,4 +149,5 @@ def test_many_platforms_and_a_failed_chain(registry: str, push: Callable[..., st
         assert (len(test.requests), len(release.requests)) == (1, 0)
     failed = api.read(pipeline["id"], "history")["results"][0]
     assert (failed["push"]["tag"], failed["push"]["digest"]) == ("multi", digest)
+    assert failed["push"]["images"] == [each.digest for each in platforms]
     assert failed["callback"]["state"] == "failure"

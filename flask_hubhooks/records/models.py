@@ -219,6 +219,8 @@ class Push(Base):
     tag: Mapped[str] = mapped_column(String(TEXT_LIMIT))
     digest: Mapped[str]
     media_type: Mapped[str]
+    images: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    """The digests of the images in an index; None for a single image."""
     pusher: Mapped[str] = mapped_column(String(TEXT_LIMIT))
     pushed_at: Mapped[datetime]
     snapshot: Mapped[dict[str, Any]] = mapped_column(JSON)

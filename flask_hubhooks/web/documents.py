@@ -191,6 +191,9 @@ class PushDocument(Document):
     tag = Text()
     digest = Text()
     media_type = Text()
+    images = List(
+        "The digests of the images in an index.", items={"type": "string"}, read=lambda push: push.images or []
+    )
     pusher = Text()
     pushed_at = Time()
 

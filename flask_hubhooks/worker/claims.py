@@ -85,6 +85,7 @@ class Claim(NamedTuple):
     tag: str
     digest: str
     media_type: str
+    images: list[str] | None
     pusher: str
     pushed_at: datetime
     snapshot: dict[str, Any]
@@ -214,6 +215,7 @@ def _read(delivery: Any) -> Any:
         "tag": pushes.c.tag,
         "digest": pushes.c.digest,
         "media_type": pushes.c.media_type,
+        "images": pushes.c.images,
         "pusher": pushes.c.pusher,
         "pushed_at": pushes.c.pushed_at,
         "snapshot": pushes.c.snapshot,

@@ -351,6 +351,7 @@ class Dispatcher:
             callback_url=callback_url,
             digest=claim.digest,
             media_type=claim.media_type,
+            images=tuple(claim.images or ()),
         )
         written = format_of(claim.payload_format, claim.template or "")
         return written, written.body(push), url_placeholders.fill(claim.hook_url, push)

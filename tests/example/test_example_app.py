@@ -60,9 +60,9 @@ def client(app: Flask) -> FlaskClient:
 
 
 @pytest.fixture
-def pushes(app: Flask) -> Iterator[list[dict[str, str]]]:
+def pushes(app: Flask) -> Iterator[list[dict[str, Any]]]:
     """What `image_pushed` told, in order."""
-    told: list[dict[str, str]] = []
+    told: list[dict[str, Any]] = []
 
     def remember(sender: Flask, **push: str) -> None:
         told.append(push)
@@ -509,7 +509,7 @@ def test_tag_that_cannot_be(client: FlaskClient) -> None:
     assert error_of(client.get("/v2/acme/app/tags/list")) == (404, "NAME_UNKNOWN")
 
 
-def test_manifest_before_its_content(client: FlaskClient, pushes: list[dict[str, str]]) -> None:
+def test_manifest_before_its_content(client: FlaskClient, pushes: list[dict[str, Any]]) -> None:
     """A manifest is taken only when the repository has all it names; until then nothing was pushed."""
     image = build_image({"a": b"a"})
     index = build_index([image])
@@ -668,20 +668,23 @@ def test_tags_of_no_repository(client: FlaskClient) -> None:
 # The signal
 
 
-def test_a_tag_put_is_one_push(client: FlaskClient, pushes: list[dict[str, str]]) -> None:
-    """Each tag put is told once, put again too; a manifest put by digest is not."""
-    image = build_image({"a": b"a"})
-    index = build_index([image])
+def test_a_tag_put_is_one_push(client: FlaskClient, pushes: list[dict[str, Any]]) -> None:
+    """Each tag put is told once, put again too; a manifest put by digest is not. An index names its images."""
+    images = [build_image({"a": b"a"}, architecture) for architecture in ("amd64", "arm64")]
+    index = build_index(images)
     push(client, index, "latest")
     push(client, index, "latest")
-    expected = {
+    push(client, images[0], "one")
+    of_index = {
         "repository": "acme/app",
         "tag": "latest",
         "digest": index.digest,
         "media_type": index.media_type,
+        "images": (images[0].digest, images[1].digest),
         "pusher": "alice",
     }
-    assert pushes == [expected, expected]
+    of_image = {"tag": "one", "digest": images[0].digest, "media_type": images[0].media_type, "images": ()}
+    assert pushes == [of_index, of_index, of_index | of_image]
 
 
 def test_signal_comes_after_everything(app: Flask, client: FlaskClient) -> None:
@@ -702,7 +705,7 @@ def test_signal_comes_after_everything(app: Flask, client: FlaskClient) -> None:
 # With skopeo
 
 
-def test_skopeo_copies_there_and_back(skopeo: Callable[..., str], tmp_path: Path, pushes: list[dict[str, str]]) -> None:
+def test_skopeo_copies_there_and_back(skopeo: Callable[..., str], tmp_path: Path, pushes: list[dict[str, Any]]) -> None:
     """An image copied there, again, with a second tag, and back is the same; each tag put was a push."""
     digest = build_layout(tmp_path / "there", build_image({"hello": b"world" * 100_000}))
     for tag in ("latest", "latest", "v1"):
@@ -716,7 +719,7 @@ def test_skopeo_copies_there_and_back(skopeo: Callable[..., str], tmp_path: Path
     ]  # fmt: skip
 
 
-def test_skopeo_copies_an_index(skopeo: Callable[..., str], tmp_path: Path, pushes: list[dict[str, str]]) -> None:
+def test_skopeo_copies_an_index(skopeo: Callable[..., str], tmp_path: Path, pushes: list[dict[str, Any]]) -> None:
     """A multi-platform image copied there and back is the same, and was one push; so is a moved one."""
     index = build_index([build_image({"a": b"a"}, name) for name in ("amd64", "arm64")])
     build_layout(tmp_path / "there", index)

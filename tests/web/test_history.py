@@ -130,7 +130,14 @@ def test_a_delivery_before_it_is_sent(host: Host) -> None:
     """A delivery appears in the history together with its push, with the request to be sent."""
     webhook = host.create(URL)
     pushed_at = datetime(2026, 3, 1, 12, 30, tzinfo=timezone(timedelta(hours=2)))
-    host.push(tag="1.0", digest="sha256:abc", media_type="application/json", pusher="carol", pushed_at=pushed_at)
+    images = [f"sha256:{number}" for number in range(101)]
+    described: dict[str, Any] = {
+        "digest": "sha256:abc",
+        "media_type": "application/json",
+        "pusher": "carol",
+        "pushed_at": pushed_at,
+    }
+    host.push(tag="1.0", images=images, **described)
     delivery = host.one_delivery(webhook)
     assert delivery == {
         "id": delivery["id"],
@@ -152,6 +159,7 @@ def test_a_delivery_before_it_is_sent(host: Host) -> None:
             "tag": "1.0",
             "digest": "sha256:abc",
             "media_type": "application/json",
+            "images": images[:100],
             "pusher": "carol",
             "pushed_at": "2026-03-01T10:30:00Z",
         },

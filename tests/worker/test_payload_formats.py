@@ -12,7 +12,7 @@ from flask_hubhooks.formats import FORMATS, dockerhub
 from flask_hubhooks.formats.template import MAX_BODY_BYTES
 from flask_hubhooks.records.models import Hook
 
-from ..formats.test_formats import DEPLOYED, DIGEST, INDEX
+from ..formats.test_formats import CHILD, DEPLOYED, DIGEST, INDEX
 from ..support import deployers
 from ..support.host import Host
 from ..support.receivers import Receiver
@@ -36,7 +36,7 @@ def create(host: Host, *hooks: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def push(host: Host) -> None:
-    host.push(tag="v1", digest=DIGEST, media_type=INDEX, pusher="alice")
+    host.push(tag="v1", digest=DIGEST, media_type=INDEX, pusher="alice", images=(CHILD,))
     host.deliver()
 
 
@@ -57,6 +57,15 @@ def test_receivers_read_what_arrives(host: Host, receiver: Receiver, payload_for
     for (rule, name), expected in DEPLOYED.items():
         if name == payload_format and rule != "Dokploy":  # it wants a User-Agent of its own
             assert deployers.RULES[rule](request.headers, request.body) == expected
+
+
+def test_images_of_an_index(host: Host, receiver: Receiver) -> None:
+    """`dockerhub-full` lists the images of an index, and of a single image its own digest."""
+    create(host, {"hook_url": receiver.url, "payload_format": "dockerhub-full"})
+    push(host)
+    host.push(digest=DIGEST)
+    host.deliver()
+    assert [json.loads(each.body)["push_data"]["images"] for each in receiver.requests] == [[CHILD], [DIGEST]]
 
 
 def test_dockerhub_is_the_documented_document(host: Host, receiver: Receiver) -> None:
