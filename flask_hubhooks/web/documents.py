@@ -204,7 +204,7 @@ class CallbackDocument(Document):
     state = Choice(CALLBACK_STATES, read="callback_state")
     description = Text(read="callback_description")
     context = Text(read="callback_context")
-    target_url = Text(read="callback_target_url")
+    target_url = Text("Often a URL, but receivers may send any text.", read="callback_target_url")
     received_at = Time(read="callback_at")
 
 

@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_load, validates_schema
 from marshmallow.validate import Length, OneOf, Range
@@ -32,7 +31,8 @@ MAX_NAME_LENGTH = 255
 """Characters of a webhook's name."""
 MAX_URL_LENGTH = 2048
 """Characters of a hook URL."""
-TARGET_URL_LIMIT = 2048
+MAX_DESCRIPTION_LENGTH, MAX_CONTEXT_LENGTH, MAX_TARGET_URL_LENGTH = 255, 100, 2048
+"""Characters of a callback's texts."""
 PAGE_SIZE, MAX_PAGE_SIZE = 25, 100
 """Entries of a page of the API."""
 
@@ -75,17 +75,6 @@ def pattern(text: str) -> None:
         check_pattern(text)
     except BadPattern as bad:
         raise ValidationError(str(bad)) from None
-
-
-def http_url(url: str) -> None:
-    """Refuse anything but "" and an http(s) URL."""
-    try:
-        usable = not url or (url.startswith(("http://", "https://")) and bool(urlsplit(url).hostname))
-    except ValueError:
-        usable = False
-    if not usable:
-        raise ValidationError("Must be an http(s) URL or empty.")
-    printable(url)
 
 
 class StrictBoolean(fields.Boolean):
@@ -355,23 +344,19 @@ class DeliveryPageSchema(Schema):
 
 
 class CallbackSchema(Schema):
-    """A callback as Docker Hub documented it. Unknown keys are ignored.
+    """A callback as Docker Hub documented it. Unknown keys are ignored, and null counts as absent.
 
-    It loads to a `Callback`.
+    It loads to a `Callback`. `target_url` need not be a URL: Jenkins without a root URL sends a relative path.
     """
 
     class Meta:
         unknown = EXCLUDE
 
     state = fields.String(required=True, validate=OneOf(CALLBACK_STATES))
-    description = fields.String(load_default="", validate=Length(max=255))
-    context = fields.String(load_default="", validate=Length(max=100))
-    target_url = fields.String(
-        load_default="",
-        validate=[Length(max=TARGET_URL_LIMIT), http_url],
-        metadata={"pattern": "^(https?://.+)?$"},
-    )
+    description = fields.String(load_default="", allow_none=True, validate=Length(max=MAX_DESCRIPTION_LENGTH))
+    context = fields.String(load_default="", allow_none=True, validate=Length(max=MAX_CONTEXT_LENGTH))
+    target_url = fields.String(load_default="", allow_none=True, validate=Length(max=MAX_TARGET_URL_LENGTH))
 
     @post_load
     def _as_callback(self, data: dict[str, Any], **_: Any) -> Callback:
-        return Callback(**{name: without_tokens(storable(text).encode()).decode() for name, text in data.items()})
+        return Callback(**{name: without_tokens(storable(text or "").encode()).decode() for name, text in data.items()})

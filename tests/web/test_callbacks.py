@@ -330,13 +330,6 @@ BAD = [
     ({"state": "success", "description": []}, "description", "Not a valid string"),
     ({"state": "success", "context": "c" * 101}, "context", "100"),
     ({"state": "success", "context": {}}, "context", "Not a valid string"),
-    ({"state": "success", "target_url": "ci.example.com"}, "target_url", "http(s) URL or empty"),
-    ({"state": "success", "target_url": "/builds/7"}, "target_url", "http(s) URL or empty"),
-    ({"state": "success", "target_url": "javascript:alert(1)"}, "target_url", "http(s) URL or empty"),
-    ({"state": "success", "target_url": "ftp://ci.example.com"}, "target_url", "http(s) URL or empty"),
-    ({"state": "success", "target_url": "http://"}, "target_url", "http(s) URL or empty"),
-    ({"state": "success", "target_url": "http://["}, "target_url", "http(s) URL or empty"),
-    ({"state": "success", "target_url": "https://ci.example.com/\n"}, "target_url", "control characters"),
     ({"state": "success", "target_url": f"https://ci.example.com/{'x' * 2048}"}, "target_url", "2048"),
     ({"state": "success", "target_url": 7}, "target_url", "Not a valid string"),
 ]
@@ -360,7 +353,7 @@ def test_bad_field(host: Host, callback: dict[str, Any], field: str, rule: str) 
 def test_several_bad_fields(host: Host) -> None:
     """All errors are reported at once."""
     _, payload = sent(host)
-    answer = host.call_back(payload, state="ok", description=LONG, context=LONG, target_url="x")
+    answer = host.call_back(payload, state="ok", description=LONG, context=LONG, target_url=[])
     assert set(answer.get_json()["errors"]) == {"state", "description", "context", "target_url"}
 
 
@@ -415,6 +408,36 @@ def test_limits_and_unknown_keys(host: Host) -> None:
     assert said.items() <= only(host, webhook)["callback"].items()
 
 
+@on_sqlite
+def test_null_and_a_byte_order_mark(host: Host) -> None:
+    """Optional fields that are null count as absent, and a byte order mark before the JSON is ignored."""
+    webhook, payload = sent(host)
+    body = json.dumps({"state": "success", "description": None, "context": None, "target_url": None})
+    assert host.client.post(callback_path(payload), data=b"\xef\xbb\xbf" + body.encode()).status_code == 200
+    shown = only(host, webhook)["callback"]
+    assert (shown["description"], shown["context"], shown["target_url"]) == ("", "", "")
+
+
+def test_jenkins_without_a_root_url(host: Host) -> None:
+    """Jenkins without a root URL posts a relative path as `target_url`: its state counts, and the chain goes on."""
+    with Receiver() as jenkins, Receiver() as second:
+        webhook = host.create(jenkins.url, second.url)
+        host.push()
+        host.deliver()
+        details = "dockerhub-webhook/details/0beec7b5ea3f0fdbc95d0dd47f3c5bc275da8a33"
+        body = {"state": "success", "description": "Build result SUCCESS", "context": "Jenkins", "target_url": details}
+        answer = host.client.post(
+            callback_path(jenkins.requests[0].body),
+            data=json.dumps(body, separators=(",", ":")),
+            content_type="application/json; charset=utf-8",
+        )
+        assert answer.status_code == 200
+        host.deliver()
+        assert len(second.requests) == 1
+    first = min(host.history(webhook), key=lambda each: int(each["position"]))
+    assert (first["state"], first["callback"]["target_url"]) == ("succeeded", details)
+
+
 @pytest.mark.parametrize("text", ["a\0b", "a\ud800b", "a\udfffb", "\0" * 255])
 def test_text_that_no_database_holds(host: Host, text: str) -> None:
     """NUL and lone surrogates in a callback are replaced, and break no database."""
@@ -426,9 +449,7 @@ def test_text_that_no_database_holds(host: Host, text: str) -> None:
 
 
 TEXT = st.text(st.characters(exclude_categories=[]), max_size=5) | st.sampled_from(["", "x" * 255, LONG, "c" * 101])
-URLS = st.sampled_from(
-    ["", "http://ci", "https://ci.example.com:8/a?b#c", "HTTP://ci", "//ci", "http://", "http://a b"]
-)
+URLS = st.sampled_from(["", "http://ci", "https://ci.example.com:8/a?b#c", "HTTP://ci", "//ci", "http://[", "x" * 2049])
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
     st.lists,
@@ -447,12 +468,9 @@ def callbacks(*odd: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]
 def is_good(callback: dict[str, Any]) -> bool:
     """Tell whether a callback is valid, by a second implementation of the rules."""
     texts = {"description": 255, "context": 100, "target_url": 2048}
-    url = callback.get("target_url", "")
-    return (
-        callback.get("state") in ("success", "failure", "error")
-        and all(isinstance(callback.get(name, ""), str) for name in texts)
-        and all(len(callback.get(name, "")) <= limit for name, limit in texts.items())
-        and (url == "" or url in ("http://ci", "https://ci.example.com:8/a?b#c", "http://a b"))
+    return callback.get("state") in ("success", "failure", "error") and all(
+        callback.get(name) is None or (isinstance(callback[name], str) and len(callback[name]) <= limit)
+        for name, limit in texts.items()
     )
 
 

@@ -869,6 +869,25 @@ def test_an_attempt_that_was_received(host: Host) -> None:
     assert "#1 ✓ HTTP 200" in text_of(Visitor(host).get(f"{webhook['id']}/history/{delivery['id']}/"))
 
 
+@pytest.mark.parametrize(
+    ("target_url", "linked"),
+    [
+        ("https://ci.example.com/7?a=b", True),
+        ("http://ci.example.com/7", True),
+        ("builds/7", False),
+        ("javascript:alert(1)", False),
+        ("//ci.example.com/7", False),
+    ],
+)
+def test_what_a_callback_links_to(filled: Filled, target_url: str, linked: bool) -> None:
+    """A callback's `target_url` is a link if it is an http(s) URL, and text otherwise."""
+    said = {"callback_state": "success", "callback_target_url": target_url, "callback_at": utcnow()}
+    filled.host.set_all(Delivery, **said)
+    shown = filled.ask(filled.owner, "GET", "delivery")
+    assert target_url in text_of(shown)
+    assert (f'href="{target_url}"' in shown.text) is linked
+
+
 def test_redelivering_what_cannot_be(host: Host) -> None:
     """If a delivery cannot be redelivered now, a page says why."""
     webhook = host.create(URL)
