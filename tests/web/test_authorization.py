@@ -481,6 +481,7 @@ def test_foreign_origins(world: World, base_url: str) -> None:
                 headers={"X-User": "alice", **headers},
             )
             assert answer.status_code == 403, (headers, rule, method)
+            assert "HUBHOOKS_EXTERNAL_URL" in answer.text and "ProxyFix" in answer.text  # for forms of our own
             refusals.add(bytes_of(answer))
     assert len(refusals) == 1
     assert world.everything() == before

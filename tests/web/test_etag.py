@@ -66,9 +66,9 @@ def test_of_what_was_made(owned: Owned) -> None:
     assert answer.headers["ETag"] == etag(owned, f"{answer.get_json()['id']}/")
 
 
-@pytest.mark.parametrize("header", ['"other"', "", "nonsense", "W/{}", "W/*", '"*"', ",", '"other", W/{}', "{}x"])
+@pytest.mark.parametrize("header", ['"other"', "", "nonsense", 'W/"other"', "W/*", '"*"', ",", "{}x"])
 def test_no_match(owned: Owned, path: str, header: str) -> None:
-    """Another version, or a weak tag of this one, changes nothing: 412."""
+    """Another version changes nothing: 412."""
     tag = etag(owned, path)
     for method in ("PATCH", "DELETE"):
         answer = owned(method, path, json=change(path, 1), headers={"If-Match": header.format(tag)})
@@ -76,9 +76,12 @@ def test_no_match(owned: Owned, path: str, header: str) -> None:
     assert etag(owned, path) == tag
 
 
-@pytest.mark.parametrize("header", ["*", "{}", '"other", {}', '{}, "other"', '"other",{}', None])
+@pytest.mark.parametrize("header", ["*", "{}", '"other", {}', '"other",{}, "another"', "W/{}", '"other", W/{}', None])
 def test_match(owned: Owned, path: str, header: str | None) -> None:
-    """The current version among others, `*`, and no If-Match at all let the change through."""
+    """The current version among others, `*`, and no If-Match at all let the change through.
+
+    So does the weak form of the version, which a proxy makes of it that compresses responses.
+    """
     headers = {} if header is None else {"If-Match": header.format(etag(owned, path))}
     assert owned("PATCH", path, json=change(path, 1), headers=headers).status_code == 200
     headers = {} if header is None else {"If-Match": header.format(etag(owned, path))}

@@ -469,6 +469,21 @@ def test_filters_that_find_nothing(owned: Owned) -> None:
         assert len(walk(owned, webhook, query | {"page_size": "50"})) == found, query
 
 
+def test_an_offset_that_was_typed(owned: Owned) -> None:
+    """A `+` of an offset that was typed as it is, which means a space in a query, is taken for the plus."""
+    webhook = owned.create(URL)
+    owned.push(pushed_at=datetime(2026, 3, 1, 1, 30, tzinfo=timezone.utc))
+    for query, found in (
+        ("since=2026-03-01T03:00:00+02:00", 1),
+        ("since=2026-03-01T04:00:00+02:00", 0),
+        ("since=2026-03-01+03:00:00+02:00&until=2026-03-01+04:00+02:00", 1),
+        ("since=2026-03-01+01:00", 1),
+        ("since=2026-03-01+03:00", 0),
+        ("since=2026-03-01T03:00:00%2B02:00", 1),
+    ):
+        assert len(owned.get(f"{webhook['id']}/history/?{query}")["results"]) == found, query
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
