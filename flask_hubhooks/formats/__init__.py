@@ -21,6 +21,7 @@ __all__ = [
     "Template",
     "format_of",
     "has_callback",
+    "has_digest",
 ]
 
 
@@ -76,3 +77,8 @@ def has_callback(payload_format: str, template: str | None) -> bool:
         return format_of(payload_format, template or "").has_callback
     except (BadTemplate, KeyError):
         return False
+
+
+def has_digest(payload_format: str) -> bool:
+    """Whether the bodies of a stored format carry the digest; False if only another version can write them."""
+    return payload_format in FORMATS and FORMATS[payload_format].has_digest

@@ -33,7 +33,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_column, relationship
 
 from ..dialects import UTCDateTime, time_ordered_uuid, utcnow
-from ..formats import DEFAULT_FORMAT, has_callback
+from ..formats import DEFAULT_FORMAT, has_callback, has_digest
 
 EVENT_ID_LIMIT = TEXT_LIMIT = 255
 """Characters of a text column in an index."""
@@ -182,6 +182,8 @@ class Hook(Base):
     payload_format: Mapped[str] = mapped_column(String(20), default=DEFAULT_FORMAT, server_default=DEFAULT_FORMAT)
     template: Mapped[str | None]
     """The JSON of the payload format `template`; None for all others."""
+    supersede: Mapped[bool | None]
+    """Whether a newer push of a tag supersedes older ones. None: if the payload format carries a digest."""
     failing_since: Mapped[datetime | None]
     failed_at: Mapped[datetime | None]
     """When the last attempt since `failing_since` failed, to the hour."""
@@ -199,6 +201,16 @@ class Hook(Base):
     def has_callback(self) -> bool:
         """Whether its requests carry a callback URL; otherwise it cannot call back."""
         return has_callback(self.payload_format, self.template)
+
+    @property
+    def supersedes(self) -> bool:
+        """Whether a newer push of a tag supersedes older ones at this hook."""
+        return superseding(self.supersede, self.payload_format)
+
+
+def superseding(supersede: bool | None, payload_format: str) -> bool:
+    """The meaning of `supersede`: by default true for payload formats that carry a digest."""
+    return has_digest(payload_format) if supersede is None else supersede
 
 
 class Push(Base):

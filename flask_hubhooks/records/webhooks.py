@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import EllipsisType
 from typing import Any
 
 from sqlalchemy import ColumnElement, func, select, update
@@ -41,13 +42,14 @@ class Refused(Exception):
 class HookWanted:
     """A hook that a webhook is to have: a present one by its `id`, or a new one by its URL.
 
-    None leaves a present hook's value as it is.
+    None leaves a present hook's value as it is, but for `supersede`, where None is the payload format's default.
     """
 
     hook_url: str | None = None
     id: int | None = None
     payload_format: str | None = None
     template: str | None = None
+    supersede: bool | EllipsisType | None = ...
 
 
 @dataclass(frozen=True)
@@ -213,6 +215,8 @@ def _set_hooks(session: Session, owner: Owner, webhook: Webhook, wanted: Sequenc
         if chosen != (hook.payload_format, hook.template):
             hook.payload_format, hook.template = chosen
             hook.failing_since = None
+        if not isinstance(each.supersede, EllipsisType):
+            hook.supersede = each.supersede
         hook.position = position
 
 

@@ -120,6 +120,7 @@ class HookDocument(Document):
     )  # both are shown, so that no host is taken for another
     payload_format = Choice(PAYLOAD_FORMATS)
     template = WritersText("The JSON of the payload format `template`. Null without write access.", null=True)
+    supersede = Flag("Whether a newer push of a tag supersedes older ones.", read="supersedes")
     hints = Nested(HintDocument, "Payload formats that suit the receiver better.", read=_hints, many=True)
     active = Flag(read="webhook.active")
     failing_since = Time(null=True)

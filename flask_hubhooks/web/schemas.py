@@ -155,6 +155,14 @@ class TemplateField(fields.String):
         super().__init__(allow_none=True, metadata={"maxLength": MAX_TEMPLATE_BYTES, "description": about})
 
 
+class SupersedeField(StrictBoolean):
+    """Whether a newer push of a tag supersedes older ones."""
+
+    def __init__(self) -> None:
+        about = "Whether a newer push of a tag supersedes older ones. Null: if the payload format carries a digest."
+        super().__init__(allow_none=True, metadata={"description": about})
+
+
 class HookSchema(Strict):
     """A hook of the webhook, or a new one.
 
@@ -166,6 +174,7 @@ class HookSchema(Strict):
     hook_url = HookURL()
     payload_format = PayloadFormat()
     template = TemplateField()
+    supersede = SupersedeField()
 
     @validates_schema
     def _is_known_or_new(self, data: Mapping[str, Any], **_: Any) -> None:
@@ -231,15 +240,19 @@ PATTERNS = fields.List(
 )
 
 
+OF_HOOK = ("payload_format", "template", "supersede")
+"""The fields of a hook that stand beside `hook_url` in a webhook with one hook."""
+
+
 class WebhookSchema(Strict):
     """A webhook, or the fields of one to change.
 
-    `hook_url` is short for `hooks` with one hook, which `payload_format` and `template` belong to.
+    `hook_url` is short for `hooks` with one hook, which the fields of `OF_HOOK` belong to.
     """
 
     json_schema: ClassVar = {
         "not": {"required": ["hook_url", "hooks"]},
-        "dependentRequired": {"payload_format": ["hook_url"], "template": ["hook_url"]},
+        "dependentRequired": {name: ["hook_url"] for name in OF_HOOK},
     }
     name = Stripped(required=True, validate=name, metadata={"minLength": 1, "maxLength": MAX_NAME_LENGTH} | _PRINTABLE)
     active = StrictBoolean()
@@ -250,13 +263,14 @@ class WebhookSchema(Strict):
     hook_url = HookURL()
     payload_format = PayloadFormat()
     template = TemplateField()
+    supersede = SupersedeField()
     hooks = fields.List(fields.Nested(HookSchema))
 
     @validates_schema
     def _has_hooks_once(self, data: Mapping[str, Any], **_: Any) -> None:
         if "hook_url" in data and "hooks" in data:
             raise ValidationError({"hook_url": ["Give either hook_url or hooks."]})
-        of_hook = data.keys() & {"payload_format", "template"}
+        of_hook = data.keys() & set(OF_HOOK)
         if of_hook and "hook_url" not in data:
             raise ValidationError({name: ["Give it with hook_url, or in hooks."] for name in of_hook})
         if of_hook and (fault := template_fault(data.get("payload_format", DEFAULT_FORMAT), data.get("template"))):
@@ -265,7 +279,7 @@ class WebhookSchema(Strict):
     @post_load
     def _as_chain(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
         if "hook_url" in data:
-            values = {name: data.pop(name) for name in ("hook_url", "payload_format", "template") if name in data}
+            values = {name: data.pop(name) for name in ("hook_url", *OF_HOOK) if name in data}
             data["hooks"] = [HookWanted(**values)]
         return data
 

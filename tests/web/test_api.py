@@ -85,6 +85,7 @@ def test_creates_with_one_url(host: Host) -> None:
         "host_unicode": "ci.example.com",
         "payload_format": "dockerhub",
         "template": None,
+        "supersede": False,
         "hints": [],
         "active": True,
         "failing_since": None,

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from flask_hubhooks.formats import PAYLOAD_FORMATS
+
 from ..support.host import Owned, problem
 
 URL = "https://ci.example.com/hook"
@@ -66,6 +68,7 @@ def test_changing_formats(owned: Owned) -> None:
         ({"payload_format": "template", "template": "{tag}"}, "template", "valid JSON"),
         ({"payload_format": "template", "template": '"{tagg}"'}, "template", "Unknown placeholder {tagg}"),
         ({"payload_format": "template", "template": f'"{"x" * 16384}"'}, "template", "at most 16384 bytes"),
+        ({"supersede": "yes"}, "supersede", "boolean"),
         ({"hook_url": "https://{tag}.example.com/"}, "hook_url", "only in its path and query"),
         ({"hook_url": "https://ci.example.com:{tag}/"}, "hook_url", "only in its path and query"),
         ({"hook_url": "https://ci.example.com/{nobody}"}, "hook_url", "Unknown placeholder {nobody}"),
@@ -87,10 +90,24 @@ def test_what_a_hook_may_not_be(owned: Owned, hook: dict[str, Any], field: str, 
         assert message in errors[field][0]
 
 
-@pytest.mark.parametrize("field", ["payload_format", "template"])
+@pytest.mark.parametrize("payload_format", PAYLOAD_FORMATS)
+def test_supersede(owned: Owned, payload_format: str) -> None:
+    """By default newer pushes supersede older ones where the payload has a digest; owners may choose."""
+    by_default = payload_format in ("dockerhub-full", "harbor", "distribution", "cloudevents")
+    template = TEMPLATE if payload_format == "template" else None
+    hook = {"hook_url": URL, "payload_format": payload_format, "template": template}
+    webhook = post(owned, **hook, supersede=not by_default)
+    path = f"{webhook['id']}/hooks/{webhook['hooks'][0]['id']}/"
+    assert webhook["hooks"][0]["supersede"] is not by_default
+    assert owned.patch(path, {"hook_url": f"{URL}/2"})["supersede"] is not by_default
+    assert owned.patch(path, {"supersede": None})["supersede"] is by_default
+    assert post(owned, name="other", hooks=[hook])["hooks"][0]["supersede"] is by_default
+
+
+@pytest.mark.parametrize("field", ["payload_format", "template", "supersede"])
 def test_a_format_needs_its_url(owned: Owned, field: str) -> None:
-    """At the top level a format belongs to `hook_url`, and an added hook has a URL."""
-    value = {"payload_format": "slack", "template": TEMPLATE}[field]
+    """At the top level the settings of a hook belong to `hook_url`, and an added hook has a URL."""
+    value = {"payload_format": "slack", "template": TEMPLATE, "supersede": True}[field]
     for hooks in ({}, {"hooks": [{"hook_url": URL}]}):
         assert list(problem(owned("POST", json={"name": "deploy", field: value} | hooks), 400)["errors"]) == [field]
     webhook = post(owned)

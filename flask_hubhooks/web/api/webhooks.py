@@ -32,7 +32,7 @@ from ..documents import (
 )
 from ..endpoints import Endpoint, api_url, require_match, version
 from ..problems import Problem, not_found
-from ..schemas import HookSchema, SecretSchema, TagFilterSchema, WebhookListSchema, WebhookSchema
+from ..schemas import OF_HOOK, HookSchema, SecretSchema, TagFilterSchema, WebhookListSchema, WebhookSchema
 from . import HOOK, WEBHOOK, WEBHOOKS
 
 WEBHOOK_DOCUMENT, HOOK_DOCUMENT = WebhookDocument(), HookDocument()
@@ -127,7 +127,7 @@ def read_webhook(call: Call, webhook_id: int) -> Webhook:
     WEBHOOK,
     summary="Change the given fields of a webhook",
     access="write",
-    body=WebhookSchema(partial=True, exclude=["hook_url", "payload_format", "template", "secret"]),
+    body=WebhookSchema(partial=True, exclude=["hook_url", *OF_HOOK, "secret"]),
     returns=WEBHOOK_DOCUMENT,
     etag=True,
     if_match=True,
@@ -184,7 +184,7 @@ def read_hook(call: Call, webhook_id: int, hook_id: int) -> Hook:
 @Endpoint(
     "PATCH",
     HOOK,
-    summary="Change the URL or payload format of a hook; its unsent deliveries use the new ones",
+    summary="Change the URL, payload format or other settings of a hook, also for its unsent deliveries",
     access="write",
     body=HookSchema(exclude=["id"]),
     returns=HOOK_DOCUMENT,
