@@ -305,7 +305,7 @@ def require_match(content: Mapping[str, Any]) -> None:
     """Raise 412 if the request's `If-Match` names another version of the document (RFC 9110)."""
     # A proxy that compresses makes our tag weak. It is a hash of the content, so the weak form names the same version.
     if "If-Match" in request.headers and not request.if_match.contains_weak(version(content)):
-        raise Problem(412, "It has changed since you read it. Read it again, then repeat your change.")
+        raise Problem(412, "This has changed since you read it. Read it again, then repeat your change.")
 
 
 def version(content: Any) -> str:
