@@ -164,7 +164,7 @@ class Webhook(Base):
 
 
 def final_callback(expect: bool | None, hooks: int) -> bool:
-    """The meaning of `expect_final_callback`: by default true for a chain and false for a single hook."""
+    """Whether the last hook is expected to call back: if `expect` is None, only in a chain."""
     return hooks > 1 if expect is None else expect
 
 

@@ -27,7 +27,7 @@ class RepositoryHasWebhooks(ValueError):
 
 
 def delete(session: Session, name: str, only: Collection[int] | None = None) -> int:
-    """Delete a repository's webhooks, and cancel all their unfinished deliveries, also those that await a callback.
+    """Delete a repository's webhooks, and cancel their unfinished deliveries, including those that await a callback.
 
     Those of webhooks that their owners deleted before are cancelled too. With `only`, webhooks with other ids are kept.
     Returns how many webhooks were deleted. Raises `ValueError` for what is not a repository name.

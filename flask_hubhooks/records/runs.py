@@ -30,7 +30,7 @@ RECENT_RUNS = 20
 
 
 def deciding_state(states: Iterable[Status]) -> Status:
-    """The state of the delivery that decides a run: the first that has not succeeded, if there is one."""
+    """Return the state that decides a run: that of the first delivery that has not succeeded, or else succeeded."""
     return next((state for state in states if state != Status.SUCCEEDED), Status.SUCCEEDED)
 
 

@@ -250,7 +250,7 @@ def template_fault(payload_format: str, template: str | None) -> str:
 
 
 def _kept(hooks: Sequence[Hook], wanted: Sequence[HookWanted]) -> list[Hook | None]:
-    """The present hook for each one that is wanted, by its id or else its URL; None for a new one."""
+    """Return the present hook for each wanted one, found by its id or else its URL; None if it is new."""
     left = {hook.id: hook for hook in hooks}
     kept: list[Hook | None] = [left.pop(each.id, None) if each.id is not None else None for each in wanted]
     errors = {

@@ -217,7 +217,7 @@ class Exchange:
             handle.setopt(pycurl.SSLKEY, os.fsencode(own[1]))
         self.route = (self.proxy, ca_bundle, own)
 
-    # During: what libcurl calls
+    # During: callbacks of libcurl
 
     def on_socket(self, purpose: int, address: Any) -> Any:
         """Open a socket for an address, unless it is forbidden or the request was sent already."""

@@ -132,7 +132,7 @@ class Loop:
     def _wake(self) -> None:
         if self._sleeping:
             self._sleeping = False
-            with suppress(OSError):  # it is full, so the loop wakes up anyway, or it is closed
+            with suppress(OSError):  # the socket is full, so the loop wakes up anyway, or closed
                 self._wakeup_writer.send(b"x")
 
     # The thread
@@ -382,7 +382,7 @@ class Loop:
         self._wakeup_writer.close()
 
     def _refuse_queued(self) -> None:
-        """Answer requests that came too late, on any thread."""
+        """Answer requests that were queued after the loop had stopped. Runs on any thread."""
         with suppress(IndexError):
             while True:
                 request, done, began, started_at = self._inbox.popleft()

@@ -166,7 +166,7 @@ class SupersedeField(StrictBoolean):
 class HookSchema(Strict):
     """A hook of the webhook, or a new one.
 
-    It loads to a `HookWanted`.
+    Loading it returns a `HookWanted`.
     """
 
     json_schema: ClassVar = {"minProperties": 1}

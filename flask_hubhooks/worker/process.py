@@ -147,10 +147,10 @@ class _DeliveryWorker(SimpleWorker):
         self._dispatcher.stop()
 
     def set_shutdown_requested_date(self) -> None:
-        """Do not write to Redis: in a signal handler, an error would interrupt what is being recorded."""
+        """Do not write to Redis, as RQ does: in a signal handler, an error would interrupt the recording of results."""
 
     def subscribe(self) -> None:
-        """Do not listen for RQ's commands: the thread would die with a traceback when Redis goes down."""
+        """Do not listen for RQ's commands: the listening thread would die with a traceback when Redis goes down."""
 
     def teardown(self) -> None:
         """Unregister with short time-outs: RQ's own connection would wait for a Redis that hangs."""

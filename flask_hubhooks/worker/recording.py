@@ -30,8 +30,8 @@ from .retry import Judgement, Verdict
 MIN_FAILED_DAYS = 5
 MAX_GAP = timedelta(days=3)
 """A webhook is disabled when one of its hooks has failed for 5 days (`GIVE_UP_AFTER`): attempts failed on at least 5
-days, none succeeded, and there was no gap of 3 days without an attempt. The retries of one delivery are two days apart
-at most, so a gap means that nothing was pushed, which says nothing about the receiver."""
+days, none succeeded, and there was no gap of 3 days without an attempt. Retries of one delivery are at most two days
+apart, so a longer gap means that nothing was pushed, not that the receiver is well."""
 FAILURE_NOTED_EVERY = timedelta(hours=1)
 """How often it is written that a hook is still failing."""
 
@@ -182,7 +182,7 @@ _HOOK_URLS = select(hooks.c.id, hooks.c.hook_url).where(one_of(hooks.c.id, "ids"
 
 
 def holds(claim: Claim, row: Any) -> bool:
-    """Whether a delivery is still as its claim left it."""
+    """Whether a claim is still valid: nothing has moved its delivery since."""
     return bool((row.lease_token, row.round, row.status) == (claim.lease_token, claim.round, Status.PENDING))
 
 
