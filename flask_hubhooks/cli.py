@@ -114,11 +114,11 @@ def orphans(delete: bool, yes: bool, force: bool) -> None:
     if state.handlers.repository_loader is None:
         raise click.ClickException("This command needs a repository_loader. Without one, every repository exists.")
     with state.reading() as session:
-        live = select(Webhook.repository, Webhook.name, Webhook.id).where(Webhook.deleted_id == 0)
-        webhooks = session.execute(live.order_by(Webhook.repository, Webhook.id)).all()
-    names = dict.fromkeys(webhook.repository for webhook in webhooks)
+        live = select(Webhook.scope, Webhook.name, Webhook.id).where(Webhook.deleted_id == 0)
+        webhooks = session.execute(live.order_by(Webhook.scope, Webhook.id)).all()
+    names = dict.fromkeys(webhook.scope for webhook in webhooks)
     missing = {name for name in names if state.details_for_push(name) is None}
-    found = [webhook for webhook in webhooks if webhook.repository in missing]
+    found = [webhook for webhook in webhooks if webhook.scope in missing]
     for webhook in found:
         click.echo("\t".join(map(str, webhook)))
     click.echo(f"hubhooks: {len(found)} of {len(webhooks)} webhooks have no repository", err=True)

@@ -11,14 +11,15 @@ from datetime import datetime
 from itertools import count, groupby
 from typing import Any
 
-from sqlalchemy import bindparam, event, exists, insert, select
+from sqlalchemy import event, exists, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, SessionTransaction
 
-from .dialects import CONFLICT_TRIES, DATABASE_AWAY, is_conflict, time_ordered_uuid, utcnow
+from .dialects import CONFLICT_TRIES, DATABASE_AWAY, is_conflict, one_of, time_ordered_uuid, utcnow
 from .formats import has_callback
 from .outages import explained
 from .records import transitions
+from .records.filters import stored_filter
 from .records.models import (
     EVENT_ID_LIMIT,
     TEXT_LIMIT,
@@ -32,7 +33,7 @@ from .records.models import (
     repository_key,
     webhooks,
 )
-from .records.tag_filter import stored_filter
+from .records.scopes import patterns_of
 from .registry import MAX_IMAGES, ImagePush, Repository, as_utc, storable
 from .signals import push_not_recorded, send_signal
 from .state import State, autocommits
@@ -103,10 +104,15 @@ class RecordedBefore(Exception):
 
 
 def _matching_chains(session: Session, push: ImagePush) -> list[list[Any]]:
-    """The hooks, in order, of each active webhook of the repository whose tag filter matches."""
-    active = session.execute(_ACTIVE_HOOKS, {"of_repository": push.repository})
+    """The hooks, in order, of each active webhook of the repository and its namespaces whose filters match."""
+    active = session.execute(_ACTIVE_HOOKS, {"scopes": [push.repository, *patterns_of(push.repository)]})
     chains = [list(chain) for _, chain in groupby(active, lambda row: row.webhook_id)]
-    return [chain for chain in chains if stored_filter(chain[0].tag_filter).matches(push.tag)]
+    return [
+        chain
+        for chain in chains
+        if stored_filter(chain[0].tag_filter).matches(push.tag)
+        and stored_filter(chain[0].repository_filter).matches(push.repository)
+    ]
 
 
 _HOOKS = (
@@ -115,16 +121,16 @@ _HOOKS = (
         hooks.c.id,
         hooks.c.payload_format,
         hooks.c.template,
+        webhooks.c.scope,
         webhooks.c.expect_final_callback,
         webhooks.c.tag_filter,
+        webhooks.c.repository_filter,
     )
     .join(webhooks, webhooks.c.id == hooks.c.webhook_id)
     .where(hooks.c.removed_at.is_(None))
     .order_by(hooks.c.webhook_id, hooks.c.position)
 )
-_ACTIVE_HOOKS = _HOOKS.where(
-    webhooks.c.repository == bindparam("of_repository"), webhooks.c.deleted_id == 0, webhooks.c.active
-)
+_ACTIVE_HOOKS = _HOOKS.where(one_of(webhooks.c.scope, "scopes"), webhooks.c.deleted_id == 0, webhooks.c.active)
 
 
 def record_test(
@@ -138,7 +144,7 @@ def record_test(
     chain = list(session.execute(_HOOKS.where(webhooks.c.id == webhook.id)))
     if not chain:
         return None
-    push = ImagePush(webhook.repository, TEST_TAG, pusher=pusher)
+    push = ImagePush(webhook.scope, TEST_TAG, pusher=pusher)
     return _record(session, push, details, [chain], Kind.TEST, None if whole_chain else 1)
 
 
@@ -156,12 +162,13 @@ def _record(
     """
     pushed_at = as_utc(push.pushed_at) if push.pushed_at else utcnow()
     push_id = _insert_push(session, push, pushed_at, details or Repository(is_private=True).snapshot(), kind)
-    of_push: dict[str, Any] = {
-        "push_id": push_id,
-        "repository_key": repository_key(push.repository),
-        "pushed_at": pushed_at,
-    }
-    rows = [of_push | row for chain in chains for row in _delivery_rows(chain, max_hooks, urgent=kind is Kind.TEST)]
+    keys = {scope: repository_key(scope) for scope in {chain[0].scope for chain in chains}}
+    of_push: dict[str, Any] = {"push_id": push_id, "pushed_at": pushed_at}
+    rows = [
+        of_push | {"repository_key": keys[chain[0].scope]} | row
+        for chain in chains
+        for row in _delivery_rows(chain, max_hooks, urgent=kind is Kind.TEST)
+    ]
     session.execute(_INSERT_DELIVERIES, rows)
     first: uuid.UUID = rows[0]["id"]
     return first
@@ -190,7 +197,7 @@ def recent_tags(session: Session, repository: str) -> list[str]:
     to_live_webhooks = exists().where(
         deliveries.c.push_id == recent.c.id,
         webhooks.c.id == deliveries.c.webhook_id,
-        webhooks.c.repository == repository,
+        webhooks.c.scope == repository,
         webhooks.c.deleted_id == 0,
     )
     tags = session.scalars(select(recent.c.tag).where(to_live_webhooks).order_by(recent.c.pushed_at.desc()))

@@ -44,7 +44,7 @@ def forget(host: Host, *names: str) -> Counter[str]:
 def live(host: Host) -> Counter[str]:
     """How many webhooks each repository has."""
     with host.writing() as session:
-        return Counter(session.scalars(select(Webhook.repository).where(Webhook.deleted_id == 0)))
+        return Counter(session.scalars(select(Webhook.scope).where(Webhook.deleted_id == 0)))
 
 
 def test_orphans_are_listed(host: Host) -> None:
@@ -69,7 +69,7 @@ def test_orphans_are_deleted(host: Host) -> None:
     assert (result.exit_code, "deleted 2 webhooks" in result.stderr) == (0, True), result.output
     assert "acme/app0" not in live(host) and live(host).total() == 18
     with host.writing() as session:
-        sent = session.execute(select(Webhook.repository, Delivery.status).join(Delivery.webhook)).all()
+        sent = session.execute(select(Webhook.scope, Delivery.status).join(Delivery.webhook)).all()
     assert Counter(map(tuple, sent)) == {("acme/app0", Status.CANCELLED): 2, ("acme/app1", Status.PENDING): 2}
     again = orphans(host, "--delete", "--yes")
     assert (again.exit_code, again.stdout) == (0, "")

@@ -44,7 +44,7 @@ def headers_of(secrets: SecretBox, webhook: Webhook) -> dict[str, str] | None:
 def encrypt_anew(state: State) -> tuple[int, list[str]]:
     """Encrypt the secrets of all webhooks with the newest key.
 
-    Returns how many webhooks that were, and those that could not be decrypted, as `repository: name`.
+    Returns how many webhooks that were, and those that could not be decrypted, as `scope: name`.
     """
     rotated, unreadable, last = 0, [], 0
     while True:
@@ -55,7 +55,7 @@ def encrypt_anew(state: State) -> tuple[int, list[str]]:
                 if _encrypt_anew(state.secrets, row):
                     rotated += 1
                 elif not row.deleted_id:  # nobody can give a deleted webhook a new secret, nor needs to
-                    unreadable.append(f"{row.repository}: {row.name}")
+                    unreadable.append(f"{row.scope}: {row.name}")
         if not rows:
             return rotated, unreadable
         last = rows[-1].id

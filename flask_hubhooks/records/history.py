@@ -148,9 +148,9 @@ def _filters(webhook: Webhook, wanted: Mapping[str, Any], order: Order) -> Itera
     if wanted["status"]:
         yield from _with_status(wanted["status"])
     if wanted["tag"] is not None:
-        yield from (Push.repository == webhook.repository, Push.tag == wanted["tag"])
+        yield from (Push.repository == webhook.scope, Push.tag == wanted["tag"])
     if wanted["pusher"] is not None:
-        yield from (Push.repository == webhook.repository, Push.pusher == wanted["pusher"])
+        yield from (Push.repository == webhook.scope, Push.pusher == wanted["pusher"])
     if wanted["since"]:
         yield order.pushed_at >= wanted["since"]
     if wanted["until"]:

@@ -100,7 +100,7 @@ class Base(DeclarativeBase):
 
 
 class Webhook(Base):
-    """A name and hooks for the pushes of one repository. Deleting keeps the row, and frees the name."""
+    """A name and hooks for the pushes of its scope. Deleting keeps the row, and frees the name."""
 
     __tablename__ = "hubhooks_webhook"
     __table_args__ = (
@@ -109,7 +109,7 @@ class Webhook(Base):
         *(
             Index(
                 f"uq_hubhooks_webhook_{column}",
-                "repository",
+                "scope",
                 column,
                 unique=True,
                 postgresql_where=text("deleted_id = 0"),
@@ -117,24 +117,27 @@ class Webhook(Base):
             )
             for column in ("name", "slug")
         ),
-        Index("ix_hubhooks_webhook_repository", "repository"),
+        Index("ix_hubhooks_webhook_scope", "scope"),
         Index(
             "ix_hubhooks_webhook_unsettled",
-            "repository",
+            "scope",
             postgresql_where=text("unsettled"),
             sqlite_where=text("unsettled = 1"),
         ),
     )
 
     id: Mapped[RowId] = mapped_column(primary_key=True)
-    repository: Mapped[str] = mapped_column(String(255))
+    scope: Mapped[str] = mapped_column(String(255))
+    """Its repository's name, or a pattern: `acme/*` for a namespace, `*` for the registry. See `scopes`."""
     name: Mapped[str] = mapped_column(String(255))
     slug: Mapped[str] = mapped_column(String(255))
     active: Mapped[bool] = mapped_column(default=True, server_default=true())
     expect_final_callback: Mapped[bool | None]
     """None: expected from chains, not from a single hook."""
     tag_filter: Mapped[str] = mapped_column(default="", server_default=text("''"))
-    """The patterns of `tag_filter.TagFilter`, separated by spaces."""
+    """The patterns of a `filters.Filter`, separated by spaces."""
+    repository_filter: Mapped[str] = mapped_column(default="", server_default=text("''"))
+    """The same for the names of repositories. Empty if the scope is a repository."""
     encrypted_secret: Mapped[bytes]
     encrypted_former_secret: Mapped[bytes | None]
     former_secret_until: Mapped[datetime | None]
@@ -289,9 +292,12 @@ class Delivery(Base):
     chain_length: Mapped[int]
     callback_expected: Mapped[bool]
     repository_key: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"))
-    """The `repository_key` of the repository's name at the time of the push: claims take turns by it."""
+    """The `repository_key` of the webhook's scope at the time of the push: claims take turns by it."""
     pushed_at: Mapped[datetime]
     """The push's time, by which the history is ordered."""
+    former_repository: Mapped[str | None] = mapped_column(String(255))
+    """The name of its repository, once that was deleted or has left the webhook's namespace. The push itself may have
+    another name since, and another repository may have this one."""
 
     round: Mapped[int] = mapped_column(default=1, server_default="1")
     status: Mapped[Status]
@@ -388,9 +394,9 @@ def same_run(one: Any, other: Any) -> ColumnElement[bool]:
     return and_(one.push_id == other.push_id, one.webhook_id == other.webhook_id)
 
 
-def repository_key(repository: str) -> int:
-    """A signed 64-bit hash of a repository's name: an index on it is smaller and faster than one on the name."""
-    return int.from_bytes(hashlib.blake2b(repository.encode(), digest_size=8).digest(), "big", signed=True)
+def repository_key(scope: str) -> int:
+    """A signed 64-bit hash of a scope: an index on it is smaller and faster than one on the text."""
+    return int.from_bytes(hashlib.blake2b(scope.encode(), digest_size=8).digest(), "big", signed=True)
 
 
 def copy_tables(metadata: MetaData) -> None:

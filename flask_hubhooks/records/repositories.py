@@ -75,7 +75,7 @@ def rename(session: Session, old: str, new: str) -> None:
         raise RepositoryHasWebhooks(f"{old!r} cannot be renamed: {new!r} has webhooks already; delete them first")
     # The webhooks come last: from then on claims correct pushes that are still recorded under the old name.
     _name_pushes(session, ids, new)
-    session.execute(update(webhooks).where(_belong_to(old)).values(repository=new, unsettled=True))
+    session.execute(update(webhooks).where(_belong_to(old)).values(scope=new, unsettled=True))
 
 
 def settle(session: Session) -> None:
@@ -84,12 +84,12 @@ def settle(session: Session) -> None:
     Workers call it, and it waits for no host: locked repositories are left for later. Once is enough, since claims
     correct or cancel what is recorded afterwards.
     """
-    names = select(webhooks.c.repository).where(webhooks.c.unsettled).distinct().limit(MAX_SETTLED)
+    names = select(webhooks.c.scope).where(webhooks.c.unsettled).distinct().limit(MAX_SETTLED)
     for name in session.scalars(names).all():
         if not try_lock_repository(session, name):
             continue
         unsettled = select(webhooks.c.id, webhooks.c.deleted_id, webhooks.c.disabled_reason)
-        rows = session.execute(unsettled.where(webhooks.c.unsettled, webhooks.c.repository == name)).all()
+        rows = session.execute(unsettled.where(webhooks.c.unsettled, webhooks.c.scope == name)).all()
         cancel_all(session, [each.id for each in rows if each.disabled_reason == REPOSITORY_DELETED])
         _name_pushes(session, [each.id for each in rows if not each.deleted_id], name)
         session.execute(update(webhooks).where(webhooks.c.id.in_([each.id for each in rows])).values(unsettled=False))
@@ -105,11 +105,11 @@ def _name_pushes(session: Session, webhook_ids: Sequence[int], name: str) -> Non
 
 def _belong_to(name: str) -> ColumnElement[bool]:
     """The webhooks of a repository, also those that its owners deleted; none of an earlier repository of that name."""
-    return (webhooks.c.repository == name) & (webhooks.c.disabled_reason != REPOSITORY_DELETED)
+    return (webhooks.c.scope == name) & (webhooks.c.disabled_reason != REPOSITORY_DELETED)
 
 
 def _live(session: Session, name: str) -> Sequence[int]:
-    live = select(webhooks.c.id).where(webhooks.c.repository == name, webhooks.c.deleted_id == 0)
+    live = select(webhooks.c.id).where(webhooks.c.scope == name, webhooks.c.deleted_id == 0)
     return session.scalars(live).all()
 
 

@@ -85,7 +85,7 @@ def page(session: Session, webhook: Webhook, wanted: Mapping[str, Any], size: in
 
 def _filters(webhook: Webhook, wanted: Mapping[str, Any]) -> Iterator[ColumnElement[bool]]:
     if wanted["tag"]:
-        yield from (Push.repository == webhook.repository, Push.tag == wanted["tag"])
+        yield from (Push.repository == webhook.scope, Push.tag == wanted["tag"])
     if wanted["outcome"] == "succeeded":  # the last hook is called when all before it have succeeded
         yield and_(Delivery.status == Status.SUCCEEDED, Delivery.position == Delivery.chain_length - 1)
     elif wanted["outcome"]:

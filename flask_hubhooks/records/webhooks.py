@@ -22,6 +22,7 @@ from .cancelling import cancel_hook, cancel_webhook
 from .credentials import headers_of
 from .locks import lock_unsent
 from .models import Hook, Webhook, webhooks
+from .scopes import is_pattern
 
 MAX_SLUG = 200
 _OTHER_THAN_LETTERS = re.compile(r"-+")
@@ -54,17 +55,17 @@ class HookWanted:
 
 @dataclass(frozen=True)
 class Owner:
-    """The user who changes webhooks, their repository, and the limits that apply."""
+    """The user who changes webhooks, the webhooks' scope, and the limits that apply."""
 
     name: str
-    repository: str
+    scope: str
     config: Config
     secrets: SecretBox
 
 
-def live(repository: str) -> ColumnElement[bool]:
-    """The webhooks of a repository that are not deleted."""
-    return (Webhook.repository == repository) & (Webhook.deleted_id == 0)
+def live(scope: str) -> ColumnElement[bool]:
+    """The webhooks of a scope that are not deleted."""
+    return (Webhook.scope == scope) & (Webhook.deleted_id == 0)
 
 
 def create(session: Session, owner: Owner, wanted: Mapping[str, Any]) -> tuple[Webhook, str]:
@@ -72,13 +73,13 @@ def create(session: Session, owner: Owner, wanted: Mapping[str, Any]) -> tuple[W
 
     Returns it with its secret, which cannot be read again. Raises `Refused` if the name is taken or a limit exceeded.
     """
-    lock_repository(session, owner.repository)
-    count = session.scalar(select(func.count()).select_from(Webhook).where(live(owner.repository))) or 0
+    lock_repository(session, owner.scope)
+    count = session.scalar(select(func.count()).select_from(Webhook).where(live(owner.scope))) or 0
     if count >= owner.config.max_webhooks:
-        raise Refused({"name": [f"This repository has {count} webhooks, the maximum. Delete one first."]})
+        raise Refused({"name": [f"There are {count} webhooks already, the maximum. Delete one first."]})
     secret = wanted.get("secret") or new_secret()
     webhook = Webhook(
-        repository=owner.repository,
+        scope=owner.scope,
         active=True,
         disabled_reason="",
         encrypted_secret=owner.secrets.encrypt(secret),
@@ -93,7 +94,7 @@ def create(session: Session, owner: Owner, wanted: Mapping[str, Any]) -> tuple[W
 
 
 def edit(session: Session, owner: Owner, webhook: Webhook, wanted: Mapping[str, Any]) -> None:
-    """Change `name`, `active`, `expect_final_callback`, `tag_filter`, `headers` and `hooks`, as far as they are given.
+    """Change `name`, `active`, `expect_final_callback`, filters, `headers` and `hooks`, as far as they are given.
 
     The transaction has locked the repository. `hooks` are all hooks in order: those that are missing are removed.
     Pausing cancels unsent deliveries; activating again forgets how long hooks have been failing. Raises `Refused` as
@@ -135,6 +136,8 @@ def _change(session: Session, owner: Owner, webhook: Webhook, wanted: Mapping[st
         _rename(session, webhook, wanted["name"])
     if "tag_filter" in wanted:
         webhook.tag_filter = " ".join(wanted["tag_filter"])
+    if "repository_filter" in wanted:
+        webhook.repository_filter = _repository_filter(webhook.scope, wanted["repository_filter"])
     if "expect_final_callback" in wanted:
         webhook.expect_final_callback = wanted["expect_final_callback"]
     if "headers" in wanted:
@@ -179,12 +182,27 @@ def _set_headers(owner: Owner, webhook: Webhook, wanted: Mapping[str, str | None
         webhook.encrypted_headers = owner.secrets.encrypt(request_headers.as_text(headers)) if headers else None
 
 
+def _repository_filter(scope: str, patterns: Sequence[str]) -> str:
+    """The filter as it is stored, if each pattern can match a repository of the scope."""
+    if patterns and not is_pattern(scope):
+        raise Refused({"repository_filter": ["Only webhooks of a namespace or of the registry have this filter."]})
+    first = scope[:-1]  # what all names begin with
+    errors = {}
+    for index, pattern in enumerate(patterns):
+        literal = re.split(r"[*?\[]", pattern.removeprefix("!"))[0]
+        if not (literal.startswith(first) or (first.startswith(literal) and literal != pattern.removeprefix("!"))):
+            errors[index] = [f"Matches no repository of {scope}: their names begin with {first!r}."]
+    if errors:
+        raise Refused({"repository_filter": errors})
+    return " ".join(patterns)
+
+
 def _rename(session: Session, webhook: Webhook, name: str) -> None:
     others = session.execute(
-        select(Webhook.name, Webhook.slug).where(live(webhook.repository), Webhook.id != webhook.id)
+        select(Webhook.name, Webhook.slug).where(live(webhook.scope), Webhook.id != webhook.id)
     ).all()
     if any(each.name == name for each in others):
-        raise Refused({"name": ["This repository already has a webhook with this name."]})
+        raise Refused({"name": ["There is already a webhook with this name."]})
     webhook.name = name
     webhook.slug = _slug(name, {each.slug for each in others})
 

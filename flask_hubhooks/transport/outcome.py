@@ -23,7 +23,7 @@ class Request:
     """The transport sets Host, Content-Length, Transfer-Encoding, Connection and Proxy-Authorization itself, and
     ignores them here."""
     repository: str = ""
-    """The repository it is sent for: none may use up the threads that resolve names."""
+    """The repository or namespace it is sent for: none may use up the threads that resolve names."""
 
 
 class Concern(Enum):

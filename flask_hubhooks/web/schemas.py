@@ -15,10 +15,18 @@ from ..crypto.signing import MAX_SECRET_BYTES, MIN_SECRET_BYTES, SECRET_PREFIX, 
 from ..formats import DEFAULT_FORMAT, PAYLOAD_FORMATS, url_placeholders
 from ..formats.template import MAX_TEMPLATE_BYTES
 from ..records.callbacks import Callback
+from ..records.filters import (
+    PATTERN_LIMIT,
+    PATTERNS_LIMIT,
+    REPOSITORY_PATTERN,
+    TAG_PATTERN,
+    BadPattern,
+    check_repository_pattern,
+    check_tag_pattern,
+)
 from ..records.models import DOCKER_WORDS, NUMBER_LIMIT, Status
 from ..records.request_headers import HEADERS_LIMIT, NAME_LIMIT, VALUE_LIMIT, BadHeader, check_name, check_value
 from ..records.runs import OUTCOMES
-from ..records.tag_filter import PATTERN, PATTERN_LIMIT, PATTERNS_LIMIT, BadPattern, check_pattern
 from ..records.webhooks import HookWanted, template_fault
 from ..registry import as_utc, storable
 from ..state import current_state
@@ -69,10 +77,18 @@ def name(text: str) -> None:
     printable(text)
 
 
-def pattern(text: str) -> None:
+def tag_pattern(text: str) -> None:
     """Refuse a pattern that no tag can match."""
     try:
-        check_pattern(text)
+        check_tag_pattern(text)
+    except BadPattern as bad:
+        raise ValidationError(str(bad)) from None
+
+
+def repository_pattern(text: str) -> None:
+    """Refuse a pattern that no repository can match."""
+    try:
+        check_repository_pattern(text)
     except BadPattern as bad:
         raise ValidationError(str(bad)) from None
 
@@ -234,9 +250,12 @@ SECRET = {
     "minLength": len(SECRET_PREFIX) + 4 * math.ceil(MIN_SECRET_BYTES / 3),
     "maxLength": len(SECRET_PREFIX) + 4 * math.ceil(MAX_SECRET_BYTES / 3),
 }
-PATTERNS = fields.List(
-    fields.String(validate=pattern, metadata={"pattern": f"^{PATTERN.pattern}$", "maxLength": PATTERN_LIMIT}),
-    validate=Length(max=PATTERNS_LIMIT),
+TAG_FILTER, REPOSITORY_FILTER = (
+    fields.List(
+        fields.String(validate=check, metadata={"pattern": f"^{pattern.pattern}$", "maxLength": PATTERN_LIMIT}),
+        validate=Length(max=PATTERNS_LIMIT),
+    )
+    for check, pattern in ((tag_pattern, TAG_PATTERN), (repository_pattern, REPOSITORY_PATTERN))
 )
 
 
@@ -257,7 +276,8 @@ class WebhookSchema(Strict):
     name = Stripped(required=True, validate=name, metadata={"minLength": 1, "maxLength": MAX_NAME_LENGTH} | _PRINTABLE)
     active = StrictBoolean()
     expect_final_callback = StrictBoolean(allow_none=True)
-    tag_filter = PATTERNS
+    tag_filter = TAG_FILTER
+    repository_filter = REPOSITORY_FILTER
     headers = HeadersField()
     secret = fields.String(validate=secret, metadata=SECRET)
     hook_url = HookURL()
@@ -306,7 +326,7 @@ class RecoverSchema(Strict):
 class TagFilterSchema(Strict):
     """A filter to try."""
 
-    tag_filter = PATTERNS
+    tag_filter = TAG_FILTER
 
 
 class PageSchema(Strict):

@@ -44,6 +44,7 @@ from ..records.chains import Changes, advance
 from ..records.locks import lock_free, lock_waiting
 from ..records.models import UNDER_WAY, Kind, deliveries, hooks, pushes, webhooks
 from ..records.repositories import settle
+from ..records.scopes import has_pattern
 from ..records.transitions import URGENT_S
 
 LEASE_S = 60.0
@@ -81,6 +82,8 @@ class Claim(NamedTuple):
     """Only while requests are signed with it too."""
     encrypted_headers: bytes | None
     kind: Kind
+    scope: str
+    """The webhook's, whose owners are the tenant."""
     repository: str
     tag: str
     digest: str
@@ -211,7 +214,8 @@ def _read(delivery: Any) -> Any:
         "encrypted_former_secret": case((webhooks.c.former_secret_until > _now, webhooks.c.encrypted_former_secret)),
         "encrypted_headers": webhooks.c.encrypted_headers,
         "kind": pushes.c.kind,
-        "repository": webhooks.c.repository,
+        "scope": webhooks.c.scope,
+        "repository": case((has_pattern, pushes.c.repository), else_=webhooks.c.scope),
         "tag": pushes.c.tag,
         "digest": pushes.c.digest,
         "media_type": pushes.c.media_type,
@@ -225,7 +229,7 @@ def _read(delivery: Any) -> Any:
         *((fields[name] if name in fields else delivery[name]).label(name) for name in Claim._fields),
         switched_off.label("switched_off"),
         (delivery.give_up_at <= _now).label("gave_up"),
-        and_(webhooks.c.deleted_id == 0, pushes.c.repository != webhooks.c.repository).label("misnamed"),
+        and_(webhooks.c.deleted_id == 0, ~has_pattern, pushes.c.repository != webhooks.c.scope).label("misnamed"),
     ).where(hooks.c.id == delivery.hook_id, webhooks.c.id == delivery.webhook_id, pushes.c.id == delivery.push_id)
 
 
@@ -254,18 +258,20 @@ _EXPIRE = (
 )
 
 _of_renamed = (
-    select(webhooks.c.repository)
+    select(webhooks.c.scope)
     .join(deliveries, deliveries.c.webhook_id == webhooks.c.id)
     .where(deliveries.c.push_id == pushes.c.id, webhooks.c.deleted_id == 0)
     .limit(1)
 )
-_unlocked = select(pushes.c.id).where(one_of(pushes.c.id, "ids"))
+_of_pattern = exists().where(deliveries.c.push_id == pushes.c.id, webhooks.c.id == deliveries.c.webhook_id, has_pattern)
+_unlocked = select(pushes.c.id).where(one_of(pushes.c.id, "ids"), ~_of_pattern)
 _RENAME = (
     update(pushes)
     .where(pushes.c.id.in_(_unlocked.with_for_update(skip_locked=True, key_share=True)))
     .values(repository=_of_renamed.scalar_subquery())
 )
-"""For pushes that were recorded under the former name while their repository was renamed."""
+"""For pushes that were recorded under the former name while their repository was renamed. Those that a namespace's
+webhook got, too, keep that name: the namespace may have lost the repository, and must not learn its new name."""
 
 
 def anything_due(session: Session) -> bool:

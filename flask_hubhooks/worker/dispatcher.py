@@ -322,7 +322,7 @@ class Dispatcher:
             self._done.put(Result(claim, url, shown_headers, stored_body, outcome, judgement, written.has_callback))
             self._send_more()
 
-        return Request(url, body, own | headers, claim.repository), done
+        return Request(url, body, own | headers, claim.scope), done
 
     def _payload(self, claim: Claim, token: str) -> tuple[Format, bytes, str]:
         """Return the payload format, body and URL of a delivery's request."""

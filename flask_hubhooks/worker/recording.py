@@ -148,13 +148,13 @@ def _lock_repositories(session: Session, failed: Sequence[Result]) -> tuple[froz
     candidates |= {row.webhook_id for row in session.execute(_FAILING_TOO_LONG, which)}
     if not candidates:
         return frozenset(), frozenset()
-    repository_of = {row.id: row.repository for row in session.execute(_LIVE, {"ids": list(candidates)})}
+    repository_of = {row.id: row.scope for row in session.execute(_LIVE, {"ids": list(candidates)})}
     free = {each for each in sorted(set(repository_of.values())) if try_lock_repository(session, each)}
     may_disable = frozenset(each for each, repository in repository_of.items() if repository in free)
     return may_disable, frozenset(repository_of) - may_disable
 
 
-_LIVE = select(webhooks.c.id, webhooks.c.repository).where(one_of(webhooks.c.id, "ids"), webhooks.c.deleted_id == 0)
+_LIVE = select(webhooks.c.id, webhooks.c.scope).where(one_of(webhooks.c.id, "ids"), webhooks.c.deleted_id == 0)
 _FAILING_TOO_LONG = select(hooks.c.id, hooks.c.webhook_id, hooks.c.hook_url, hooks.c.failing_since).where(
     one_of(hooks.c.id, "ids"),
     hooks.c.failing_since <= bindparam("failing_before", type_=UTCDateTime),

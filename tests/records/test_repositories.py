@@ -136,9 +136,9 @@ def test_twice_is_as_once(host: Host, what: Callable[[Host], None]) -> None:
     what(host)
     sent(host)
     what(host)
-    before = [stored(host, each) for each in (Webhook.last_updated, Webhook.repository, Delivery.finished_at)]
+    before = [stored(host, each) for each in (Webhook.last_updated, Webhook.scope, Delivery.finished_at)]
     what(host)
-    assert [stored(host, each) for each in (Webhook.last_updated, Webhook.repository, Delivery.finished_at)] == before
+    assert [stored(host, each) for each in (Webhook.last_updated, Webhook.scope, Delivery.finished_at)] == before
 
 
 # Renaming
@@ -214,7 +214,7 @@ def test_deleted_webhooks_come_along(host: Host) -> None:
     host.api("DELETE", f"acme/app/webhooks/{webhook['id']}/")
     host.create(URL)
     rename(host)
-    assert stored(host, Webhook.repository) == ["acme/app", "acme/new", "acme/new"]
+    assert stored(host, Webhook.scope) == ["acme/app", "acme/new", "acme/new"]
 
 
 @pytest.mark.parametrize("renamed", [False, True])
@@ -439,13 +439,13 @@ def test_no_name(host: Host, name: Any, why: str) -> None:
 def test_commits_with_the_host(either: Host, what: Callable[[Host], None]) -> None:
     """A rollback of the host undoes the change."""
     sent(either)
-    before = [stored(either, each) for each in (Webhook.repository, Webhook.deleted_id, Push.repository)]
+    before = [stored(either, each) for each in (Webhook.scope, Webhook.deleted_id, Push.repository)]
     with either.app.app_context():
         either.hubhooks.repository_deleted("acme/app")
         either.db.session.rollback()
         either.hubhooks.repository_renamed("acme/app", "acme/new")
         either.db.session.rollback()
-    assert [stored(either, each) for each in (Webhook.repository, Webhook.deleted_id, Push.repository)] == before
+    assert [stored(either, each) for each in (Webhook.scope, Webhook.deleted_id, Push.repository)] == before
 
 
 def test_by_signal(host: Host) -> None:

@@ -446,7 +446,7 @@ class Registry(RuleBasedStateMachine):
     def rows_are_as_expected(self) -> None:
         check_rows(self.host, self.model)
         with self.host.writing() as session:
-            names = set(session.scalars(select(webhooks.c.repository).where(webhooks.c.deleted_id == 0)))
+            names = set(session.scalars(select(webhooks.c.scope).where(webhooks.c.deleted_id == 0)))
         assert names <= {self.repository}
 
     def teardown(self) -> None:

@@ -47,7 +47,7 @@ ELSEWHERE = (
     "Must not be blank.",
     "Not a valid cursor. Use the one in next or previous.",
     "Not a valid integer.",
-    "This repository already has a webhook with this name.",
+    "There is already a webhook with this name.",
     "This webhook has no such hook, or the hook is listed twice.",
 )
 """What pages show that no such call holds: messages of marshmallow's, and those of our own in mappings."""

@@ -14,8 +14,8 @@ import pytest
 from sqlalchemy import event, func, select
 
 from flask_hubhooks import ImagePush
+from flask_hubhooks.records.filters import PATTERN_LIMIT, PATTERNS_LIMIT, Filter, check_tag_pattern
 from flask_hubhooks.records.models import Attempt, Delivery, Push
-from flask_hubhooks.records.tag_filter import PATTERN_LIMIT, PATTERNS_LIMIT, TagFilter, check_pattern
 
 from ..support.host import Host
 from ..support.marks import URL, MakeHost, on_sqlite
@@ -123,8 +123,8 @@ PATTERNS = ["*a" * 63 + "b", "*?" * 63 + "b", "*" * 127 + "b", "*[ab]" * 25 + "c
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_hostile_globs(pattern: str) -> None:
     """No combination of pattern and tag takes long to match."""
-    check_pattern(pattern[:PATTERN_LIMIT])
-    tag_filter = TagFilter([pattern[:PATTERN_LIMIT]] * (PATTERNS_LIMIT // 2) + [f"!{pattern[:127]}"] * 10)
+    check_tag_pattern(pattern[:PATTERN_LIMIT])
+    tag_filter = Filter([pattern[:PATTERN_LIMIT]] * (PATTERNS_LIMIT // 2) + [f"!{pattern[:127]}"] * 10)
     began = time.process_time()
     for tag in ("a" * 128, "ab" * 64, "a" * 127 + "c"):
         tag_filter.matches(tag)

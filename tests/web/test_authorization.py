@@ -435,7 +435,7 @@ def test_the_authorizer_is_asked_with_the_name_as_it_is(host: Host) -> None:
         answer = host.api("POST", f"acme/{spelled}/webhooks/", json={"name": f"{number}", "hook_url": URL})
         if answer.status_code == 201:
             with host.writing() as session:
-                stored = session.scalars(select(Webhook.repository).order_by(Webhook.id.desc())).first()
+                stored = session.scalars(select(Webhook.scope).order_by(Webhook.id.desc())).first()
             assert {stored} == set(asked), spelled
     host.hubhooks.authorizer(authorize)
     assert host.api("GET", "bob/app/webhooks/", user="bob").get_json()["count"] == 0

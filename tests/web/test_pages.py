@@ -189,7 +189,7 @@ def test_creating(filled: Filled) -> None:
 @pytest.mark.parametrize(
     ("name", "urls", "message"),
     [
-        ("deploy", [URL], "already has a webhook with this name"),
+        ("deploy", [URL], "already a webhook with this name"),
         ("", [URL], "Must not be blank"),
         ("bad\x07", [URL], "not contain control characters"),
         ("x" * 256, [URL], "Longer than maximum length"),

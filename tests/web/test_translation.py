@@ -231,7 +231,7 @@ def test_forms_in_chinese(host: Host) -> None:
 
 TYPED = {"name": "b", "hook_url": "https://ci.example.com/", "hook_id": ""}
 WRONG: list[tuple[dict[str, str], str]] = [
-    ({"name": "a"}, "此仓库已有同名的 Webhook。"),
+    ({"name": "a"}, "已有同名的 Webhook。"),
     ({"name": ""}, "不能为空。"),
     ({"name": "a\0b"}, "不能包含控制字符。"),
     ({"hook_url": ""}, "请填写接收推送的 URL。"),

@@ -328,7 +328,7 @@ def test_deleting_keeps_the_rows(standing: Host, owned: Owned) -> None:
         assert found == [Status.CANCELLED] * 2
     assert owned.get()["count"] == 0
     with standing.writing() as session:
-        assert len(session.scalars(select(Webhook).where(Webhook.repository == owned.repository)).all()) == 3
+        assert len(session.scalars(select(Webhook).where(Webhook.scope == owned.repository)).all()) == 3
 
 
 # Slugs

@@ -15,8 +15,8 @@ from sqlalchemy.orm import Session, selectinload
 from ...dialects import lock_repository, utcnow
 from ...outbox import recent_tags
 from ...records import credentials, webhooks
+from ...records.filters import Filter
 from ...records.models import ID_LIMIT, Hook, Webhook
-from ...records.tag_filter import TagFilter
 from ...records.webhooks import HookWanted, Refused, live
 from ..authorization import Call
 from ..documents import (
@@ -108,7 +108,7 @@ class MatchingTags:
 )
 def match_tags(call: Call, query: dict[str, Any]) -> MatchingTags:
     """Try a filter, which need not belong to any webhook yet, on the repository's recent tags."""
-    tag_filter = TagFilter(query["tag_filter"])
+    tag_filter = Filter(query["tag_filter"])
     with call.state.reading() as session:
         tags = recent_tags(session, call.repository)
     return MatchingTags(

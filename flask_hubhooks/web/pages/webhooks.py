@@ -14,8 +14,8 @@ from ...formats import dockerhub
 from ...outbox import recent_tags
 from ...records import runs, webhooks
 from ...records.credentials import FORMER_SECRET_TTL
+from ...records.filters import BadPattern, Filter, check_tag_pattern
 from ...records.models import Webhook
-from ...records.tag_filter import BadPattern, TagFilter, check_pattern
 from ...records.webhooks import Refused, live
 from ...worker.masking import MASKED
 from ..api import webhooks as api
@@ -110,7 +110,7 @@ def _edit(call: Call, webhook: dict[str, Any], form: WebhookForm, status: int = 
     with call.state.reading() as session:
         tags = recent_tags(session, call.repository)
     patterns = [each for each in form.patterns() if _is_pattern(each)]
-    matches = TagFilter(patterns).matches
+    matches = Filter(patterns).matches
     return page(
         call,
         "edit.html",
@@ -124,7 +124,7 @@ def _edit(call: Call, webhook: dict[str, Any], form: WebhookForm, status: int = 
 
 def _is_pattern(text: str) -> bool:
     try:
-        check_pattern(text)
+        check_tag_pattern(text)
     except BadPattern:
         return False
     return True

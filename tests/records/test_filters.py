@@ -1,4 +1,4 @@
-"""Tag filters: which tags they let through, and that no pattern stalls or breaks them."""
+"""Filters: which tags they let through, and that no pattern stalls or breaks them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_hubhooks.records.tag_filter import (
+from flask_hubhooks.records.filters import (
     PATTERN_LIMIT,
     PATTERNS_LIMIT,
     BadPattern,
-    TagFilter,
-    check_pattern,
+    Filter,
+    check_tag_pattern,
     stored_filter,
 )
 
@@ -28,7 +28,7 @@ any_tags = st.text(TAG_SIGNS, min_size=1, max_size=TAG_LIMIT)
 
 def allowed(pattern: str) -> bool:
     try:
-        check_pattern(pattern)
+        check_tag_pattern(pattern)
     except BadPattern:
         return False
     return True
@@ -58,7 +58,7 @@ patterns = st.text("abm19_.-*?[]!", min_size=1, max_size=10).filter(allowed)
 )
 def test_matches(wanted: list[str], through: list[str], out: list[str]) -> None:
     """A tag passes if a pattern includes it, or none includes any, and none excludes it; order is irrelevant."""
-    for tag_filter in (TagFilter(wanted), TagFilter(wanted[::-1]), stored_filter(" ".join(wanted))):
+    for tag_filter in (Filter(wanted), Filter(wanted[::-1]), stored_filter(" ".join(wanted))):
         assert [tag for tag in through + out if tag_filter.matches(tag)] == through
 
 
@@ -66,7 +66,7 @@ def test_matches(wanted: list[str], through: list[str], out: list[str]) -> None:
 def test_agrees_with_fnmatch(pattern: str, tag: str) -> None:
     """A pattern matches as `fnmatchcase` does, and with `!` the opposite."""
     excluded = pattern.startswith("!")
-    assert TagFilter([pattern]).matches(tag) is (fnmatchcase(tag, pattern.removeprefix("!")) is not excluded)
+    assert Filter([pattern]).matches(tag) is (fnmatchcase(tag, pattern.removeprefix("!")) is not excluded)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_agrees_with_fnmatch(pattern: str, tag: str) -> None:
 )
 def test_stars_in_a_row(pattern: str, tag: str) -> None:
     """Consecutive stars count as one, except within brackets."""
-    assert TagFilter([pattern]).matches(tag) is fnmatchcase(tag, pattern)
+    assert Filter([pattern]).matches(tag) is fnmatchcase(tag, pattern)
 
 
 @given(wanted=st.lists(patterns, max_size=5), tag=tags)
@@ -82,14 +82,14 @@ def test_agrees_with_its_own_rule(wanted: list[str], tag: str) -> None:
     """Patterns combine: any including pattern must match if there is one, and no excluding one may."""
     including = [fnmatchcase(tag, each) for each in wanted if each[0] != "!"]
     excluding = [fnmatchcase(tag, each[1:]) for each in wanted if each[0] == "!"]
-    assert TagFilter(wanted).matches(tag) is ((not including or any(including)) and not any(excluding))
+    assert Filter(wanted).matches(tag) is ((not including or any(including)) and not any(excluding))
 
 
 @given(pattern=st.text(st.characters(), max_size=140) | st.text("a!*?[]-^&|~\\", max_size=12), tag=any_tags)
 def test_total(pattern: str, tag: str) -> None:
     """Any text is either refused as a pattern, or matches tags without an error or a warning."""
     if allowed(pattern):
-        assert TagFilter([pattern]).matches(tag) in (True, False)
+        assert Filter([pattern]).matches(tag) in (True, False)
 
 
 @given(tag=any_tags)
@@ -98,9 +98,9 @@ def test_every_tag_can_be_said(tag: str) -> None:
     if tag[0] in ".-":
         assert not allowed(tag)
         return
-    check_pattern(tag)
-    assert TagFilter([tag]).matches(tag)
-    assert not TagFilter([f"!{tag}"]).matches(tag)
+    check_tag_pattern(tag)
+    assert Filter([tag]).matches(tag)
+    assert not Filter([f"!{tag}"]).matches(tag)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_odd_brackets(pattern: str) -> None:
 )
 def test_brackets(pattern: str, tag: str) -> None:
     """Brackets hold characters, ranges, and a final hyphen."""
-    assert allowed(pattern) and TagFilter([pattern]).matches(tag)
+    assert allowed(pattern) and Filter([pattern]).matches(tag)
 
 
 def test_length() -> None:
@@ -138,7 +138,7 @@ def test_length() -> None:
 def test_worst_cases(part: str) -> None:
     """The longest filter of backtracking patterns is decided instantly for the longest tags."""
     pattern = (part * PATTERN_LIMIT)[: PATTERN_LIMIT - 1] + "b"
-    tag_filter = TagFilter([pattern] * PATTERNS_LIMIT)
+    tag_filter = Filter([pattern] * PATTERNS_LIMIT)
     before = process_time()
     for tag in ("a" * 255, "a" * 254 + "c", "ab" * 127, "-" * 255):
         tag_filter.matches(tag)
