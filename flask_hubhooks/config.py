@@ -217,11 +217,11 @@ class Config:
     queue: str = _key("hubhooks", _queue, "1 to 64 letters, digits, '_' or '-'")
     """The RQ queue, and the prefix of our other Redis keys."""
     concurrency: int = _number(1000, 65_536)
-    """Requests that one worker process has in flight at most, besides some that have hung for long."""
+    """How many requests a worker process has in flight, not counting some that have waited for more than a second."""
     allowed_networks: tuple[IPv4Network | IPv6Network, ...] = _key(
         (), _list_of(_network), "a list of networks without host bits, such as ['10.0.0.0/8', 'fd00::/8']"
     )
-    """Networks that are not public and that hooks may reach all the same; a cloud's metadata address only as a /32."""
+    """Networks that hooks may reach although they are not public; a cloud's metadata address counts only as a /32."""
     allowed_hosts: tuple[str, ...] = _key(
         (),
         _list_of(_host_pattern),

@@ -147,7 +147,7 @@ def raising_locked() -> Iterator[None]:
 
 
 class Locked(Exception):
-    """Another transaction has locked what this one needs. A host's may last long, so nobody waits for it."""
+    """Another transaction has locked rows that this one needs. We do not wait for it: a host's may last long."""
 
 
 def lock_repository(session: Session, repository: str) -> None:

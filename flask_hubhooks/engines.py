@@ -20,7 +20,8 @@ OWN_WAIT_S, LOADER_WAIT_S = 30.0, 5.0
 """How long our transactions and loaders wait for a connection. Without a loader a push lacks its details."""
 
 ISOLATION_LEVEL: Final = "READ COMMITTED"
-"""The level of our own transactions on PostgreSQL, whatever the host's: they lock the rows that they depend on."""
+"""The isolation level of our own transactions on PostgreSQL, whatever level the host uses: they lock the rows that they
+depend on."""
 
 
 class _OwnEngine(OptionEngine):

@@ -79,8 +79,8 @@ class HubHooks(Blueprint):
     def push(self, push: ImagePush) -> None:
         """Record that a tag was pushed to the current app's registry, and call its webhooks.
 
-        Errors of hubhooks itself are logged, not raised. Raises `RuntimeError` outside of an app context, and with
-        `join_session` whatever flushing the host's session raises.
+        Errors of hubhooks itself are logged, not raised. Raises `RuntimeError` outside of an app context. With
+        `join_session`, it flushes the host's session, and raises the errors of that.
         """
         state = current_state()
         if self._join_session:

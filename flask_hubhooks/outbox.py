@@ -138,8 +138,8 @@ def record_test(
 ) -> uuid.UUID | None:
     """Record a test push for one webhook; returns the id of its first delivery, or None if it has no hooks.
 
-    A test is sent for a paused webhook too, and whatever its tag filter. It calls the first hook only, unless it is
-    asked for the `whole_chain`.
+    A test ignores the tag filter, and is sent for a paused webhook too. It calls only the first hook, or the
+    `whole_chain`.
     """
     chain = list(session.execute(_HOOKS.where(webhooks.c.id == webhook.id)))
     if not chain:

@@ -172,7 +172,7 @@ class State:
         """End a transaction that the block begins in the host's session only to read.
 
         The host's authorizer and loader leave it open, and on SQLite its lock may keep our own transaction waiting. On
-        PostgreSQL it harms nobody and stays open. So does a transaction that was open before, or that has written:
+        PostgreSQL it does no harm and stays open. So does a transaction that was open before, or that has written:
         these are the host's to end. After an exception it stays open too: no transaction of ours follows, and a
         response that the authorizer raised or returned may still use what it loaded.
         """

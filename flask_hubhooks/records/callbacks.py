@@ -35,7 +35,7 @@ class Callback:
 
 
 def lock_called_back(session: Session, delivery_id: uuid.UUID) -> Row[Any] | None:
-    """Lock a delivery for `decide` and return what that needs of it; None if it does not exist.
+    """Lock a delivery for `decide` and return the columns that `decide` needs; None if it does not exist.
 
     Raises `Locked` if another transaction has locked it.
     """
@@ -74,8 +74,8 @@ def decide(session: Session, delivery: Row[Any], round_: int, callback: Callback
     """Let a callback decide the delivery that `lock_called_back` returned.
 
     A token of the current round proves that a request of this round was begun, so a pending delivery is decided too:
-    real receivers call back before they answer, or although they answer with an error. That ends the retries, and the
-    hook is no longer failing. If no callback was expected, it proves receipt whatever its state, and fails nothing.
+    real receivers call back before they answer, or even if they answer with an error. That ends the retries, and the
+    hook no longer counts as failing. If no callback was expected, one of any state proves receipt, and fails nothing.
 
     Raises `CallbackRefused`: 409 for another state or an earlier round, 410 if the delivery has ended or its webhook
     was deleted. A delivery that awaited its callback when its webhook was deleted can still be decided, until its

@@ -126,7 +126,7 @@ def _runs(session: Session, deliveries: Sequence[Delivery]) -> dict[int, list[De
 
 @dataclass(frozen=True)
 class Order:
-    """The columns that pages are ordered by: the push's if its indexes of tags and pushers are used."""
+    """The columns that order the pages: those of the push when its indexes by tag or pusher are used."""
 
     pushed_at: InstrumentedAttribute[datetime]
     push_id: InstrumentedAttribute[int]

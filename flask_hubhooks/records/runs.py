@@ -123,7 +123,7 @@ def recent(session: Session, webhooks: Sequence[Webhook]) -> dict[int, list[RunS
 
 
 def _latest_of(webhook: Webhook) -> Any:
-    """All deliveries of its latest pushes, since part of a run has no outcome."""
+    """Select all deliveries of a webhook's latest pushes, since the outcome of a run depends on all of them."""
     columns = deliveries.c
     pushed = (
         select(columns.pushed_at, columns.push_id)

@@ -102,8 +102,8 @@ class Transport:
             return self._loop
 
     def close(self) -> None:
-        """Stop the thread. Requests in flight are answered first, as nobody's fault; a later one starts a new
-        thread."""
+        """Stop the thread. Requests in flight get an outcome first, one that is held against nobody. A later request
+        starts a new thread."""
         with self._lock:
             loop, self._loop = self._loop, None
         if loop:

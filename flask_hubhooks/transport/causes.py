@@ -107,7 +107,7 @@ def _status_line(status_code: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What is known of an exchange that ended without a response."""
+    """What we know about an exchange that ended without a response."""
 
     code: int
     """libcurl's."""

@@ -91,7 +91,7 @@ class Proxy:
 
 @dataclass(frozen=True)
 class Settings:
-    """What is the same for all exchanges of a transport."""
+    """The settings that all exchanges of a transport share."""
 
     egress: Egress
     connect_timeout_s: float
@@ -242,7 +242,7 @@ class Exchange:
     def on_ready(self, *ends: Any) -> Any:
         """Let the request be sent once.
 
-        libcurl would send it again if a kept connection closes without a response. By then nobody can tell whether the
+        libcurl would send it again if a kept connection closes without a response. By then we cannot tell whether the
         receiver has acted on it (RFC 9110 section 9.2.2). So nothing is sent on a kept connection that was closed while
         it was idle, which libcurl does not always notice.
         """

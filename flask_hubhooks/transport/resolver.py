@@ -1,12 +1,12 @@
-"""Resolves host names on daemon threads, so that nobody waits longer for a name than they want to.
+"""Resolves host names on daemon threads, so that a request can stop waiting for a name at its deadline.
 
 `socket.getaddrinfo` has no time-out. A thread that hangs in it is abandoned when its deadline is over, and does not
 keep the process from ending. Requests that need the same name at the same time share a lookup, and its result is
 remembered for a few seconds, so that the name of a busy receiver is not looked up again and again.
 
 Names that never resolve must not use up the threads. A quarter of the threads is reserved for repositories that have
-none yet. Of the rest a repository may have half as many as are still free: a quarter of all threads while nobody else
-has any, and fewer the more the others have.
+none yet. Of the others, a repository may use at most half as many as are free: a quarter of all threads if it is alone,
+and fewer if other repositories use some.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ def deliver_due() -> None:
     """
     with _app().app_context():
         state = current_state()
-        with state.redis_outage.watched():  # without Redis deliveries go out all the same
+        with state.redis_outage.watched():  # without Redis, deliveries are still sent
             forget_wake(state)
         if state not in dispatchers:
             dispatchers[state] = Dispatcher(state)

@@ -6,10 +6,10 @@
   failure, because a registry that retags 500 tags must not flood a small receiver.
 - Repository: repositories take turns, and so do the hooks of each. While others wait, a repository may use at most a
   quarter of the worker's limit.
-- Breakers: a hook whose path gives no answer, or 502, 503 or 504, three times in a row is sent nothing for a while. So
-  are all hooks of a host that could not be connected to three times in a row. Then a single request probes. For a host,
-  any connection counts as a success.
-- Urgent deliveries, tests and redeliveries that a person waits for, are sent at once, up to `MAX_URGENT` of a hook.
+- Breakers: if a hook answers with 502, 503 or 504, or not at all, three times in a row, it is sent nothing for a while.
+  So are all hooks of a host that could not be connected to three times in a row. Then a single request probes. For a
+  host, any connection counts as a success.
+- Urgent deliveries (tests and redeliveries that a person waits for) are sent at once, up to `MAX_URGENT` per hook.
 """
 
 from __future__ import annotations

@@ -185,7 +185,7 @@ class _Log(logging.Logger):
 
 
 class _Beat:
-    """Checks every second, on its own thread, which servers are up and whether deliveries are due that nobody sends."""
+    """Checks every second, on its own thread, which servers are up, and whether due deliveries are left unsent."""
 
     worker: _DeliveryWorker | None = None
     """The one that is running."""

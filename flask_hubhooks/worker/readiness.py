@@ -39,7 +39,7 @@ def await_servers(state: State, *, patient: bool = True) -> None:
 
 
 def await_redis(state: State) -> None:
-    """Wait until Redis, which has answered before, answers again, whatever its errors are meanwhile."""
+    """Wait until a Redis that has answered before answers again, whatever errors it raises meanwhile."""
     _await(state.redis_outage, state.redis.ping, lambda fault: False)
 
 
@@ -59,7 +59,7 @@ def _refused(fault: Exception) -> bool:
     """Return whether the server is up and refuses us, so that waiting does not help."""
     if isinstance(fault, RedisError | OSError):
         return isinstance(fault, AuthenticationError | ResponseError | FileNotFoundError | PermissionError)
-    if isinstance(getattr(fault, "orig", None), sqlite3.Error):  # a file: nobody is going to start it
+    if isinstance(getattr(fault, "orig", None), sqlite3.Error):  # a file cannot come up later, unlike a server
         return "locked" not in str(fault)
     return not isinstance(fault, DATABASE_AWAY) or bool(_REFUSED.search(str(fault)))
 
