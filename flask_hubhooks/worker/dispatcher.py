@@ -56,7 +56,8 @@ MAX_WAIT_S = 5.0
 """How long a claim may wait for its turn before it is released: so pausing or deleting a webhook takes effect within
 this time. A lease (60 s) also covers the deadline, the margin, and the deadline of a request before it."""
 MIN_CLAIM, MAX_CLAIM = 64, 1024
-"""Deliveries of one claim. It follows how many were completed since the last one: they are to be sent soon."""
+"""Deliveries of one claim: twice as many as were completed since the last one, since they are to be sent soon, and at
+least half of the last claim's limit, since a claim of a few costs nearly as much as one of hundreds."""
 MAX_CLAIMED = 8192
 """Deliveries that the process has claimed in all: those in flight, also to receivers that hang, and those waiting."""
 BUSY = 0.7
@@ -137,6 +138,7 @@ class Dispatcher:
         """Claims that were added to the limits, and neither collected nor withdrawn yet."""
         self._capacity = MAX_CLAIM
         self._measured_at, self._measured_cpu_s = monotonic(), process_time()
+        self._claim_limit = MIN_CLAIM
         self._completed = 0
         """Claims completed since the dispatcher last asked for more."""
         self._claim_not_before = self._sweep_not_before = self._withdraw_not_before = 0.0
@@ -220,7 +222,7 @@ class Dispatcher:
             announce(self._state, expired)
 
     def _claim(self) -> None:
-        limit = max(MIN_CLAIM, min(MAX_CLAIM, 2 * self._completed))
+        limit = max(MIN_CLAIM, self._claim_limit // 2, min(2 * self._completed, MAX_CLAIM))
         running_low = (
             self._turns.more_due and self._limits.soon_done <= limit
         )  # claim more while the last results are recorded
@@ -231,6 +233,7 @@ class Dispatcher:
         with self._writing() as session:
             taken, changes = claims.claim(session, limit, self._limits.excluded(self._measure_capacity()), self._turns)
         self._completed = 0
+        self._claim_limit = limit
         self._claim_not_before = monotonic() + max(POLL_S, monotonic() - began)
         self._unfinished += len(taken)
         for claim in taken:

@@ -2,8 +2,8 @@
 
 - Worker: at most `concurrency` requests are in flight. A request that is slow, in flight for more than a second, no
   longer counts, up to `SLOW_FACTOR` times as many requests or what the limit of open files allows.
-- Hook: a hook's limit starts at one request in flight, grows by one with each success, and falls to one after a
-  failure, because a registry that retags 500 tags must not flood a small receiver.
+- Hook: a hook's limit starts at one request in flight, grows by one with each success up to `MAX_PER_HOOK`, and falls
+  to one after a failure, because a registry that retags 500 tags must not flood a small receiver.
 - Repository: repositories take turns, and so do the hooks of each. While others wait, a repository may use at most a
   quarter of the worker's limit.
 - Breakers: if a hook answers with 502, 503 or 504, or not at all, three times in a row, it is sent nothing for a while.
@@ -27,6 +27,9 @@ from .claims import MAX_URGENT, Claim
 
 SLOW_S = 1.0
 SLOW_FACTOR = 4
+MAX_PER_HOOK = 100
+"""The highest limit of a hook. Servers queue 128 to 511 new connections, as a rule. Those beyond are dropped without an
+answer, and connect a second later."""
 MIN_SHARE = 2
 """Deliveries that a succeeding hook may hold at least, in flight or waiting here."""
 FORGET_S = 10.0
@@ -275,7 +278,7 @@ class Limits:
             hook.breaker.succeeded()
         elif outcome.concern is Concern.HOOK:
             hook.breaker.failed()
-        hook.limit = min(hook.limit + 1, self._max_in_flight) if received else 1
+        hook.limit = min(hook.limit + 1, MAX_PER_HOOK) if received else 1
 
     def _hook_of(self, claim: Claim) -> _Hook:
         key = (claim.hook_id, claim.hook_url)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -111,7 +111,21 @@ def test_many_that_hang(make_host: Callable[..., Host], monkeypatch: pytest.Monk
     assert len(stored(host, Status.SUCCEEDED)) == 11
 
 
-def test_cap_falls(host: Host) -> None:
+def test_limit_of_a_hook(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hook's limit grows no further than what servers queue of new connections."""
+    monkeypatch.setattr(limits, "MAX_PER_HOOK", 4)
+    gate = Gate()
+    with Receiver(*[200] * 20, gate) as receiver:
+        push_to(host, receiver.url, 40)
+        with running(host):
+            receiver.wait_for(24)
+            sleep(0.3)
+            assert len(receiver.requests) == 24
+            gate.opened.set()
+    assert len(receiver.requests) == 40
+
+
+def test_limit_falls(host: Host) -> None:
     """After a failure nothing more is sent to a hook until all its requests in flight are answered."""
     failing, good = Gate(500), Gate()
     with Receiver(200, 200, 200, 200, failing, good) as receiver, Receiver() as other:
