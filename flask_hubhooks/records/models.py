@@ -187,6 +187,8 @@ class Hook(Base):
     """The JSON of the payload format `template`; None for all others."""
     supersede: Mapped[bool | None]
     """Whether a newer push of a tag supersedes older ones. None: if the payload format carries a digest."""
+    tls: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True))
+    """A `transport.tls.TLS` of the hook's own, without what is empty; None for the default."""
     failing_since: Mapped[datetime | None]
     failed_at: Mapped[datetime | None]
     """When the last attempt since `failing_since` failed, to the hour."""
@@ -367,6 +369,8 @@ class Attempt(Base):
     response_headers: Mapped[list[list[str]]] = mapped_column(JSON)
     response_body: Mapped[bytes]
     response_truncated: Mapped[bool]
+    certificate: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """A `transport.tls.Certificate` of the receiver that was refused."""
 
     delivery: Mapped[Delivery] = relationship(back_populates="attempts")
 

@@ -17,6 +17,7 @@ from ..crypto.secret_box import SecretBox
 from ..crypto.signing import new_secret
 from ..dialects import lock_repository, utcnow
 from ..formats import DEFAULT_FORMAT, BadTemplate, Template
+from ..transport.tls import DEFAULT_TLS, TLS
 from . import request_headers
 from .cancelling import cancel_hook, cancel_webhook
 from .credentials import headers_of
@@ -51,6 +52,7 @@ class HookWanted:
     payload_format: str | None = None
     template: str | None = None
     supersede: bool | EllipsisType | None = ...
+    tls: TLS | None = None
 
 
 @dataclass(frozen=True)
@@ -221,6 +223,7 @@ def _set_hooks(session: Session, owner: Owner, webhook: Webhook, wanted: Sequenc
         raise Refused({"hooks": [f"A webhook may have at most {owner.config.max_hooks} hooks."]})
     kept = _kept(webhook.hooks, wanted)
     formats = _formats(kept, wanted)
+    _check_tls(kept, wanted)
     for hook in [each for each in webhook.hooks if each not in kept]:
         cancel_hook(session, hook, "The hook was removed from the webhook.")
         hook.removed_at = utcnow()
@@ -235,6 +238,8 @@ def _set_hooks(session: Session, owner: Owner, webhook: Webhook, wanted: Sequenc
             hook.failing_since = None
         if not isinstance(each.supersede, EllipsisType):
             hook.supersede = each.supersede
+        if each.tls is not None and each.tls != tls_of(hook):
+            hook.tls, hook.failing_since = each.tls.content() or None, None
         hook.position = position
 
 
@@ -265,6 +270,27 @@ def template_fault(payload_format: str, template: str | None) -> str:
     except BadTemplate as bad:
         return str(bad)
     return ""
+
+
+def _check_tls(kept: Sequence[Hook | None], wanted: Sequence[HookWanted]) -> None:
+    errors = {}
+    for index, (known, each) in enumerate(zip(kept, wanted, strict=True)):
+        tls = each.tls if each.tls is not None else tls_of(known) if known else DEFAULT_TLS
+        url = each.hook_url or (known.hook_url if known else "")
+        if fault := tls_fault(url, tls):
+            errors[index] = {"tls": [fault]}
+    if errors:
+        raise Refused({"hooks": errors})
+
+
+def tls_of(hook: Hook) -> TLS:
+    return TLS(**hook.tls) if hook.tls else DEFAULT_TLS
+
+
+def tls_fault(hook_url: str, tls: TLS) -> str:
+    """Why a hook cannot have these TLS settings with its URL; "" if it can."""
+    encrypted = hook_url.lower().startswith("https:")
+    return "" if encrypted or tls == DEFAULT_TLS else "Only a hook URL that begins with https:// can have it."
 
 
 def _kept(hooks: Sequence[Hook], wanted: Sequence[HookWanted]) -> list[Hook | None]:

@@ -13,14 +13,12 @@ import re
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from enum import IntEnum
-from typing import NamedTuple
 
 import pycurl
-from cryptography import x509
-from cryptography.x509.oid import NameOID
 
 from .egress import PUBLIC_ONLY
 from .outcome import Concern
+from .tls import DEFAULT_TLS, TLS, Certificate, shortened
 
 _SEE_LOG = "See the receiver's log."
 _CHECK_WORKER = "Check the worker and its machine."
@@ -133,8 +131,9 @@ class Failure:
     """OpenSSL's code for why it refused the certificate."""
     tunnel_status: int | None = None
     """The proxy's response to CONNECT."""
-    certificate: bytes = b""
-    """The receiver's, as PEM."""
+    certificate: Certificate | None = None
+    """The receiver's, if it was refused."""
+    tls: TLS = DEFAULT_TLS
 
 
 def explain(failure: Failure) -> tuple[str, Concern]:
@@ -145,7 +144,8 @@ def explain(failure: Failure) -> tuple[str, Concern]:
         return _proxy_failure(failure), Concern.NOBODY
     if failure.ready:
         return _failure_after_sending(failure), Concern.HOOK
-    return _failure_before_sending(failure), Concern.HOST
+    own = failure.tls != DEFAULT_TLS and failure.connected
+    return _failure_before_sending(failure), Concern.HOOK if own else Concern.HOST
 
 
 def _our_fault(failure: Failure) -> str:
@@ -154,7 +154,7 @@ def _our_fault(failure: Failure) -> str:
         return f"{os.strerror(failure.error_number)}. {_CHECK_WORKER}"
     if failure.code == pycurl.E_OUT_OF_MEMORY:
         return f"Out of memory. {_CHECK_WORKER}"
-    if failure.code in (pycurl.E_SSL_CERTPROBLEM, pycurl.E_SSL_CACERT_BADFILE):
+    if failure.code == pycurl.E_SSL_CERTPROBLEM or (failure.code == pycurl.E_SSL_CACERT_BADFILE and not failure.tls.ca):
         return (
             "TLS failed: our own certificate files cannot be used. The operator must check HUBHOOKS_CLIENT_CERTIFICATE "
             "and HUBHOOKS_CA_BUNDLE."
@@ -209,8 +209,15 @@ def _failure_before_sending(failure: Failure) -> str:
             found = re.search(r"verify result: ([\w ,/-]+) \(", failure.message)
             reason = found[1].strip().lower() if found else ""
             code = failure.verify_result if found else _Code.WRONG_HOST  # which libcurl checks, not OpenSSL
-            refused = certificate_refused(code, reason, failure.host, read_certificate(failure.certificate))
+            refused = certificate_refused(code, reason, failure.host, failure.certificate, failure.tls)
             return f"TLS failed: {refused}"
+        case pycurl.E_SSL_PINNEDPUBKEYNOTMATCH:
+            return (
+                f"TLS failed: the key of {failure.host} is not the one that is pinned at the hook. If the receiver has "
+                "a new key, pin that one."
+            )
+        case pycurl.E_SSL_CACERT_BADFILE:
+            return "TLS failed: the authorities that are set at the hook cannot be used. Set others."
         case pycurl.E_SSL_CONNECT_ERROR:
             closed = (
                 "connection closed during the handshake. Check that the port speaks TLS, and that the receiver serves "
@@ -284,8 +291,6 @@ def lookup_failed(host: str, reason: str) -> str:
 
 
 # Certificates that were refused
-#
-# A receiver may write anything into its certificate, so its texts are shown shortened and without control characters.
 
 MAX_CERTIFICATE_TEXT = 40
 """Characters of each text of a certificate that are shown."""
@@ -308,47 +313,7 @@ _UNKNOWN_ISSUER = (2, 20, 21)
 """Codes for an issuer that is neither in the chain nor among the authorities."""
 
 
-class Certificate(NamedTuple):
-    """The fields of a receiver's own certificate; all texts are safe to show."""
-
-    names: tuple[str, ...]
-    """At most one more than are shown."""
-    issuer: str
-    """Common name and organization, if it has them."""
-    not_before: datetime
-    not_after: datetime
-
-
-def read_certificate(pem: bytes) -> Certificate | None:
-    """Return the fields of a certificate; None if it is malformed."""
-    try:
-        parsed = x509.load_pem_x509_certificate(pem)
-        try:
-            extension = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-            names = [str(each.value) for each in extension.value if isinstance(each, x509.DNSName | x509.IPAddress)]
-        except x509.ExtensionNotFound:
-            names = []
-        oids = (NameOID.COMMON_NAME, NameOID.ORGANIZATION_NAME)
-        issuer = [str(found[0].value) for oid in oids if (found := parsed.issuer.get_attributes_for_oid(oid))]
-        return Certificate(
-            _safe_texts(names)[: MAX_CERTIFICATE_NAMES + 1],
-            ", ".join(_safe_texts(issuer)),
-            parsed.not_valid_before_utc,
-            parsed.not_valid_after_utc,
-        )
-    except Exception:  # of any kind, since a receiver may send anything
-        return None
-
-
-def _safe_texts(texts: list[str]) -> tuple[str, ...]:
-    """Return each text once, printable and shortened, without those that are empty then."""
-    limit = MAX_CERTIFICATE_TEXT
-    printable = ("".join(filter(str.isprintable, text)).strip() for text in texts)
-    short = (text if len(text) <= limit else f"{text[: limit - 1]}…" for text in printable)
-    return tuple(dict.fromkeys(filter(None, short)))
-
-
-def certificate_refused(code: int, reason: str, host: str, seen: Certificate | None) -> str:
+def certificate_refused(code: int, reason: str, host: str, seen: Certificate | None, tls: TLS = DEFAULT_TLS) -> str:
     """Return why a host's certificate was refused and what to do; `code` and `reason` are OpenSSL's."""
     match code:
         case _Code.EXPIRED:
@@ -357,15 +322,23 @@ def certificate_refused(code: int, reason: str, host: str, seen: Certificate | N
             return _not_yet_valid(host, seen)
         case _Code.WRONG_HOST | _Code.WRONG_ADDRESS:
             return _wrong_host(host, seen)
-    issuer = f" ({seen.issuer})" if seen and seen.issuer else ""
+    issuer = f" ({shortened(seen.issuer, MAX_CERTIFICATE_TEXT)})" if seen and seen.issuer else ""
+    if tls.ca and code in (_Code.SELF_SIGNED, _Code.UNKNOWN_ROOT, *_UNKNOWN_ISSUER):
+        return (
+            f"the certificate of {host} is not from an authority that is set at the hook, but from another{issuer}. "
+            "Set that one, or have the receiver send its intermediate certificates."
+        )
     if code == _Code.SELF_SIGNED:
-        return f"the certificate of {host} is self-signed{issuer}. Add it to HUBHOOKS_CA_BUNDLE."
+        return f"the certificate of {host} is self-signed{issuer}. Pin its key, or add it to HUBHOOKS_CA_BUNDLE."
     if code == _Code.UNKNOWN_ROOT:  # the chain was sent up to its root, so no intermediate certificate is missing
-        return f"the certificate of {host} is from an unknown authority{issuer}. Add that to HUBHOOKS_CA_BUNDLE."
+        return (
+            f"the certificate of {host} is from an unknown authority{issuer}. Set that authority at the hook, or add "
+            "it to HUBHOOKS_CA_BUNDLE."
+        )
     if code in _UNKNOWN_ISSUER:
         return (
-            f"the certificate of {host} is from an unknown authority{issuer}. Add that to HUBHOOKS_CA_BUNDLE, or have "
-            "the receiver send its intermediate certificates."
+            f"the certificate of {host} is from an unknown authority{issuer}. Set that authority at the hook, add it "
+            "to HUBHOOKS_CA_BUNDLE, or have the receiver send its intermediate certificates."
         )
     return f"the certificate of {host} was refused ({reason}). Replace it, or its chain, at the receiver."
 
@@ -393,5 +366,6 @@ def _wrong_host(host: str, seen: Certificate | None) -> str:
         return f"the certificate is not for {host}. {advice}"
     if not seen.names:
         return f"the certificate is for no host at all (no subjectAltName). Have it issued for {host}."
+    names = [shortened(each, MAX_CERTIFICATE_TEXT) for each in seen.names[:MAX_CERTIFICATE_NAMES]]
     more = ", …" if len(seen.names) > MAX_CERTIFICATE_NAMES else ""
-    return f"the certificate is for {', '.join(seen.names[:MAX_CERTIFICATE_NAMES])}{more} and not for {host}. {advice}"
+    return f"the certificate is for {', '.join(names)}{more} and not for {host}. {advice}"

@@ -40,6 +40,7 @@ from .egress import Egress, Forbidden, patterns_of
 from .hook_url import Target
 from .outcome import MAX_STORED_BODY, MAX_STORED_HEADERS, Concern, Outcome, Request
 from .resolver import Resolution
+from .tls import PUBLIC_KEY_SHA256, Certificate, read_certificate
 
 Done = Callable[[Outcome], None]
 KeptSockets = dict[tuple[str, str, int, int], int]
@@ -70,6 +71,7 @@ TOO_MANY_HEADERS = (
     "or the proxy in front of it."
 )
 TOO_MUCH_WORK = "The response takes too much work to read. Check the receiver, or the proxy in front of it."
+_CERTIFICATE_REFUSED = {pycurl.E_PEER_FAILED_VERIFICATION, pycurl.E_SSL_PINNEDPUBKEYNOTMATCH}
 _TOO_LARGE = 100  # CURLE_TOO_LARGE, which pycurl does not name: libcurl has limits of its own for lines and headers
 
 
@@ -191,6 +193,7 @@ class Exchange:
         handle.setopt(pycurl.POSTFIELDS, request.body)
         handle.setopt(pycurl.HTTPHEADER, encode_headers(request.headers))
         self._set_route(handle)
+        self._set_tls(handle)
         if resolution is None:
             handle.setopt(pycurl.RESOLVE, [])
         else:
@@ -216,6 +219,23 @@ class Exchange:
             handle.setopt(pycurl.SSLCERT, os.fsencode(own[0]))
             handle.setopt(pycurl.SSLKEY, os.fsencode(own[1]))
         self.route = (self.proxy, ca_bundle, own)
+
+    def _set_tls(self, handle: Any) -> None:
+        """Set the hook's own TLS settings, if it has any; the handle is not used again for another request.
+
+        A pin replaces all other checks, so they are off, and the pin must be one: libcurl reads any other text as the
+        path of a file. A kept connection is only used by requests with the same settings.
+        """
+        ca, pin = self.request.tls
+        if pin:
+            if not re.fullmatch(PUBLIC_KEY_SHA256, pin):
+                raise ValueError("not a valid pin")
+            handle.setopt(pycurl.PINNEDPUBLICKEY, f"sha256//{pin}")
+            handle.setopt(pycurl.SSL_VERIFYPEER, 0)
+            handle.setopt(pycurl.SSL_VERIFYHOST, 0)
+        elif ca:
+            handle.setopt(pycurl.CAINFO_BLOB, ca.encode())
+            handle.setopt(pycurl.CAPATH, os.devnull)  # builds of distributions trust a folder in addition
 
     # During: callbacks of libcurl
 
@@ -317,7 +337,8 @@ class Exchange:
         if self.own_error == TOO_MANY_HEADERS or (self.own_error and not self.headers_at):
             return self.without_response(self.own_error, Concern.HOOK if self.ready_at else Concern.NOBODY)
         if not self.headers_at:
-            return self.without_response(*causes.explain(self._failure(code, message, handle)))
+            failure = self._failure(code, message, handle)
+            return self.without_response(*causes.explain(failure), certificate=failure.certificate)
         if self.status == 407 and self.proxy and self.target.scheme == "http":  # 407 is always the proxy's own response
             return self.without_response(causes.proxy_answered(407), Concern.NOBODY)
         return self._with_response(code)
@@ -339,7 +360,9 @@ class Exchange:
             connected=True,
         )
 
-    def without_response(self, error: str, concern: Concern, *, blocked: bool = False) -> Outcome:
+    def without_response(
+        self, error: str, concern: Concern, *, blocked: bool = False, certificate: Certificate | None = None
+    ) -> Outcome:
         """Return the outcome if there is no response, at whatever step the exchange ends."""
         now = monotonic()
         return Outcome(
@@ -350,10 +373,12 @@ class Exchange:
             connect_ms=_ms(self.began, self.ready_at or now) if self.opened and not blocked else None,
             concern=concern,
             connected=self.ready_at > 0 and (self.proxy is None or self.target.scheme == "https"),
+            certificate=certificate,
         )
 
     def _failure(self, code: int, message: str, handle: Any) -> causes.Failure:
-        chain = handle.getinfo_raw(pycurl.INFO_CERTINFO)
+        refused = code in _CERTIFICATE_REFUSED and (self.proxy is None or (self.tunnel_status or 0) // 100 == 2)
+        chain = handle.getinfo_raw(pycurl.INFO_CERTINFO) if refused else ()
         return causes.Failure(
             code,
             message,
@@ -370,7 +395,8 @@ class Exchange:
             error_number=self.error_number or handle.getinfo(pycurl.OS_ERRNO),
             verify_result=handle.getinfo(pycurl.SSL_VERIFYRESULT),
             tunnel_status=self.tunnel_status,
-            certificate=dict(chain[0]).get(b"Cert", b"") if chain else b"",
+            certificate=read_certificate(dict(chain[0]).get(b"Cert", b"")) if chain else None,
+            tls=self.request.tls,
         )
 
 

@@ -40,6 +40,7 @@ from .exchange import NOT_FORMED, Done, Exchange, KeptSockets, Meter, Settings, 
 from .hook_url import BadURL
 from .outcome import Concern, Outcome, Request
 from .resolver import Lookup, OnResolved, Resolution, shared_resolver
+from .tls import DEFAULT_TLS
 
 logger = logging.getLogger(__name__)
 
@@ -353,10 +354,14 @@ class Loop:
     # Answered
 
     def _answer(self, exchange: Exchange, outcome: Outcome) -> None:
-        """Call `done`, and keep the handle for another request."""
+        """Call `done`, and keep the handle for another request, unless it has TLS settings of a hook.
+
+        pycurl cannot unset a pin, and no other request may ever go out with the checks that a pin switches off.
+        """
         handle, done = self._handles.pop(exchange, None), exchange.done
+        usable_again = exchange.request.tls == DEFAULT_TLS
         exchange.clear()
-        if handle is not None and len(self._idle) < MAX_KEPT_HANDLES:
+        if handle is not None and usable_again and len(self._idle) < MAX_KEPT_HANDLES:
             self._idle.append((handle, exchange))
         if done is not None:
             _call(done, outcome)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
+from .tls import DEFAULT_TLS, TLS, Certificate
+
 MAX_STORED_BODY = 16 * 1024
 """Bytes of a response body that are read and kept."""
 MAX_STORED_HEADERS = 16 * 1024
@@ -24,13 +26,15 @@ class Request:
     ignores them here."""
     repository: str = ""
     """The repository or namespace it is sent for: none may use up the threads that resolve names."""
+    tls: TLS = DEFAULT_TLS
+    """How the receiver's certificate is verified; it does not concern a proxy's."""
 
 
 class Concern(Enum):
     """Whose fault a failed attempt is."""
 
     HOOK = "hook"
-    """The path's: a bad response, or a reset or silence after the request was sent."""
+    """The hook's: a bad response, a reset or silence after the request was sent, or TLS under its own settings."""
     HOST = "host"
     """The host's: its name could not be resolved, it could not be connected to in time, or TLS failed."""
     NOBODY = "nobody"
@@ -54,3 +58,4 @@ class Outcome:
     truncated: bool = False  # the body was longer; the connection was closed
     concern: Concern = Concern.HOOK  # whose fault a failure is
     connected: bool = False  # the host was reached, over a new or a kept connection, whatever happened then
+    certificate: Certificate | None = None  # the receiver's, if it was refused

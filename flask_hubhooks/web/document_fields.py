@@ -158,12 +158,16 @@ class HookURL(Field):
         return lambda value: read(value) if _viewer.get().may_write else f"{origin(read(value))}/…"
 
 
-class WritersText(Text):
-    """Text that is null for users without write access."""
+class WritersField(Field):
+    """A field that is null for users without write access."""
 
     def reader(self) -> Read:
         read = super().reader()
         return lambda value: read(value) if _viewer.get().may_write else None
+
+
+class WritersText(WritersField, Text):
+    """Text that is null for users without write access."""
 
 
 class HeaderNames(Field):

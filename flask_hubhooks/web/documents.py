@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, ClassVar
 
 from ..formats import PAYLOAD_FORMATS
@@ -32,6 +33,7 @@ from .document_fields import (
     Number,
     Text,
     Time,
+    WritersField,
     WritersText,
 )
 from .schemas import CALLBACK_STATES
@@ -121,6 +123,13 @@ class HookDocument(Document):
     payload_format = Choice(PAYLOAD_FORMATS)
     template = WritersText("The JSON of the payload format `template`. Null without write access.", null=True)
     supersede = Flag("Whether a newer push of a tag supersedes older ones.", read="supersedes")
+    tls = WritersField(
+        "TLS settings of the hook's own; null for the default, and without write access.",
+        null=True,
+        type="object",
+        properties={"ca": {"type": "string"}, "public_key_sha256": {"type": "string"}},
+        additionalProperties=False,
+    )
     hints = Nested(HintDocument, "Payload formats that suit the receiver better.", read=_hints, many=True)
     active = Flag(read="webhook.active")
     failing_since = Time(null=True)
@@ -282,6 +291,19 @@ class ResponseDocument(Document):
     truncated = Flag(read="response_truncated")
 
 
+class CertificateDocument(Document):
+    """The certificate of a receiver."""
+
+    subject = Text("Common name and organization.", read=itemgetter("subject"))
+    names = List("The host names and addresses that it is for.", items={"type": "string"}, read=itemgetter("names"))
+    issuer = Text("Common name and organization.", read=itemgetter("issuer"))
+    not_before = Text(read=itemgetter("not_before"), format="date-time")
+    not_after = Text(read=itemgetter("not_after"), format="date-time")
+    public_key_sha256 = Text(
+        "The SHA-256 of its public key in base64, as `tls` takes it.", read=itemgetter("public_key_sha256")
+    )
+
+
 class AttemptDocument(Document):
     """One request of a delivery and its response."""
 
@@ -302,6 +324,12 @@ class AttemptDocument(Document):
     response = Nested(
         ResponseDocument,
         read=lambda view: None if view.row.status_code is None else view.row,
+        null=True,
+        writers_only=True,
+    )
+    certificate = Nested(
+        CertificateDocument,
+        "The certificate of the receiver, if it was refused. Null without write access.",
         null=True,
         writers_only=True,
     )

@@ -27,11 +27,12 @@ from ..records.filters import (
 from ..records.models import DOCKER_WORDS, NUMBER_LIMIT, Status
 from ..records.request_headers import HEADERS_LIMIT, NAME_LIMIT, VALUE_LIMIT, BadHeader, check_name, check_value
 from ..records.runs import OUTCOMES
-from ..records.webhooks import HookWanted, template_fault
+from ..records.webhooks import HookWanted, template_fault, tls_fault
 from ..registry import as_utc, storable
 from ..state import current_state
 from ..transport.egress import Forbidden, egress_of
 from ..transport.hook_url import BadURL
+from ..transport.tls import DEFAULT_TLS, MAX_CA_BYTES, PUBLIC_KEY_SHA256, TLS, BadTLS, own_ca, pinned_key
 from ..worker.masking import without_tokens
 
 CALLBACK_STATES = ("success", "failure", "error")
@@ -179,6 +180,43 @@ class SupersedeField(StrictBoolean):
         super().__init__(allow_none=True, metadata={"description": about})
 
 
+class TLSField(fields.Field[TLS]):
+    """TLS settings of the hook's own. Null is the default."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            metadata={
+                "type": ["object", "null"],
+                "description": "How the receiver's certificate is verified: by authorities that replace the public "
+                "ones, or by the SHA-256 of its public key in base64. Null is the default.",
+                "properties": {
+                    "ca": {"type": "string", "description": "PEM", "maxLength": MAX_CA_BYTES},
+                    "public_key_sha256": {"type": "string", "pattern": f"^{PUBLIC_KEY_SHA256}$"},
+                },
+                "additionalProperties": False,
+                "minProperties": 1,
+                "maxProperties": 1,
+            }
+        )
+
+    def deserialize(self, value: Any, *arguments: Any, **kwargs: Any) -> TLS:
+        return DEFAULT_TLS if value is None else super().deserialize(value, *arguments, **kwargs)
+
+    def _deserialize(self, value: Any, *arguments: Any, **kwargs: Any) -> TLS:
+        if not isinstance(value, dict) or len(value) != 1 or not value.keys() <= _TLS.keys():
+            raise ValidationError("Must be null, or an object with either ca or public_key_sha256.")
+        [(name, text)] = value.items()
+        if not isinstance(text, str):
+            raise ValidationError({name: ["Not a valid string."]})
+        try:
+            return _TLS[name](text)
+        except BadTLS as bad:
+            raise ValidationError({name: [str(bad)]}) from None
+
+
+_TLS = {"ca": own_ca, "public_key_sha256": pinned_key}
+
+
 class HookSchema(Strict):
     """A hook of the webhook, or a new one.
 
@@ -191,6 +229,7 @@ class HookSchema(Strict):
     payload_format = PayloadFormat()
     template = TemplateField()
     supersede = SupersedeField()
+    tls = TLSField()
 
     @validates_schema
     def _is_known_or_new(self, data: Mapping[str, Any], **_: Any) -> None:
@@ -259,7 +298,7 @@ TAG_FILTER, REPOSITORY_FILTER = (
 )
 
 
-OF_HOOK = ("payload_format", "template", "supersede")
+OF_HOOK = ("payload_format", "template", "supersede", "tls")
 """The fields of a hook that stand beside `hook_url` in a webhook with one hook."""
 
 
@@ -284,6 +323,7 @@ class WebhookSchema(Strict):
     payload_format = PayloadFormat()
     template = TemplateField()
     supersede = SupersedeField()
+    tls = TLSField()
     hooks = fields.List(fields.Nested(HookSchema))
 
     @validates_schema
@@ -295,6 +335,8 @@ class WebhookSchema(Strict):
             raise ValidationError({name: ["Give it with hook_url, or in hooks."] for name in of_hook})
         if of_hook and (fault := template_fault(data.get("payload_format", DEFAULT_FORMAT), data.get("template"))):
             raise ValidationError({"template": [fault]})
+        if of_hook and (fault := tls_fault(data["hook_url"], data.get("tls", DEFAULT_TLS))):
+            raise ValidationError({"tls": [fault]})
 
     @post_load
     def _as_chain(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:

@@ -76,6 +76,7 @@ class Claim(NamedTuple):
     hook_url: str
     payload_format: str
     template: str | None
+    tls: dict[str, str] | None
     repository_key: int
     encrypted_secret: bytes
     encrypted_former_secret: bytes | None
@@ -210,6 +211,7 @@ def _read(delivery: Any) -> Any:
         "hook_url": hooks.c.hook_url,
         "payload_format": hooks.c.payload_format,
         "template": hooks.c.template,
+        "tls": hooks.c.tls,
         "encrypted_secret": webhooks.c.encrypted_secret,
         "encrypted_former_secret": case((webhooks.c.former_secret_until > _now, webhooks.c.encrypted_former_secret)),
         "encrypted_headers": webhooks.c.encrypted_headers,

@@ -37,6 +37,7 @@ from ..records.chains import Changes
 from ..state import State
 from ..transport import Concern, Outcome, Request, Transport
 from ..transport.egress import egress_of
+from ..transport.tls import DEFAULT_TLS, TLS
 from ..wakeups import Listener
 from . import claims, open_files, recording
 from .claims import Claim, Released
@@ -325,7 +326,8 @@ class Dispatcher:
             self._done.put(Result(claim, url, shown_headers, stored_body, outcome, judgement, written.has_callback))
             self._send_more()
 
-        return Request(url, body, own | headers, claim.scope), done
+        tls = TLS(**claim.tls) if claim.tls else DEFAULT_TLS
+        return Request(url, body, own | headers, claim.scope, tls), done
 
     def _payload(self, claim: Claim, token: str) -> tuple[Format, bytes, str]:
         """Return the payload format, body and URL of a delivery's request."""

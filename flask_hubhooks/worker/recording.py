@@ -287,6 +287,7 @@ def _attempt_row(result: Result, number: int, request_body: str | None) -> dict[
         "response_headers": outcome.response_headers,
         "response_body": outcome.response_body,
         "response_truncated": outcome.truncated,
+        "certificate": outcome.certificate.content() if outcome.certificate else None,
     }
 
 

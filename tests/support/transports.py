@@ -13,6 +13,7 @@ import pytest
 from flask_hubhooks.transport import Outcome, Request, Transport, exchange, loop
 from flask_hubhooks.transport.egress import AddressPolicy, Egress
 from flask_hubhooks.transport.resolver import Resolver
+from flask_hubhooks.transport.tls import DEFAULT_TLS, TLS
 
 LOOPBACK = Egress(AddressPolicy((ip_network("127.0.0.0/8"), ip_network("::1/128"))))
 SECRET = "s3cr3t"
@@ -25,10 +26,17 @@ def transport(**options: Any) -> Transport:
     return Transport(LOOPBACK, **{"deadline_s": 10, **options})
 
 
-def send(transport: Transport, url: str, body: bytes, headers: Mapping[str, str], repository: str = "") -> Outcome:
+def send(
+    transport: Transport,
+    url: str,
+    body: bytes,
+    headers: Mapping[str, str],
+    repository: str = "",
+    tls: TLS = DEFAULT_TLS,
+) -> Outcome:
     """Send one request, and wait for its outcome."""
     outcomes: SimpleQueue[Outcome] = SimpleQueue()
-    transport.send(Request(url, body, headers, repository), outcomes.put)
+    transport.send(Request(url, body, headers, repository, tls), outcomes.put)
     return outcomes.get(timeout=90)
 
 

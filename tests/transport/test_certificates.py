@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flask_hubhooks.transport import Concern, Outcome, Transport
-from flask_hubhooks.transport.causes import Certificate, certificate_refused, read_certificate
+from flask_hubhooks.transport.causes import certificate_refused
+from flask_hubhooks.transport.tls import TLS, Certificate, read_certificate
 
 from ..support.receivers import Receiver
 from ..support.transports import SECRET, post, transport
@@ -162,16 +163,17 @@ FOUR = ("a.example.com", "*.b.example.com", "10.1.2.3", "d.example.com")
         ),
         (
             issue("localhost"),
-            "the certificate of localhost is self-signed (Acme Receivers). Add it to HUBHOOKS_CA_BUNDLE.",
+            "the certificate of localhost is self-signed (Acme Receivers). Pin its key, or add it to "
+            "HUBHOOKS_CA_BUNDLE.",
         ),
         (
             issue("localhost", by=OTHER_ROOT),
-            "the certificate of localhost is from an unknown authority (Other Root, Others). Add that to "
-            "HUBHOOKS_CA_BUNDLE, or have the receiver send its intermediate certificates.",
+            "the certificate of localhost is from an unknown authority (Other Root, Others). Set that authority at the "
+            "hook, add it to HUBHOOKS_CA_BUNDLE, or have the receiver send its intermediate certificates.",
         ),
         (
             issue("localhost", by=issue(subject=())),
-            "the certificate of localhost is from an unknown authority. Add that to "
+            "the certificate of localhost is from an unknown authority. Set that authority at the hook, add it to "
             "HUBHOOKS_CA_BUNDLE, or have the receiver send its intermediate certificates.",
         ),
     ],
@@ -201,7 +203,7 @@ def test_root_in_the_chain(tmp_path: Path) -> None:
     """A receiver that also sends its unknown root is not asked to send intermediate certificates."""
     outcome, _ = refused(issue("localhost", by=OTHER_ROOT).served(OTHER_ROOT), tmp_path)
     unknown = "the certificate of localhost is from an unknown authority (Other Root, Others)"
-    assert outcome.error == f"TLS failed: {unknown}. Add that to HUBHOOKS_CA_BUNDLE."
+    assert outcome.error == f"TLS failed: {unknown}. Set that authority at the hook, or add it to HUBHOOKS_CA_BUNDLE."
 
 
 def test_other_refusals(tmp_path: Path) -> None:
@@ -217,10 +219,10 @@ def test_hostile_texts(tmp_path: Path) -> None:
     evil = "\x1b[31mEv\u202eil\r\nX: y\x00\u2028" + "\u20ac" * 5000
     outcome, _ = refused(issue("localhost", subject=called(evil)).served(), tmp_path)
     shown = "[31mEvilX: y" + "\u20ac" * 27 + "…"
-    assert (
-        outcome.error
-        == f"TLS failed: the certificate of localhost is self-signed ({shown}). Add it to HUBHOOKS_CA_BUNDLE."
-    )
+    refusal = f"the certificate of localhost is self-signed ({shown}). Pin its key, or add it to HUBHOOKS_CA_BUNDLE."
+    assert outcome.error == f"TLS failed: {refusal}"
+    assert outcome.certificate
+    assert outcome.certificate.issuer == outcome.certificate.subject == "[31mEvilX: y" + "\u20ac" * 242 + "…"
     names = ("\r\n\x1b", "a\nb.example.com", "x" * 5000, "y" * 5000)
     outcome, _ = refused(issue(*names, by=ROOT).served(), tmp_path)
     assert f"is for ab.example.com, {'x' * 39}…, {'y' * 39}… and not for localhost. " in outcome.error
@@ -251,13 +253,14 @@ def test_unknown_name(tmp_path: Path) -> None:
 
 
 MOMENTS = st.datetimes(timezones=st.just(timezone.utc))
-SEEN = st.builds(Certificate, st.lists(st.just("a.example.com"), max_size=4).map(tuple), st.just("A"), MOMENTS, MOMENTS)
+NAMES = st.lists(st.just("a.example.com"), max_size=4).map(tuple)
+SEEN = st.builds(Certificate, st.just("A"), NAMES, st.just("A"), MOMENTS, MOMENTS, st.just(""))
 
 
-@given(st.integers(0, 120), st.none() | SEEN)
-def test_any_certificate_refused(verify_code: int, seen: Certificate | None) -> None:
+@given(st.integers(0, 120), st.none() | SEEN, st.sampled_from([TLS(), TLS(ca="its own")]))
+def test_any_certificate_refused(verify_code: int, seen: Certificate | None, tls: TLS) -> None:
     """Any OpenSSL code, with any certificate, results in one short line with the host."""
-    words = certificate_refused(verify_code, "refused", "ci.example.com", seen)
+    words = certificate_refused(verify_code, "refused", "ci.example.com", seen, tls)
     assert words.isprintable()
     assert "ci.example.com" in words
     assert len(words) < 200

@@ -86,6 +86,7 @@ def test_creates_with_one_url(host: Host) -> None:
         "payload_format": "dockerhub",
         "template": None,
         "supersede": False,
+        "tls": None,
         "hints": [],
         "active": True,
         "failing_since": None,
