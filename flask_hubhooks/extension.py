@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, TypeVar
 
 from blinker import Signal
@@ -50,6 +51,7 @@ class HubHooks(Blueprint):
         self._push_signal = image_pushed if push_signal is None else push_signal
         self._join_session = join_session
         self._handlers = Handlers()
+        self._ignored_keywords: set[str] = set()
         add_routes(self)
         add_commands(self)
 
@@ -79,11 +81,14 @@ class HubHooks(Blueprint):
     def push(self, push: ImagePush) -> None:
         """Record that a tag was pushed to the current app's registry, and call its webhooks.
 
-        Errors of hubhooks itself are logged, not raised. Raises `RuntimeError` outside of an app context. With
-        `join_session`, it flushes the host's session, and raises the errors of that.
+        Errors of hubhooks itself are logged, not raised, and so is a push of what is not a repository or not a tag.
+        Raises `RuntimeError` outside of an app context. With `join_session`, it flushes the host's session, and raises
+        the errors of that.
         """
         state = current_state()
-        if self._join_session:
+        if not isinstance(push, ImagePush):
+            logger.error("push not recorded: it is a %s, not an ImagePush", type(push).__qualname__)
+        elif self._join_session:
             accept_in_session(state, push)
         else:
             accept(state, push)
@@ -119,24 +124,55 @@ class HubHooks(Blueprint):
         app.extensions["hubhooks"] = State(app, self._db, self._handlers, config, self._join_session)
         copy_tables(self._db.metadata)
         self._push_signal.connect(self._on_push)
+        if self._push_signal is not image_pushed:
+            image_pushed.connect(self._on_other_signal)
         repository_deleted.connect(self._on_repository_deleted)
         repository_renamed.connect(self._on_repository_renamed)
         super().register(app, options)
 
     def _on_push(self, sender: Any, **kwargs: Any) -> None:
         if not current_app:
-            logger.error("push not recorded: its signal was sent outside of an app context")
+            logger.error(
+                "push not recorded: its signal was sent outside of an app context. Send it within "
+                "`with app.app_context():`."
+            )
             return
         if not self._concerns_current_app():
             return
         try:
             adapter = self._handlers.push_adapter
-            push = adapter(sender, **kwargs) if adapter else ImagePush(**kwargs)
+            push = adapter(sender, **kwargs) if adapter else self._push_of(kwargs)
         except Exception:
             logger.exception("push not recorded: its signal could not be read")
             return
         if push is not None:
             self.push(push)
+
+    def _push_of(self, signalled: dict[str, Any]) -> ImagePush | None:
+        """Make a push of a signal's keywords, without those that a push does not have."""
+        if missing := [name for name in ("repository", "tag") if name not in signalled]:
+            logger.error(
+                "push not recorded: its signal has no %s, but %s. Give HubHooks a push_adapter for it.",
+                " and no ".join(missing),
+                ", ".join(signalled) or "nothing",
+            )
+            return None
+        known = {each.name for each in fields(ImagePush)}
+        if new := signalled.keys() - known - self._ignored_keywords:
+            self._ignored_keywords |= new
+            logger.warning(
+                "a push signal has keywords that we do not know and ignore from now on: %s. We know %s.",
+                ", ".join(sorted(new)),
+                ", ".join(sorted(known)),
+            )
+        return ImagePush(**{name: value for name, value in signalled.items() if name in known})
+
+    def _on_other_signal(self, _sender: Any, **_: Any) -> None:
+        if not current_app or self._concerns_current_app():
+            logger.error(
+                "push not recorded: it was sent as flask_hubhooks.signals.image_pushed, but HubHooks was given another "
+                "push_signal. Send that one, or register HubHooks without a push_signal."
+            )
 
     def _on_repository_deleted(self, _sender: Any, *, repository: str) -> None:
         if self._concerns_current_app():

@@ -34,7 +34,7 @@ from .records.models import (
     webhooks,
 )
 from .records.scopes import patterns_of
-from .registry import MAX_IMAGES, ImagePush, Repository, as_utc, storable
+from .registry import MAX_IMAGES, ImagePush, InvalidName, Repository, as_utc, check_push, storable
 from .signals import push_not_recorded, send_signal
 from .state import State, autocommits
 from .wakeups import wake
@@ -48,6 +48,7 @@ MAX_RECENT_PUSHES, MAX_RECENT_TAGS = 1000, 100
 def accept(state: State, push: ImagePush) -> None:
     """Record a push in a transaction of our own and wake a worker. Our own errors are logged, never raised."""
     with _errors_reported(state, push):
+        check_push(push)
         with state.reading() as session:
             chains = _matching_chains(session, push)
         if not chains:
@@ -74,6 +75,7 @@ def accept_in_session(state: State, push: ImagePush) -> None:
     host = state.db.session()
     host.flush()
     with _errors_reported(state, push):
+        check_push(push)
         if autocommits(host.connection()):
             accept(state, push)
             return
@@ -94,6 +96,9 @@ def _errors_reported(state: State, push: ImagePush) -> Iterator[None]:
         yield
     except RecordedBefore:
         logger.info("push of %s:%s was recorded before: event %s", push.repository, push.tag, push.event_id)
+    except InvalidName as error:
+        logger.error("push of %.300r:%.300r not recorded: %s", push.repository, push.tag, error)
+        send_signal(push_not_recorded, state.app, push=push, error=error)
     except Exception as error:
         logger.exception("push of %s:%s not recorded: %s", push.repository, push.tag, explained(error))
         send_signal(push_not_recorded, state.app, push=push, error=error)
@@ -209,7 +214,7 @@ def _insert_push(session: Session, push: ImagePush, pushed_at: datetime, details
         "event_id": _event_id(push),
         "kind": kind,
         "repository": push.repository,
-        "tag": storable(push.tag)[:TEXT_LIMIT],
+        "tag": push.tag,
         "digest": storable(push.digest or ""),
         "media_type": storable(push.media_type or ""),
         "images": [storable(each) for each in push.images or ()][:MAX_IMAGES] or None,

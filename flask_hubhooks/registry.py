@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
@@ -14,6 +16,8 @@ MAX_TEXT_LENGTH = 2_048
 25,000 is Docker Hub's own limit for a full description. nginx accepts bodies of 1 MiB unless it is configured
 otherwise.
 """
+MAX_NAME_LENGTH = 255
+"""Characters of a repository's name, as our tables hold it."""
 MAX_IMAGES = 100
 """Digests of an index's images that are kept with each push; pushers choose how many an index has."""
 
@@ -24,7 +28,7 @@ class ImagePush:
 
     `images` are the digests of the images in an index, in order; empty for a single image. A naive `pushed_at` is taken
     as UTC; None means now. Of several pushes with the same `event_id` only the first is recorded, so a source may
-    repeat its events.
+    repeat its events. A push of what is not a repository or not a tag is refused when it is recorded, not here.
     """
 
     repository: str
@@ -76,6 +80,38 @@ def _json_value(name: str, value: Any, default: Any) -> Any:
     if isinstance(default, str):
         return storable(str(value)[: MAX_TEXT_LENGTHS.get(name, MAX_TEXT_LENGTH)])
     return type(default)(value)
+
+
+class InvalidName(ValueError):
+    """Not the name of a repository, or not a tag."""
+
+
+def check_push(push: ImagePush) -> None:
+    """Raise `InvalidName` if it is not the push of a tag of a repository."""
+    check_repository(push.repository)
+    if not isinstance(push.tag, str) or not _TAG.fullmatch(push.tag):
+        raise InvalidName(
+            "not a tag: a tag has 1 to 128 letters, digits, '_', '.' and '-', and begins with neither '.' nor '-'"
+        )
+
+
+_TAG = re.compile("[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+"""The grammar of the OCI distribution specification."""
+
+
+def check_repository(name: str) -> None:
+    """Raise `InvalidName` if it is not a name that a repository can have."""
+    if not isinstance(name, str):
+        raise InvalidName(f"not a repository name: {type(name).__name__} is not str")
+    shown = reprlib.repr(name)
+    if not name.strip():
+        raise InvalidName("not a repository name: it is empty")
+    if len(name) > MAX_NAME_LENGTH:
+        raise InvalidName(
+            f"not a repository name: {shown} has {len(name)} characters, and {MAX_NAME_LENGTH} is the limit"
+        )
+    if "\0" in name or any("\ud800" <= letter <= "\udfff" for letter in name):
+        raise InvalidName(f"not a repository name: {shown} has a NUL or a lone surrogate, which no database stores")
 
 
 def as_utc(value: datetime) -> datetime:

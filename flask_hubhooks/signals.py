@@ -11,9 +11,9 @@ We send the others after commit, with the app as sender, mostly in worker proces
 - `delivery_finished(app, delivery=Delivery)`: a delivery succeeded, failed or expired.
 - `chain_finished(app, deliveries=[Delivery, …])`: the last hook succeeded, or an earlier one ended the chain.
 - `webhook_disabled(app, webhook=Webhook)`: we disabled a webhook; `webhook.disabled_reason` says why.
-- `push_not_recorded(app, push=ImagePush, error=Exception)`: a push was lost because of an error of ours; sent in the
-  process that received it. If there is no push, because a push adapter raised or the signal was sent outside of an app
-  context, the error is only logged.
+- `push_not_recorded(app, push=ImagePush, error=Exception)`: a push was lost because of an error of ours, or refused
+  because it is not the push of a tag; sent in the process that received it. If there is no push, because a push adapter
+  raised or the signal was sent outside of an app context, the error is only logged.
 """
 
 from __future__ import annotations

@@ -87,8 +87,8 @@ def test_one_extension_on_two_apps(host: Host, second_app: Flask) -> None:
     answer = host.api("POST", "acme/app/webhooks/", json={"name": "second", "hook_url": URL})
     assert answer.headers["Location"].startswith("https://second.example.com/v2/")
     with second_app.app_context():
-        image_pushed.send(second_app, repository="acme/app", tag="for the second")
-    assert tags(host, answer.get_json()) == ["for the second"]
+        image_pushed.send(second_app, repository="acme/app", tag="second")
+    assert tags(host, answer.get_json()) == ["second"]
     host.client = first_client
     assert tags(host, webhook) == []
     assert (first.redis.llen("rq:queue:hubhooks"), second.redis.llen("rq:queue:second")) == (0, 1)
@@ -367,12 +367,18 @@ def test_our_signal(host: Host) -> None:
     assert [(each["push"]["tag"], each["push"]["pusher"]) for each in host.history(webhook)] == [("1.0", "carol")]
 
 
-def test_the_hosts_signal(own_signal: Host, signal: Signal) -> None:
-    """The host's own signal with those fields needs nothing more, and ours is then not listened to."""
+def test_the_hosts_signal(own_signal: Host, signal: Signal, caplog: pytest.LogCaptureFixture) -> None:
+    """The host's own signal with those fields needs nothing more. Ours then records nothing, and the log says why."""
     webhook = own_signal.create(URL)
     with own_signal.app.app_context():
         signal.send(own_signal.app, repository="acme/app", tag="theirs")
+        assert not caplog.records
         image_pushed.send(own_signal.app, repository="acme/app", tag="ours")
+        (said,) = [each.getMessage() for each in caplog.records]
+    assert "sent as flask_hubhooks.signals.image_pushed, but HubHooks was given another push_signal" in said
+    caplog.clear()
+    image_pushed.send(own_signal.app, repository="acme/app", tag="ours")
+    assert said in [each.getMessage() for each in caplog.records]
     assert tags(own_signal, webhook) == ["theirs"]
 
 
@@ -383,6 +389,8 @@ def test_push_adapter(own_signal: Host, signal: Signal, caplog: pytest.LogCaptur
     def adapt(sender: object, image: str) -> ImagePush | None:
         if image == "fault":
             raise ValueError("no image")
+        if image == "text":
+            return "acme/app:latest"  # type: ignore[return-value]
         repository, colon, tag = image.partition(":")
         return ImagePush(repository, tag, pusher=str(sender)) if colon else None
 
@@ -391,19 +399,40 @@ def test_push_adapter(own_signal: Host, signal: Signal, caplog: pytest.LogCaptur
         signal.send("carol", image="acme/app:adapted")
         signal.send("carol", image="no push")
         assert not caplog.records
+        signal.send("carol", image="text")
         signal.send("carol", image="fault")
+    assert "push not recorded: it is a str, not an ImagePush" in caplog.text
     assert "its signal could not be read" in caplog.text and "no image" in caplog.text
     (delivery,) = own_signal.history(webhook)
     assert (delivery["push"]["tag"], delivery["push"]["pusher"]) == ("adapted", "carol")
 
 
 def test_a_signal_of_another_shape(host: Host, caplog: pytest.LogCaptureFixture) -> None:
-    """A signal that carries no push's fields raises nothing to its sender, and is logged."""
+    """A signal without a push's fields raises nothing to its sender, and is logged with what it lacks and has."""
     webhook = host.create(URL)
     with host.app.app_context():
         image_pushed.send(host.app, image="acme/app:latest")
-    assert "its signal could not be read" in caplog.text
+        image_pushed.send(host.app, tag="latest")
+    assert [each.getMessage() for each in caplog.records] == [
+        "push not recorded: its signal has no repository and no tag, but image. Give HubHooks a push_adapter for it.",
+        "push not recorded: its signal has no repository, but tag. Give HubHooks a push_adapter for it.",
+    ]
     assert tags(host, webhook) == []
+
+
+def test_a_signal_with_more(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    """Keywords of a signal that we do not know lose no push, and the log names each of them once."""
+    webhook = host.create(URL)
+    with host.app.app_context():
+        for number in range(3):
+            image_pushed.send(host.app, repository="acme/app", tag=str(number), size=7, actor="carol")
+        image_pushed.send(host.app, repository="acme/app", tag="3", size=7, layers=[])
+    assert tags(host, webhook) == ["3", "2", "1", "0"]
+    assert [each.getMessage().partition(". ")[0].rpartition(": ")[2] for each in caplog.records] == [
+        "actor, size",
+        "layers",
+    ]
+    assert {each.levelname for each in caplog.records} == {"WARNING"}
 
 
 def test_a_signal_outside_an_app(host: Host, caplog: pytest.LogCaptureFixture) -> None:

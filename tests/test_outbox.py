@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from time import monotonic
+from typing import Any
 
 import pytest
 from rq import Queue
@@ -14,6 +15,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 from flask_hubhooks import ImagePush, Repository
 from flask_hubhooks.records.models import Push
+from flask_hubhooks.signals import push_not_recorded
 
 from .support.host import Host, kept, things
 from .support.marks import URL, MakeHost
@@ -268,31 +270,51 @@ def test_odd_event_ids(either: Host) -> None:
 
 
 def test_text_of_any_kind(either: Host) -> None:
-    """No text in a push or in what the loader tells loses a push; what cannot be stored is replaced."""
+    """No other text in a push or in what the loader tells loses a push; what cannot be stored is replaced."""
     webhook = either.create(URL)
     for odd in ("日本 🚀 עברית", "a\0b", "\ud800", "\udfff\0", "<b>'\"\\&", "\x1b[31m"):
         details = Repository(odd, odd, odd, owner=odd, repo_url=odd, status=odd)
         either.hubhooks.repository_loader(lambda name, details=details: details)
-        push(either, ImagePush("acme/app", odd, odd, odd, odd))
+        push(either, ImagePush("acme/app", "latest", odd, odd, odd))
         latest = either.history(webhook)[0]["push"]
         expected = odd.replace("\0", "\ufffd").replace("\ud800", "?").replace("\udfff", "?")
-        assert {latest[key] for key in ("tag", "digest", "media_type", "pusher")} == {expected}
+        assert {latest[key] for key in ("digest", "media_type", "pusher")} == {expected}
         with either.app.app_context():
             snapshot = either.db.session.scalars(select(Push.snapshot).order_by(Push.id.desc())).first() or {}
         assert {value for value in snapshot.values() if isinstance(value, str)} == {expected}
 
 
-def test_repositories_that_cannot_be(either: Host) -> None:
-    """A push of a repository that no webhook can have raises nothing, and leaves the host's session usable."""
-    webhook, thing = either.create(URL), things(either)
-    names = ["", "a\0b", "\ud800", "a" * 300, "' OR 1=1 --"]
-    for name in names:
-        with either.app.app_context():
-            either.hubhooks.push(ImagePush(name, "latest"))
-            either.db.session.add(thing(name=str(len(name))))
-            either.db.session.commit()
-    assert len(kept(either, thing)) == len(names)
+def test_no_repository_and_no_tag(either: Host, caplog: pytest.LogCaptureFixture) -> None:
+    """A push of what is no repository or no tag is refused, not cut: in one log line, by the signal, and no error.
+
+    The host's session stays usable, and the tags of the OCI specification are all taken.
+    """
+    webhook, thing, refused = either.create(URL), things(either), []
+    no_names: list[Any] = ["", " ", "a\0b", "\ud800", "a" * 256, None, 5]
+    no_tags: list[Any] = ["", "a" * 129, ".a", "-a", "a b", "a\n", "é", "a/b", "sha256:0a", "a\0", "\ud800", None, 5]
+    pushes = [ImagePush(name, "latest") for name in no_names] + [ImagePush("acme/app", tag) for tag in no_tags]
+
+    def note(_: object, push: ImagePush, error: Exception) -> None:
+        assert isinstance(error, ValueError)
+        refused.append(push)
+
+    with push_not_recorded.connected_to(note):
+        for number, each in enumerate(pushes):
+            with either.app.app_context():
+                either.hubhooks.push(each)
+                either.db.session.add(thing(name=str(number)))
+                either.db.session.commit()
+    assert refused == pushes
+    assert len(kept(either, thing)) == len(pushes)
+    assert [each.getMessage().partition("not recorded: ")[2].partition(":")[0] for each in caplog.records] == (
+        ["not a repository name"] * len(no_names) + ["not a tag"] * len(no_tags)
+    )
+    assert all(each.exc_info is None and "\n" not in each.getMessage() for each in caplog.records)
     assert (either.history(webhook), either.count(Push)) == ([], 0)
+    tags = ["a" * 128, "_", "0", "V1.2.3-rc_1", "latest"]
+    for tag in tags:
+        push(either, ImagePush("acme/app", tag))
+    assert [each["push"]["tag"] for each in either.history(webhook)] == tags[::-1]
 
 
 def test_deliveries_share_a_push(either: Host) -> None:

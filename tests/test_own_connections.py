@@ -130,7 +130,7 @@ def test_a_loader_that_pushes(make_host: MakeHost, join_session: bool, caplog: p
 
     def load(name: str) -> Repository:
         host.db.session.execute(text("SELECT 1"))
-        host.hubhooks.push(ImagePush(name, "of the loader"))
+        host.hubhooks.push(ImagePush(name, "of-the-loader"))
         return Repository()
 
     webhook = host.create(URL)
@@ -139,7 +139,7 @@ def test_a_loader_that_pushes(make_host: MakeHost, join_session: bool, caplog: p
         host.hubhooks.push(PUSH)
         host.db.session.commit()
     host.hubhooks.repository_loader(lambda name: Repository())
-    assert {each["push"]["tag"] for each in host.history(webhook)} == {"latest", "of the loader"}
+    assert {each["push"]["tag"] for each in host.history(webhook)} == {"latest", "of-the-loader"}
     assert "the repository_loader sent a push to 'acme/app'" in caplog.text
 
 

@@ -6,18 +6,16 @@ them.
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Collection, Sequence
 
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
 from ..dialects import try_lock_repository, utcnow, wait_for_repository
+from ..registry import check_repository
 from .cancelling import REPOSITORY_DELETED, cancel_all
 from .models import deliveries, pushes, webhooks
 
-MAX_NAME = 255
-"""Characters of a repository's name, as our tables hold it."""
 MAX_SETTLED = 20
 """Repositories that one call of `settle` corrects at most."""
 
@@ -32,7 +30,7 @@ def delete(session: Session, name: str, only: Collection[int] | None = None) -> 
     Those of webhooks that their owners deleted before are cancelled too. With `only`, webhooks with other ids are kept.
     Returns how many webhooks were deleted. Raises `ValueError` for what is not a repository name.
     """
-    _check(name)
+    check_repository(name)
     wait_for_repository(session, name)
     found = session.execute(select(webhooks.c.id, webhooks.c.deleted_id).where(_belong_to(name))).all()
     chosen = [each for each in found if only is None or each.deleted_id or each.id in only]
@@ -63,7 +61,7 @@ def rename(session: Session, old: str, new: str) -> None:
     not a repository name.
     """
     for name in (old, new):
-        _check(name)
+        check_repository(name)
     for name in sorted({old, new}):
         wait_for_repository(session, name)
     ids = _live(session, old)
@@ -111,15 +109,3 @@ def _belong_to(name: str) -> ColumnElement[bool]:
 def _live(session: Session, name: str) -> Sequence[int]:
     live = select(webhooks.c.id).where(webhooks.c.scope == name, webhooks.c.deleted_id == 0)
     return session.scalars(live).all()
-
-
-def _check(name: str) -> None:
-    if not isinstance(name, str):
-        raise ValueError(f"not a repository name: {type(name).__name__} is not str")
-    shown = reprlib.repr(name)
-    if not name.strip():
-        raise ValueError("not a repository name: it is empty")
-    if len(name) > MAX_NAME:
-        raise ValueError(f"not a repository name: {shown} has {len(name)} characters, and {MAX_NAME} is the limit")
-    if "\0" in name or any("\ud800" <= letter <= "\udfff" for letter in name):
-        raise ValueError(f"not a repository name: {shown} has a NUL or a lone surrogate, which no database stores")
