@@ -26,6 +26,8 @@ MIN_SECRET_KEY_BYTES = 16
 """A shorter SECRET_KEY is warned of."""
 MAX_DURATION = timedelta(days=3650)
 """More than a delivery lasts, and less than what databases and calendars can count to."""
+MIN_TIMEOUT_S, MAX_TIMEOUT_S = 5, 60
+"""Bounds of a hook's time-out."""
 
 
 class ConfigError(click.ClickException, RuntimeError):
@@ -115,7 +117,7 @@ def _boolean(value: bool) -> bool:
 def _ports(value: list[int]) -> frozenset[int]:
     if not isinstance(value, list | tuple | set | frozenset) or not value:
         raise TypeError
-    return frozenset(_from_1_to(65_535)(each) for each in value)
+    return frozenset(_whole(1, 65_535)(each) for each in value)
 
 
 def _proxy(value: str) -> str:
@@ -159,9 +161,9 @@ def _fernet_key(value: str | bytes) -> str:
     return value if isinstance(value, str) else value.decode()
 
 
-def _from_1_to(maximum: int) -> Callable[[Any], int]:
+def _whole(minimum: int, maximum: int) -> Callable[[Any], int]:
     def parse(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= maximum:
+        if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
             raise ValueError
         return value
 
@@ -189,8 +191,8 @@ def _key(default: Any, parse: Callable[[Any], Any], accepted: str, *, secret: bo
     return field(default=default, repr=not secret, metadata={"parse": parse, "accepted": accepted, "secret": secret})
 
 
-def _number(default: int, maximum: int) -> Any:
-    return _key(default, _from_1_to(maximum), f"a whole number from 1 to {maximum}")
+def _number(default: int, maximum: int, minimum: int = 1) -> Any:
+    return _key(default, _whole(minimum, maximum), f"a whole number from {minimum} to {maximum}")
 
 
 @dataclass(frozen=True)
@@ -272,8 +274,10 @@ class Config:
         timedelta(days=7), _positive_duration, "a timedelta or a number of seconds, more than 0 and at most 10 years"
     )
     """How long a delivery waits for its callback."""
+    max_timeout_s: int = _number(MAX_TIMEOUT_S, MAX_TIMEOUT_S, MIN_TIMEOUT_S)
+    """The longest time-out of a hook in seconds; longer ones that were saved before are capped when sent."""
     retention_days: int | None = _key(
-        90, _or_none(_from_1_to(MAX_DURATION.days)), "None or a whole number from 1 to 3650"
+        90, _or_none(_whole(1, MAX_DURATION.days)), "None or a whole number from 1 to 3650"
     )
     """How long after its end a push stays in the history; None: for ever."""
     max_webhooks: int = _number(50, 10_000)

@@ -94,7 +94,7 @@ def _postgresql(element: now_plus, compiler: Any, **kwargs: Any) -> str:
 def _sqlite(element: now_plus, compiler: Any, **kwargs: Any) -> str:
     # SQLAlchemy stores six digits of a second, SQLite's clock gives three.
     seconds = compiler.process(element.clauses, **kwargs)
-    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', {seconds} || ' seconds')"
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', ({seconds}) || ' seconds')"
 
 
 class _OneOf(FunctionElement[Any]):

@@ -56,6 +56,7 @@ def test_defaults() -> None:
         ca_bundle=None,
         encryption_keys=(),
         callback_ttl=timedelta(days=7),
+        max_timeout_s=60,
         max_webhooks=50,
         max_hooks=10,
         max_body_bytes=65536,
@@ -173,6 +174,7 @@ ACCEPTED = {
     "CA_BUNDLE": "the path of a readable PEM file",
     "CALLBACK_TTL": "a timedelta or a number of seconds, more than 0",
     "RETENTION_DAYS": "None or a whole number from 1 to 3650",
+    "MAX_TIMEOUT_S": "a whole number from 5 to 60",
 }
 REFUSED: dict[str, list[object]] = {
     "EXTERNAL_URL": [

@@ -46,6 +46,9 @@ GIVE_UP_AFTER = timedelta(days=5)
 """How long a delivery is tried after it became due, and how long a hook may fail."""
 
 
+DEFAULT_TIMEOUT_S = 15
+
+
 class Status(str, enum.Enum):
     """The state of a delivery; its value is stored."""
 
@@ -189,6 +192,8 @@ class Hook(Base):
     """Whether a newer push of a tag supersedes older ones. None: if the payload format carries a digest."""
     tls: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True))
     """A `transport.tls.TLS` of the hook's own, without what is empty; None for the default."""
+    timeout_s: Mapped[int] = mapped_column(default=DEFAULT_TIMEOUT_S, server_default=str(DEFAULT_TIMEOUT_S))
+    """How long one request may take in all; `HUBHOOKS_MAX_TIMEOUT_S` caps it."""
     failing_since: Mapped[datetime | None]
     failed_at: Mapped[datetime | None]
     """When the last attempt since `failing_since` failed, to the hour."""

@@ -33,14 +33,14 @@ from __future__ import annotations
 import uuid
 from typing import Any, TypeAlias
 
-from sqlalchemy import BindParameter, Float, bindparam, case, func
+from sqlalchemy import BindParameter, ColumnElement, Float, bindparam, case, func
 
 from ..dialects import now_plus
 from .models import GIVE_UP_AFTER, Status, deliveries
 
 Columns: TypeAlias = dict[str, Any]
 """Values or SQL expressions by the names of columns."""
-Seconds: TypeAlias = float | BindParameter[Any]
+Seconds: TypeAlias = float | ColumnElement[Any]
 
 URGENT_S = -30 * 24 * 3600.0
 """An urgent delivery, one that a person waits for, is due this many seconds from now: a month ago.

@@ -53,6 +53,7 @@ class HookWanted:
     template: str | None = None
     supersede: bool | EllipsisType | None = ...
     tls: TLS | None = None
+    timeout_s: int | None = None
 
 
 @dataclass(frozen=True)
@@ -240,6 +241,8 @@ def _set_hooks(session: Session, owner: Owner, webhook: Webhook, wanted: Sequenc
             hook.supersede = each.supersede
         if each.tls is not None and each.tls != tls_of(hook):
             hook.tls, hook.failing_since = each.tls.content() or None, None
+        if each.timeout_s is not None:
+            hook.timeout_s = each.timeout_s
         hook.position = position
 
 

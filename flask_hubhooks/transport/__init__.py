@@ -37,9 +37,8 @@ class Transport:
     files of a certificate and its key, is shown to receivers that ask for one. Both are read again when they change.
     Raises `OSError` if a file cannot be read.
 
-    `connect_timeout_s` bounds connecting, over all addresses of a name together and with TLS. `deadline_s` bounds the
-    whole exchange: resolving, connecting, sending, and reading the response. About `max_connections` connections are
-    kept at most.
+    `connect_timeout_s` bounds connecting, over all addresses of a name together and with TLS. About `max_connections`
+    connections are kept at most.
 
     `proxy` is the URL of an http(s) proxy, with a user name and password if it needs them. https goes through CONNECT,
     and http is requested with an absolute URI (RFC 9112 section 3.2.2). The proxy resolves names itself, so it must
@@ -56,14 +55,12 @@ class Transport:
         proxy: str | None = None,
         no_proxy: tuple[str | IPv4Network | IPv6Network, ...] = (),
         connect_timeout_s: float = 5.0,
-        deadline_s: float = 15.0,
         max_connections: int = 1000,
     ) -> None:
         _refuse_old_libcurl()
         self._settings = Settings(
             egress or Egress(),
             connect_timeout_s,
-            deadline_s,
             certificate_files.ca_bundle("HUBHOOKS_CA_BUNDLE", ca_bundle or certifi.where()),
             certificate_files.client_certificate("HUBHOOKS_CLIENT_CERTIFICATE", *client_certificate)
             if client_certificate

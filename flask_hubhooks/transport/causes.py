@@ -175,7 +175,10 @@ def _our_fault(failure: Failure) -> str:
 def _failure_after_sending(failure: Failure) -> str:
     match failure.code:
         case pycurl.E_OPERATION_TIMEDOUT:
-            return f"No answer within {failure.deadline_s:g} s. Answer with 2xx at once and do the work afterwards."
+            return (
+                f"No answer within {failure.deadline_s:g} s. Answer with 2xx at once and do the work afterwards, or "
+                "give the hook a longer time-out."
+            )
         case pycurl.E_UNSUPPORTED_PROTOCOL:
             return NOT_HTTP
         case pycurl.E_FTP_WEIRD_SERVER_REPLY:
@@ -280,7 +283,10 @@ def proxy_answered(status: int) -> str:
 def incomplete_body(code: int, deadline_s: float) -> str:
     """Describe how the body of a response ended too early, by libcurl's code."""
     if code == pycurl.E_OPERATION_TIMEDOUT:
-        return f"The response body did not end within {deadline_s:g} s. End it at once and do the work afterwards."
+        return (
+            f"The response body did not end within {deadline_s:g} s. End it at once and do the work afterwards, or "
+            "give the hook a longer time-out."
+        )
     return f"The response body broke off. {_SEE_LOG}"
 
 

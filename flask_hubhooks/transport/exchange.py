@@ -97,7 +97,6 @@ class Settings:
 
     egress: Egress
     connect_timeout_s: float
-    deadline_s: float
     ca_bundle: WatchedFiles
     client_certificate: WatchedFiles | None
     proxy: Proxy | None
@@ -172,7 +171,7 @@ class Exchange:
 
     @property
     def deadline(self) -> float:
-        return self.began + self.settings.deadline_s
+        return self.began + self.request.deadline_s
 
     # Before: the handle's options
 
@@ -346,7 +345,7 @@ class Exchange:
     def _with_response(self, code: int) -> Outcome:
         error = self.own_error
         if code and not error and not self.truncated:
-            error = causes.incomplete_body(code, self.settings.deadline_s)
+            error = causes.incomplete_body(code, self.request.deadline_s)
         return Outcome(
             self.started_at,
             _ms(self.began, monotonic()),
@@ -386,7 +385,7 @@ class Exchange:
             self.target.port,
             over_tls=self.target.scheme == "https",
             through_proxy=self.proxy is not None,
-            deadline_s=self.settings.deadline_s,
+            deadline_s=self.request.deadline_s,
             connect_timeout_s=self.settings.connect_timeout_s,
             lookup_s=self.resolved_at - self.began,
             opened=tuple(self.opened),

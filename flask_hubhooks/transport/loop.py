@@ -25,7 +25,7 @@ import logging
 import selectors
 import socket
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from contextlib import suppress
 from datetime import datetime, timezone
 from functools import partial
@@ -97,7 +97,8 @@ class Loop:
         self._kept_sockets: KeptSockets = {}
         # Requests by state
         self._inbox: deque[tuple[Request, Done, float, datetime]] = deque()
-        self._resolving: dict[Exchange, tuple[Lookup, OnResolved]] = {}  # the earliest deadline first
+        # By time-out, of which there are few; in each the earliest deadline comes first
+        self._resolving: defaultdict[float, dict[Exchange, tuple[Lookup, OnResolved]]] = defaultdict(dict)
         self._running: dict[Any, Exchange] = {}  # by handle
         # What they need
         self._resolutions: deque[tuple[Exchange, int, Resolution]] = deque()  # the second inbox
@@ -168,7 +169,8 @@ class Loop:
             now = monotonic()
             waits = [] if self._watch.due is None else [self._watch.due - now]
             if self._resolving:
-                waits += [next(iter(self._resolving)).deadline - now, START_QUEUED_S]
+                waits += [next(iter(each)).deadline - now for each in self._resolving.values() if each]
+                waits.append(START_QUEUED_S)
             wait_s = max(0.0, min(waits)) if waits else None
         events = self._watch.selector.select(wait_s)
         self._sleeping = False
@@ -238,7 +240,7 @@ class Loop:
         on_resolved = partial(self._on_resolved, exchange, exchange.serial)
         found = shared_resolver.resolve(host, request.repository, on_resolved)
         if isinstance(found, Lookup):
-            self._resolving[exchange] = (found, on_resolved)
+            self._resolving[request.deadline_s][exchange] = (found, on_resolved)
         else:
             self._resolved(exchange, found)
 
@@ -248,8 +250,9 @@ class Loop:
         self._wake()
 
     def _take_resolution(self, exchange: Exchange, serial: int, resolution: Resolution) -> None:
-        if exchange.serial == serial and exchange in self._resolving:  # else it was given up
-            del self._resolving[exchange]
+        waiting = self._resolving[exchange.request.deadline_s]
+        if exchange.serial == serial and exchange in waiting:  # else it was given up
+            del waiting[exchange]
             try:
                 self._resolved(exchange, resolution)
             except Exception as error:
@@ -273,22 +276,24 @@ class Loop:
     def _give_up_lookups(self) -> None:
         """End the requests whose names are not resolved by their deadlines."""
         now = monotonic()
-        while self._resolving:
-            exchange, (lookup, on_resolved) = next(iter(self._resolving.items()))
-            if now < exchange.deadline:
-                shared_resolver.start_queued()
-                return
-            del self._resolving[exchange]
-            shared_resolver.cancel(lookup, on_resolved)
-            deadline = f"{self._settings.deadline_s:g} s"
-            if exchange.proxy:
-                error, concern = causes.NO_PROXY, Concern.NOBODY
-            elif lookup.started_at is None:
-                reason = f"too many other lookups were unanswered for {deadline}"
-                error, concern = causes.lookup_failed(lookup.host, reason), Concern.NOBODY
-            else:
-                error, concern = causes.lookup_failed(lookup.host, f"no answer within {deadline}"), Concern.HOST
-            self._answer(exchange, exchange.without_response(error, concern))
+        for deadline_s, waiting in list(self._resolving.items()):
+            while waiting and now >= next(iter(waiting)).deadline:
+                exchange = next(iter(waiting))
+                lookup, on_resolved = waiting.pop(exchange)
+                shared_resolver.cancel(lookup, on_resolved)
+                if exchange.proxy:
+                    error, concern = causes.NO_PROXY, Concern.NOBODY
+                elif lookup.started_at is None:
+                    reason = f"too many other lookups were unanswered for {deadline_s:g} s"
+                    error, concern = causes.lookup_failed(lookup.host, reason), Concern.NOBODY
+                else:
+                    reason = f"no answer within {deadline_s:g} s"
+                    error, concern = causes.lookup_failed(lookup.host, reason), Concern.HOST
+                self._answer(exchange, exchange.without_response(error, concern))
+            if not waiting:
+                del self._resolving[deadline_s]
+        if self._resolving:
+            shared_resolver.start_queued()
 
     # Running
 
@@ -375,8 +380,9 @@ class Loop:
         for handle in list(self._running):
             self._multi.remove_handle(handle)
         self._running.clear()
-        for lookup, on_resolved in self._resolving.values():
-            shared_resolver.cancel(lookup, on_resolved)
+        for waiting in self._resolving.values():
+            for lookup, on_resolved in waiting.values():
+                shared_resolver.cancel(lookup, on_resolved)
         self._resolving.clear()
         for exchange in list(self._handles):
             self._answer(exchange, exchange.without_response(STOPPED, Concern.NOBODY))

@@ -28,6 +28,8 @@ class Request:
     """The repository or namespace it is sent for: none may use up the threads that resolve names."""
     tls: TLS = DEFAULT_TLS
     """How the receiver's certificate is verified; it does not concern a proxy's."""
+    deadline_s: float = 15.0
+    """It bounds the whole exchange: resolving, connecting, sending, and reading the response."""
 
 
 class Concern(Enum):

@@ -15,6 +15,7 @@ from ..formats import PAYLOAD_FORMATS
 from ..formats.hints import Hint, hint
 from ..records.history import Context, LastAttempt
 from ..records.models import DOCKER_WORDS, Attempt, Delivery, Hook, Kind, Status, Webhook
+from ..state import current_state
 from ..transport.causes import cause
 from ..transport.hook_url import hosts
 from .document_fields import (
@@ -111,6 +112,10 @@ def _hints(hook: Hook) -> list[Hint]:
     return [found] if found else []
 
 
+def _timeout_s(hook: Hook) -> int:
+    return min(hook.timeout_s, current_state().config.max_timeout_s)
+
+
 class HookDocument(Document):
     """A destination URL of a webhook."""
 
@@ -130,6 +135,7 @@ class HookDocument(Document):
         properties={"ca": {"type": "string"}, "public_key_sha256": {"type": "string"}},
         additionalProperties=False,
     )
+    timeout_s = Number("The seconds that a request may take in all.", read=_timeout_s)
     hints = Nested(HintDocument, "Payload formats that suit the receiver better.", read=_hints, many=True)
     active = Flag(read="webhook.active")
     failing_since = Time(null=True)

@@ -166,6 +166,10 @@ def document(config: Config) -> dict[str, Any]:
     content = spec.to_dict()
     for name in ("WebhookWanted", "WebhookChange"):
         content["components"]["schemas"][name]["properties"]["hooks"]["maxItems"] = config.max_hooks
+    for schema in content["components"]["schemas"].values():
+        if "default" in (timeout := schema.get("properties", {}).get("timeout_s", {})):  # of a request
+            timeout["maximum"] = config.max_timeout_s
+            timeout["default"] = min(timeout["default"], config.max_timeout_s)
     return content
 
 

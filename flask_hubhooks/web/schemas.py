@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_load, validates_schema
 from marshmallow.validate import Length, OneOf, Range
 
+from ..config import MAX_TIMEOUT_S, MIN_TIMEOUT_S
 from ..crypto.signing import MAX_SECRET_BYTES, MIN_SECRET_BYTES, SECRET_PREFIX, BadSecret, check_secret
 from ..formats import DEFAULT_FORMAT, PAYLOAD_FORMATS, url_placeholders
 from ..formats.template import MAX_TEMPLATE_BYTES
@@ -24,7 +25,7 @@ from ..records.filters import (
     check_repository_pattern,
     check_tag_pattern,
 )
-from ..records.models import DOCKER_WORDS, NUMBER_LIMIT, Status
+from ..records.models import DEFAULT_TIMEOUT_S, DOCKER_WORDS, NUMBER_LIMIT, Status
 from ..records.request_headers import HEADERS_LIMIT, NAME_LIMIT, VALUE_LIMIT, BadHeader, check_name, check_value
 from ..records.runs import OUTCOMES
 from ..records.webhooks import HookWanted, template_fault, tls_fault
@@ -67,6 +68,13 @@ def hook_url(url: str) -> None:
         egress_of(current_state().config).target(url)
     except (BadURL, Forbidden) as refused:
         raise ValidationError(str(refused)) from None
+
+
+def timeout_s(seconds: int) -> None:
+    """Refuse a time-out that is too short, or longer than the operator allows."""
+    longest = current_state().config.max_timeout_s
+    if not MIN_TIMEOUT_S <= seconds <= longest:
+        raise ValidationError(f"Must be {MIN_TIMEOUT_S} to {longest} seconds.")
 
 
 def name(text: str) -> None:
@@ -217,6 +225,14 @@ class TLSField(fields.Field[TLS]):
 _TLS = {"ca": own_ca, "public_key_sha256": pinned_key}
 
 
+class TimeoutField(fields.Integer):
+    """The seconds that a request may take in all."""
+
+    def __init__(self) -> None:
+        about = {"minimum": MIN_TIMEOUT_S, "maximum": MAX_TIMEOUT_S, "default": DEFAULT_TIMEOUT_S}
+        super().__init__(strict=True, validate=timeout_s, metadata=about | {"description": "In seconds."})
+
+
 class HookSchema(Strict):
     """A hook of the webhook, or a new one.
 
@@ -230,6 +246,7 @@ class HookSchema(Strict):
     template = TemplateField()
     supersede = SupersedeField()
     tls = TLSField()
+    timeout_s = TimeoutField()
 
     @validates_schema
     def _is_known_or_new(self, data: Mapping[str, Any], **_: Any) -> None:
@@ -298,7 +315,7 @@ TAG_FILTER, REPOSITORY_FILTER = (
 )
 
 
-OF_HOOK = ("payload_format", "template", "supersede", "tls")
+OF_HOOK = ("payload_format", "template", "timeout_s", "supersede", "tls")
 """The fields of a hook that stand beside `hook_url` in a webhook with one hook."""
 
 
@@ -324,6 +341,7 @@ class WebhookSchema(Strict):
     template = TemplateField()
     supersede = SupersedeField()
     tls = TLSField()
+    timeout_s = TimeoutField()
     hooks = fields.List(fields.Nested(HookSchema))
 
     @validates_schema

@@ -47,8 +47,9 @@ from ..records.repositories import settle
 from ..records.scopes import has_pattern
 from ..records.transitions import URGENT_S
 
-LEASE_S = 60.0
-"""How long a worker owns what it has claimed. If it dies, its deliveries are due again after this."""
+LEASE_MARGIN_S = 45.0
+"""A lease lasts this much longer than the time-out of its hook. If the worker dies, its deliveries are due again then.
+At most `MAX_WAIT_S` of it pass before the request begins; the rest is for writing the result."""
 
 WALK_STEPS = 128
 """How many repositories with pending deliveries a claim looks at before it takes what it has found."""
@@ -77,6 +78,7 @@ class Claim(NamedTuple):
     payload_format: str
     template: str | None
     tls: dict[str, str] | None
+    timeout_s: int
     repository_key: int
     encrypted_secret: bytes
     encrypted_former_secret: bytes | None
@@ -169,7 +171,9 @@ _ANYTHING_DUE = select(
         exists().where(webhooks.c.unsettled),
     )
 )
-_lease = update(deliveries).values(transitions.leased(bindparam("lease"), LEASE_S))
+# A subquery by the primary key: a join's plan would depend on the statistics of another table.
+_timeout_s = select(hooks.c.timeout_s).where(hooks.c.id == deliveries.c.hook_id).scalar_subquery()
+_lease = update(deliveries).values(transitions.leased(bindparam("lease"), _timeout_s + LEASE_MARGIN_S))
 
 
 def _longest_due(of: Any) -> Any:
@@ -212,6 +216,7 @@ def _read(delivery: Any) -> Any:
         "payload_format": hooks.c.payload_format,
         "template": hooks.c.template,
         "tls": hooks.c.tls,
+        "timeout_s": hooks.c.timeout_s,
         "encrypted_secret": webhooks.c.encrypted_secret,
         "encrypted_former_secret": case((webhooks.c.former_secret_until > _now, webhooks.c.encrypted_former_secret)),
         "encrypted_headers": webhooks.c.encrypted_headers,

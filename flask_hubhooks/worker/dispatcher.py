@@ -50,12 +50,9 @@ logger = logging.getLogger(__name__)
 
 USER_AGENT = "flask_hubhooks"
 CONNECT_TIMEOUT_S = 5.0
-DEADLINE_S = 15.0
-STOP_S = DEADLINE_S + 10.0
-"""How long stopping may take: requests in flight are answered, and recorded in spite of a short outage."""
 MAX_WAIT_S = 5.0
 """How long a claim may wait for its turn before it is released: so pausing or deleting a webhook takes effect within
-this time. A lease (60 s) also covers the deadline, the margin, and the deadline of a request before it."""
+this time. It is part of `LEASE_MARGIN_S`."""
 MIN_CLAIM, MAX_CLAIM = 64, 1024
 """Deliveries of one claim: twice as many as were completed since the last one, since they are to be sent soon, and at
 least half of the last claim's limit, since a claim of a few costs nearly as much as one of hundreds."""
@@ -77,7 +74,8 @@ SWEEP_S = 1.0
 POSTPONED_S = 60.0
 """When a delivery that we cannot send because of an error of ours is tried again."""
 IDLE_S = 30.0
-"""How long a transaction, which keeps rows from others, may be idle before the database ends it: half a lease."""
+"""How long a transaction, which keeps rows from others, may be idle before the database ends it: less than what a lease
+has beyond the request."""
 LOCKED_S = 0.1
 """How soon a result is recorded again whose delivery was locked: a host may be deleting a repository."""
 STOP_LOCKED_S = 5.0
@@ -101,7 +99,6 @@ def guarded_transport(config: Config, most: int) -> Transport:
         proxy=config.proxy,
         no_proxy=config.no_proxy,
         connect_timeout_s=CONNECT_TIMEOUT_S,
-        deadline_s=DEADLINE_S,
         max_connections=most,
     )
 
@@ -146,6 +143,11 @@ class Dispatcher:
         self._locked: list[Result | Released] = []
         self._locked_not_before = 0.0
         self.stopping = threading.Event()
+
+    @property
+    def longest_timeout_s(self) -> float:
+        """The longest time-out of the requests in flight; 0 if there are none."""
+        return min(self._limits.longest_timeout_s, self._state.config.max_timeout_s)
 
     def stop(self) -> None:
         """Claim and send nothing more; requests in flight are still recorded. Safe in a signal handler."""
@@ -327,7 +329,8 @@ class Dispatcher:
             self._send_more()
 
         tls = TLS(**claim.tls) if claim.tls else DEFAULT_TLS
-        return Request(url, body, own | headers, claim.scope, tls), done
+        timeout_s = min(claim.timeout_s, self._state.config.max_timeout_s)
+        return Request(url, body, own | headers, claim.scope, tls, timeout_s), done
 
     def _payload(self, claim: Claim, token: str) -> tuple[Format, bytes, str]:
         """Return the payload format, body and URL of a delivery's request."""

@@ -76,6 +76,7 @@ class _Flight:
 
     hook: _Hook
     began: float
+    timeout_s: int
     slow: bool = False
     ended: bool = False
 
@@ -232,6 +233,12 @@ class Limits:
         """Whether a request is in flight that is not slow, so that it may be answered soon."""
         return len(self._flights) > self._slow
 
+    @property
+    def longest_timeout_s(self) -> int:
+        """The longest time-out of the requests in flight; 0 if there are none."""
+        with self._lock:
+            return max((flight.timeout_s for flight in self._flights.values()), default=0)
+
     # How turns, limits and breakers work; the lock is held
 
     @property
@@ -239,7 +246,7 @@ class Limits:
         return min(self._concurrency + self._slow, self._max_in_flight)
 
     def _begin(self, claim: Claim, hook: _Hook, now: float) -> None:
-        flight = self._flights[claim.id, claim.lease_token] = _Flight(hook, now)
+        flight = self._flights[claim.id, claim.lease_token] = _Flight(hook, now, claim.timeout_s)
         self._fresh.append(flight)
         key = hook.repository_key
         self._in_flight[key] = self._in_flight.get(key, 0) + 1

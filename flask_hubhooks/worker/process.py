@@ -25,7 +25,7 @@ from ..redis_client import connect
 from ..state import State, current_state
 from ..wakeups import enqueue_delivery, wake, wake_unless_queued
 from .claims import anything_due
-from .dispatcher import STOP_S, Dispatcher
+from .dispatcher import Dispatcher
 from .jobs import dispatchers
 from .readiness import RETRY_DELAYS_S, CannotWork, await_redis, await_servers
 
@@ -42,6 +42,8 @@ PRUNE_SLICE_S = 0.25
 CONNECT_S = 5.0
 RQ_TTL_S = 30
 """RQ waits for a job for 15 s less than this at a time, so a connection that was lost silently is noticed soon."""
+STOP_S = 10.0
+"""How long stopping may take beyond the longest time-out in flight: results are recorded in spite of a short outage."""
 
 
 def work(app: Flask, concurrency: int | None = None, burst: bool = False) -> None:
@@ -53,7 +55,7 @@ def work(app: Flask, concurrency: int | None = None, burst: bool = False) -> Non
     """
     state = current_state()
     dispatchers[state] = dispatcher = Dispatcher(state, concurrency, slice_s=inf, linger_s=0.0 if burst else LINGER_S)
-    with _exit_if_stopping_hangs(dispatcher.stopping), suppress(StopRequested):
+    with _exit_if_stopping_hangs(dispatcher), suppress(StopRequested):
         _handle_signals(dispatcher)
         await_servers(state, patient=not burst)
         if burst:
@@ -74,18 +76,26 @@ def _handle_signals(dispatcher: Dispatcher) -> None:
 
 
 @contextmanager
-def _exit_if_stopping_hangs(stopping: threading.Event) -> Iterator[None]:
-    """Exit the process if the block takes longer than `STOP_S` after `stopping` is set.
+def _exit_if_stopping_hangs(dispatcher: Dispatcher) -> Iterator[None]:
+    """Exit the process if the block takes too long after the dispatcher was stopped.
+
+    That is `STOP_S` beyond the longest time-out of the requests that are then in flight.
 
     A signal does not interrupt a call to a server that hangs. Leases bring back the deliveries in flight.
     """
     ended = threading.Event()
 
     def watch() -> None:
-        stopping.wait()
-        if not ended.wait(STOP_S):
-            logger.error("a server has not answered for %.0f s, exiting without it", STOP_S)
-            os._exit(1)
+        dispatcher.stopping.wait()
+        stopped_at, limit_s, left_s = monotonic(), STOP_S, STOP_S
+        while left_s > 0:
+            # Looked up again and again, since another thread may just be sending a request.
+            limit_s = max(limit_s, dispatcher.longest_timeout_s + STOP_S)
+            left_s = stopped_at + limit_s - monotonic()
+            if ended.wait(min(BEAT_S, max(0.0, left_s))):
+                return
+        logger.error("a server has not answered for %.0f s, exiting without it", limit_s)
+        os._exit(1)
 
     threading.Thread(target=watch, name="hubhooks-stop", daemon=True).start()
     try:

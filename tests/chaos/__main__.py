@@ -22,6 +22,7 @@ from flask_hubhooks import ImagePush
 
 from .app import create_app, db, hubhooks
 from .events import Events
+from .pace import shorten_timeouts
 from .plan import PORTS, Plan
 from .servers import World, started
 from .verdict import UNFINISHED, Verdict
@@ -188,6 +189,8 @@ def _make_app(world: World, plan: Plan) -> Flask:
         wanted = {"name": f"w{chain.number}", "hooks": [{"hook_url": url} for url in urls]}
         answer = client.post(f"/v2/repositories/{chain.repository}/webhooks/", json=wanted)
         assert answer.status_code == 201, answer.text
+    with app.app_context():
+        shorten_timeouts(app.extensions["hubhooks"])
     return app
 
 

@@ -43,11 +43,11 @@ def answered(host: Host, clock: StoppedClock, claim: Claim, status_code: int) ->
 
 
 def test_a_lease(host: Host, clock: StoppedClock, claim: Callable[[], list[Claim]]) -> None:
-    """A push is due at once and a lease lasts 60 s, whatever the clocks of the processes say."""
-    host.create("https://receiver.example.com/hook")
+    """A lease lasts 45 s longer than its hook's time-out, whatever the clocks of the processes say."""
+    host.create(hooks=[{"hook_url": "https://receiver.example.com/hook", "timeout_s": 20}])
     host.push()
     assert len(claim()) == 1
-    clock.now_s += 59
+    clock.now_s += 64
     assert claim() == []
     clock.now_s += 2
     assert len(claim()) == 1

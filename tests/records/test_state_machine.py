@@ -34,7 +34,7 @@ from flask_hubhooks.transport import Concern, Outcome
 from flask_hubhooks.worker import claims, recording
 from flask_hubhooks.worker.retry import judge, judge_test
 
-from ..support.delivery_model import CODES, DAY, HEAD_START, LEASE, MEANING, Model
+from ..support.delivery_model import CODES, DAY, HEAD_START, LEASE_MARGIN, MAX_TIMEOUT, MEANING, Model
 from ..support.delivery_records import Chain, Push, Sent
 from ..support.delivery_records import Delivery as Expected
 from ..support.delivery_records import Hook as ExpectedHook
@@ -126,14 +126,19 @@ class Registry(RuleBasedStateMachine):
         most=st.integers(1, 3),
         new=st.lists(urls, max_size=1),
         moved=st.none() | urls,
+        timeout_s=st.none() | st.sampled_from([5, MAX_TIMEOUT]),
     )
-    def edit(self, number: int, order: list[int], most: int, new: list[str], moved: str | None) -> None:
-        """Keep some hooks in some order, perhaps with a new URL for one, and perhaps add one at the end."""
+    def edit(
+        self, number: int, order: list[int], most: int, new: list[str], moved: str | None, timeout_s: int | None
+    ) -> None:
+        """Keep some hooks in some order, perhaps with a new URL or time-out for one, and perhaps add one at the end."""
         webhook = one_of(self.model.live, number)
         kept = [webhook.hooks[each] for each in order if each < len(webhook.hooks)][:most]
         wanted: list[dict[str, Any]] = [{"id": each.id} for each in kept]
         if moved and kept:
             wanted[0]["hook_url"] = moved
+        if timeout_s:
+            wanted[0]["timeout_s"] = kept[0].timeout_s = timeout_s
         wanted += [{"hook_url": url} for url in new]
         answer = self._api("PATCH", webhook, json={"hooks": wanted})
         assert answer.status_code == 200, answer.text
@@ -364,7 +369,7 @@ class Registry(RuleBasedStateMachine):
     def come_late(self, said: str, sent_again: bool) -> None:
         """Suspend a worker past its leases; it records after a successor or an owner has taken over."""
         sent = self._claim(500, set())
-        self._time_passes(LEASE + 1)
+        self._time_passes(MAX_TIMEOUT + LEASE_MARGIN + 1)
         if sent and sent_again:
             self._redeliver(sent[0][0].chain, sent[0][0].delivery)
         self._claim(500, set())

@@ -14,7 +14,8 @@ from .delivery_records import Chain, Delivery, Hook, Push, Sent, Webhook
 
 DAY = 24 * 3600.0
 HOUR = 3600.0
-LEASE, GIVE_UP, CALLBACK_TTL, RETENTION = 60.0, 5 * DAY, 7 * DAY, 90 * DAY
+LEASE_MARGIN, GIVE_UP, CALLBACK_TTL, RETENTION = 45.0, 5 * DAY, 7 * DAY, 90 * DAY
+MAX_TIMEOUT = 60
 FAILING_GAP = 3 * DAY
 HEAD_START = 30 * DAY
 """What a person waits for, a test or a redelivery, is due since so long ago."""
@@ -197,7 +198,7 @@ class Model:
         self._advance(chain)
 
     def claimed(self, push: Push, chain: Chain, delivery: Delivery, token: uuid.UUID) -> Sent:
-        delivery.token, delivery.due = token, self.now + LEASE
+        delivery.token, delivery.due = token, self.now + delivery.hook.timeout_s + LEASE_MARGIN
         first = "test" if chain.is_test else "push"
         trigger = (
             "retry"

@@ -16,6 +16,7 @@ UNKNOWN = uuid.UUID(int=0)
 class Hook:
     id: int
     url: str
+    timeout_s: int = 15
     failing_here: float | None = None
     failed_here: float = 0.0
     """When it failed last, to the hour."""

@@ -23,7 +23,7 @@ SOON_S = 5.0
 
 
 def transport(**options: Any) -> Transport:
-    return Transport(LOOPBACK, **{"deadline_s": 10, **options})
+    return Transport(LOOPBACK, **options)
 
 
 def send(
@@ -33,16 +33,17 @@ def send(
     headers: Mapping[str, str],
     repository: str = "",
     tls: TLS = DEFAULT_TLS,
+    deadline_s: float = 10.0,
 ) -> Outcome:
     """Send one request, and wait for its outcome."""
     outcomes: SimpleQueue[Outcome] = SimpleQueue()
-    transport.send(Request(url, body, headers, repository, tls), outcomes.put)
+    transport.send(Request(url, body, headers, repository, tls, deadline_s), outcomes.put)
     return outcomes.get(timeout=90)
 
 
-def post(transport: Transport, url: str, **headers: str) -> Outcome:
+def post(transport: Transport, url: str, deadline_s: float = 10.0, /, **headers: str) -> Outcome:
     """Send `BODY` as JSON, and wait for the outcome."""
-    return send(transport, url, BODY, {"Content-Type": "application/json", **headers})
+    return send(transport, url, BODY, {"Content-Type": "application/json", **headers}, deadline_s=deadline_s)
 
 
 class Network:

@@ -26,7 +26,7 @@ TOGETHER = 64
 
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[Transport]:
-    sender = transport(deadline_s=DEADLINE_S)
+    sender = transport()
     yield sender
     sender.close()
 
@@ -42,7 +42,7 @@ def judge(name: str, case: Hostile, outcome: Outcome) -> None:
 def test_alone(guarded: Transport, name: str, caplog: pytest.LogCaptureFixture) -> None:
     """Each hostile response has its cause, raises nothing and ends by the deadline."""
     with HOSTILE[name].receiver() as receiver:
-        judge(name, HOSTILE[name], send(guarded, receiver.url, BODY, {}))
+        judge(name, HOSTILE[name], send(guarded, receiver.url, BODY, {}, deadline_s=DEADLINE_S))
     assert not caplog.records
 
 
@@ -55,7 +55,7 @@ def test_together(guarded: Transport, caplog: pytest.LogCaptureFixture) -> None:
             batch = {name: SimpleQueue[Outcome]() for name in (names[first:] + names)[:TOGETHER]}
             for name, outcomes in batch.items():
                 url = stack.enter_context(HOSTILE[name].receiver()).url
-                guarded.send(Request(url, BODY, {}), outcomes.put)
+                guarded.send(Request(url, BODY, {}, deadline_s=DEADLINE_S), outcomes.put)
             assert send(guarded, good.url, BODY, {}).status_code == 200
             for name, outcomes in batch.items():
                 judge(name, HOSTILE[name], outcomes.get(timeout=60))
@@ -79,9 +79,9 @@ from queue import SimpleQueue
 from flask_hubhooks.transport import Request
 from tests.support.transports import transport
 outcomes = SimpleQueue()
-sender = transport(deadline_s={DEADLINE_S})
+sender = transport()
 for url in sys.argv[1:] * 25:
-    sender.send(Request(url, b"", {{}}), outcomes.put)
+    sender.send(Request(url, b"", {{}}, deadline_s={DEADLINE_S}), outcomes.put)
 for _ in sys.argv[1:] * 25:
     assert outcomes.get(timeout=90).duration_ms <= {(DEADLINE_S + GRACE_S) * 1000}
 with open("/proc/self/status") as status:  # `getrusage` would tell the parent's peak, from before the fork
@@ -102,14 +102,14 @@ def test_memory() -> None:
 def test_floods_from_another_process(tmp_path: Path) -> None:
     """64 floods at once all take too much work, and none lasts until the deadline."""
     flooding = Process(tmp_path / "log", {}, "tests.support.flooding")
-    sender = transport(deadline_s=15)
+    sender = transport()
     try:
         until(lambda: flooding.log.endswith("\n"))
         outcomes = SimpleQueue[Outcome]()
         for _ in range(TOGETHER):
-            sender.send(Request(f"http://127.0.0.1:{flooding.log.strip()}/", BODY, {}), outcomes.put)
+            sender.send(Request(f"http://127.0.0.1:{flooding.log.strip()}/", BODY, {}, deadline_s=60), outcomes.put)
         for _ in range(TOGETHER):
-            assert outcomes.get(timeout=30).error.startswith(COSTLY)
+            assert outcomes.get(timeout=90).error.startswith(COSTLY)
     finally:
         sender.close()
         flooding.stop()

@@ -255,14 +255,17 @@ def test_posts_while_the_resolver_hangs(dns: NameServer, monkeypatch: pytest.Mon
     """While all lookups hang, POSTs to addresses are sent at once, and those to names end at their deadline."""
     monkeypatch.setattr(loop, "shared_resolver", Resolver())
     monkeypatch.setattr(resolver, "MAX_THREADS", 8)
-    sender = transport(deadline_s=0.5)
+    sender = transport()
     with Receiver() as receiver, ThreadPoolExecutor(16) as pool:
         urls = [f"http://hanging{number % 4}.example.com/" for number in range(12)]
-        late = [pool.submit(post, sender, url) for url in urls]
+        patient = pool.submit(post, sender, urls[0], 60)
+        late = [pool.submit(post, sender, url, 0.5) for url in urls]
         poll(lambda: dns.running == 2)
         assert post(sender, receiver.url).status_code == 200
         assert not any(each.done() for each in late)
         outcomes = [each.result() for each in late]
+        assert not patient.done()
+        sender.close()
     assert {(each.error.partition("(")[2].partition(")")[0], each.concern) for each in outcomes} == {
         ("no answer within 0.5 s", Concern.HOST),
         ("too many other lookups were unanswered for 0.5 s", Concern.NOBODY),

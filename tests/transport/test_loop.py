@@ -59,11 +59,11 @@ def test_close_answers_what_is_under_way(monkeypatch: pytest.MonkeyPatch) -> Non
     release = threading.Event()
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: release.wait(30) and [])
     outcomes: SimpleQueue[Outcome] = SimpleQueue()
-    sender = Transport(LOOPBACK, deadline_s=60)
+    sender = Transport(LOOPBACK)
     with Receiver(hang) as receiver:
         for _ in range(50):
-            sender.send(Request(receiver.url, b"", {}), outcomes.put)
-            sender.send(Request("http://hanging.example.com/", b"", {}), outcomes.put)
+            sender.send(Request(receiver.url, b"", {}, deadline_s=60), outcomes.put)
+            sender.send(Request("http://hanging.example.com/", b"", {}, deadline_s=60), outcomes.put)
         receiver.wait_for(50)
         began = monotonic()
         sender.close()
@@ -175,9 +175,9 @@ def test_nothing_stays_behind(tmp_path: Path) -> None:
     try:
         before = ours()
         with plain as one, encrypted as other:
-            sender = Transport(LOOPBACK, ca_bundle=str(tmp_path / "ca.pem"), deadline_s=0.3)
+            sender = Transport(LOOPBACK, ca_bundle=str(tmp_path / "ca.pem"))
             for url in [*[one.url] * 4, other.url, "http://127.0.0.1:1/", "http://10.0.0.1/", "nonsense"]:
-                send(sender, url, b"", {})
+                send(sender, url, b"", {}, deadline_s=0.3)
             assert ours() > before
             sender.close()
             del sender

@@ -95,7 +95,7 @@ def looked_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def sender(proxy: str, egress: Egress | None = None, **options: Any) -> Transport:
-    return Transport(egress, proxy=proxy, **{"deadline_s": 10, **options})
+    return Transport(egress, proxy=proxy, **options)
 
 
 def test_http(looked_up: list[str]) -> None:
@@ -265,7 +265,7 @@ def test_the_receiver_is_away() -> None:
 def test_bad_proxies(answer: Answer, words: str) -> None:
     """A proxy that hangs, trickles, closes or does not speak HTTP has its cause, by the deadline."""
     with Receiver(answer) as proxy:
-        outcome = post(sender(proxy.url.removesuffix("/hook"), deadline_s=0.5), f"https://ci.example.com/{SECRET}")
+        outcome = post(sender(proxy.url.removesuffix("/hook")), f"https://ci.example.com/{SECRET}", 0.5)
     assert (outcome.status_code, outcome.error) == (None, words)
     assert (outcome.concern, outcome.connected) == (Concern.NOBODY, False)
     assert outcome.duration_ms < SOON_S * 1000
@@ -275,7 +275,7 @@ def test_bad_proxies(answer: Answer, words: str) -> None:
 def test_deadline_of_http(answer: Answer) -> None:
     """The deadline holds for a proxy that does not answer an http URL, or trickles."""
     with Receiver(answer) as proxy:
-        outcome = post(sender(proxy.url.removesuffix("/hook"), deadline_s=0.5), "http://ci.example.com/")
+        outcome = post(sender(proxy.url.removesuffix("/hook")), "http://ci.example.com/", 0.5)
     assert outcome.error.startswith("No answer within 0.5 s. ")
     assert outcome.duration_ms < SOON_S * 1000
 
@@ -286,10 +286,10 @@ def test_deadline_through_a_tunnel(authority: trustme.CA, bundle: str, answer: A
     """The deadline holds for a receiver in a tunnel, also for TLS in TLS, before and within its response."""
     tls = tls_context(authority, "ci.example.com")
     with Receiver(200, answer, tls=tls) as receiver, Proxy(tls=tls_context(authority) if over_tls else None) as proxy:
-        through = sender(proxy.through(), ca_bundle=bundle, deadline_s=0.8)
+        through = sender(proxy.through(), ca_bundle=bundle)
         url = f"https://ci.example.com:{receiver.port}/"
         assert post(through, url).status_code == 200
-        outcome = post(through, url)
+        outcome = post(through, url, 0.8)
     assert " within 0.8 s. " in outcome.error
     assert outcome.duration_ms < SOON_S * 1000
 

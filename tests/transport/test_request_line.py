@@ -76,12 +76,12 @@ def random_path(random: Random) -> str:
 def test_random_paths() -> None:
     """The request line is the path that was judged, for thousands of URLs, with all bytes of the owner's."""
     random = Random(1)  # noqa: S311 - no secret
-    sender, statuses = transport(deadline_s=60), []
+    sender, statuses = transport(), []
     with Receiver() as receiver:
         origin = f"http://127.0.0.1:{receiver.port}"
         urls = [origin + random_path(random) for _ in range(3000)]
         for url in urls:
-            statuses.append(send(sender, url, b"", {}).status_code)
+            statuses.append(send(sender, url, b"", {}, deadline_s=60).status_code)
         sent = [each.path for each in receiver.requests]
         hosts = {each.headers["host"] for each in receiver.requests}
     sender.close()

@@ -147,7 +147,7 @@ def test_through_a_proxy(authority: trustme.CA, bundle: str, over_tls: bool) -> 
         Receiver(tls=tls_context(trustme.CA(), "other.example.com")) as receiver,
         Proxy(tls=tls_context(authority) if over_tls else None) as proxy,
     ):
-        through = Transport(proxy=proxy.through(), ca_bundle=bundle, deadline_s=10)
+        through = Transport(proxy=proxy.through(), ca_bundle=bundle)
         url = f"https://ci.example.com:{receiver.port}/"
         refused = post(through, url)
         assert refused.certificate and refused.certificate.names == ("other.example.com",)
@@ -155,7 +155,7 @@ def test_through_a_proxy(authority: trustme.CA, bundle: str, over_tls: bool) -> 
         assert post(through, url, tls=pin).status_code == 200
         assert post(through, url, tls=OTHER_PIN).concern is Concern.HOOK
         through.close()
-        distrusting = Transport(proxy=proxy.through(), deadline_s=10)
+        distrusting = Transport(proxy=proxy.through())
         outcome = post(distrusting, url, tls=pin)
         distrusting.close()
     if over_tls:

@@ -19,10 +19,10 @@ from ..support.receivers import Answer, Receiver, close, hang, http, poll, reset
 from ..support.transports import BODY, SECRET, post, transport
 
 
-def post_once(answer: Answer, **options: Any) -> Outcome:
+def post_once(answer: Answer, deadline_s: float = 10.0, **options: Any) -> Outcome:
     """POST to a receiver with this response; the outcome must not contain the path or the query."""
     with Receiver(answer) as receiver:
-        outcome = post(transport(**options), f"{receiver.url}/{SECRET}?token={SECRET}")
+        outcome = post(transport(**options), f"{receiver.url}/{SECRET}?token={SECRET}", deadline_s)
         assert len(receiver.requests) == 1
     assert SECRET not in outcome.error
     return outcome

@@ -87,6 +87,7 @@ def test_creates_with_one_url(host: Host) -> None:
         "template": None,
         "supersede": False,
         "tls": None,
+        "timeout_s": 15,
         "hints": [],
         "active": True,
         "failing_since": None,

@@ -20,7 +20,7 @@ from sqlalchemy import select, update
 from flask_hubhooks.dialects import utcnow
 from flask_hubhooks.records.models import Attempt, Delivery, Hook, Status, Webhook
 from flask_hubhooks.signals import chain_finished, delivery_finished, webhook_disabled
-from flask_hubhooks.worker import claims, dispatcher
+from flask_hubhooks.worker import claims
 from flask_hubhooks.worker.dispatcher import Dispatcher
 
 from ..support.host import Host, failing_for
@@ -41,14 +41,10 @@ from ..support.receivers import (
 )
 
 
-@pytest.fixture
-def short_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatcher, "DEADLINE_S", 1.0)
-
-
-def push_to(host: Host, receiver: Receiver, **more: Any) -> dict[str, Any]:
+def push_to(host: Host, receiver: Receiver, within_s: int = 15, **more: Any) -> dict[str, Any]:
     """Push to a webhook with this receiver, deliver, and return the webhook."""
     webhook = host.create(receiver.url, **more)
+    host.set_all(Hook, timeout_s=within_s)  # owners cannot set less than 5 s
     host.push()
     host.deliver()
     return webhook
@@ -208,7 +204,6 @@ def test_schedule_used_up(host: Host) -> None:
     assert delivery["next_attempt_at"] is None
 
 
-@pytest.mark.usefixtures("short_deadline")
 @pytest.mark.parametrize("answer", [hang, trickles(b"HTTP/1.1 200 OK\r\n" * 5)], ids=["hangs", "trickles"])
 def test_no_answer_in_time(host: Host, answer: Answer) -> None:
     """A receiver that does not answer in time uses up an attempt, and the history says what happened."""
@@ -231,7 +226,7 @@ def test_no_answer(host: Host, answer: Answer, error: str) -> None:
 
 def check_no_answer(host: Host, answer: Answer, error: str) -> None:
     with Receiver(answer) as receiver:
-        webhook = push_to(host, receiver)
+        webhook = push_to(host, receiver, within_s=1)
     delivery = host.one_delivery(webhook)
     assert (delivery["status"], delivery["state"]) == ("pending", "pending")
     [attempt] = delivery["attempts"]
@@ -249,12 +244,11 @@ def test_nobody_listens(host: Host) -> None:
     assert delivery["state"] == "pending"
 
 
-@pytest.mark.usefixtures("short_deadline")
 def test_body_that_trickles(host: Host) -> None:
     """The status counts even if the deadline cuts off a trickling body, and the history says so."""
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
     with Receiver(trickles(b"x" * 1000, at_once=head)) as receiver:
-        delivery = host.one_delivery(push_to(host, receiver))
+        delivery = host.one_delivery(push_to(host, receiver, within_s=1))
     assert (delivery["state"], codes(delivery)) == ("succeeded", [200])
     assert delivery["attempts"][0]["cause"].startswith("The response body did not end within 1 s. ")
 
@@ -734,9 +728,12 @@ def test_called_back_while_on_the_wire(host: Host) -> None:
 
 
 def test_a_dead_worker(host: Host) -> None:
-    """What a dead worker has claimed is sent by another one once the lease has ended, and not before."""
+    """What a dead worker has claimed is sent by another one once the lease has ended, and not before.
+
+    The lease of a delivery lasts 45 s longer than its hook's time-out.
+    """
     with Receiver() as receiver:
-        webhook = host.create(receiver.url)
+        webhook = host.create(hooks=[{"hook_url": receiver.url, "timeout_s": 30}])
         host.push()
         with host.writing() as session:
             assert len(claims.claim(session, 10)[0]) == 1
@@ -746,7 +743,7 @@ def test_a_dead_worker(host: Host) -> None:
         with host.writing() as session:
             [lease_ends] = session.scalars(select(Delivery.next_attempt_at))
         assert lease_ends is not None
-        assert timedelta(seconds=40) < lease_ends - utcnow() <= timedelta(seconds=60)
+        assert timedelta(seconds=55) < lease_ends - utcnow() <= timedelta(seconds=75)
         host.make_due()
         host.deliver()
         assert len(receiver.requests) == 1

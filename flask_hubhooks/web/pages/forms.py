@@ -53,6 +53,8 @@ class URLField:
     id: str = ""
     payload_format: str = DEFAULT_FORMAT
     template: str = ""
+    timeout_s: str = ""
+    """"" for a new hook with the default."""
 
     @property
     def hint(self) -> Hint | None:
@@ -79,8 +81,8 @@ class WebhookForm:
     headers: list[HeaderField] = field(default_factory=list)
     version: str = ""
     errors: dict[str, list[str]] = field(default_factory=dict)
-    """Messages by field: `name`, `urls`, `url-0`, `template-0`, `final_callback`, `tag_filter`, `headers`, `header-0`;
-    "" for the whole."""
+    """Messages by field: `name`, `urls`, `url-0`, `template-0`, `timeout_s-0`, `final_callback`, `tag_filter`,
+    `headers`, `header-0`; "" for the whole."""
     focus: str = ""
     """The id of the element that gets the focus."""
 
@@ -90,7 +92,13 @@ class WebhookForm:
         return cls(
             name=webhook["name"],
             urls=[
-                URLField(each["hook_url"], str(each["id"]), each["payload_format"], each["template"] or "")
+                URLField(
+                    each["hook_url"],
+                    str(each["id"]),
+                    each["payload_format"],
+                    each["template"] or "",
+                    str(each["timeout_s"]),
+                )
                 for each in webhook["hooks"]
             ]
             or [URLField()],
@@ -103,10 +111,10 @@ class WebhookForm:
     @classmethod
     def typed(cls, form: Form) -> WebhookForm:
         """Make the form of what was sent. It has an error if it has expired."""
-        lines = zip_longest(*map(form.getlist, ("hook_url", "hook_id", "payload_format", "template")), fillvalue="")
+        fields = ("hook_url", "hook_id", "payload_format", "template", "timeout_s")
         urls = [
-            URLField(url.strip(), id_, payload_format or DEFAULT_FORMAT, template.replace("\r\n", "\n"))
-            for url, id_, payload_format, template in lines
+            URLField(url.strip(), id_, format_ or DEFAULT_FORMAT, template.replace("\r\n", "\n"), timeout_s.strip())
+            for url, id_, format_, template, timeout_s in zip_longest(*map(form.getlist, fields), fillvalue="")
         ]
         names, values = form.getlist("header_name"), form.getlist("header_value")
         return cls(
@@ -154,7 +162,7 @@ class WebhookForm:
         places = [index for index, each in enumerate(self.urls) if each.url]
         for key, within in messages.items() if isinstance(messages, Mapping) else [(None, messages)]:
             for name, text in _flattened(within):
-                one = "template" if name == "template" else "url"
+                one = name if name in ("template", "timeout_s") else "url"
                 self._add("urls" if key is None else f"{one}-{places[key]}", [text])
 
     def _add(self, name: str, texts: list[str]) -> None:
@@ -210,6 +218,8 @@ def _hook(typed: URLField) -> dict[str, Any]:
     hook: dict[str, Any] = {"hook_url": typed.url, "payload_format": typed.payload_format}
     if typed.payload_format == "template":
         hook["template"] = typed.template or None
+    if typed.timeout_s:
+        hook["timeout_s"] = int(typed.timeout_s) if re.fullmatch("[0-9]{1,9}", typed.timeout_s) else typed.timeout_s
     return hook | {"id": int(typed.id)} if re.fullmatch("[0-9]{1,19}", typed.id) else hook
 
 
