@@ -1,4 +1,4 @@
-"""Callbacks of receivers, which decide deliveries."""
+"""Callbacks of receivers, which decide deliveries, and owners' decisions in their place."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from .cancelling import REPOSITORY_DELETED
 from .chains import Changes, advance
 from .models import Kind, Status, deliveries, hooks, pushes, webhooks
 
+NOT_AWAITED = "Nothing was changed: only a delivery that awaits its callback can be decided."
+
 
 class CallbackRefused(Exception):
     """The callback changes nothing. `status_code` is the HTTP status, the text the reason."""
@@ -26,7 +28,7 @@ class CallbackRefused(Exception):
 
 @dataclass(frozen=True)
 class Callback:
-    """What a receiver posted to its `callback_url`."""
+    """What a receiver posted to its `callback_url`, or an owner decided; `context` is the owner's name then."""
 
     state: str
     description: str = ""
@@ -35,7 +37,7 @@ class Callback:
 
 
 def lock_called_back(session: Session, delivery_id: uuid.UUID) -> Row[Any] | None:
-    """Lock a delivery for `decide` and return the columns that `decide` needs; None if it does not exist.
+    """Lock a delivery and return the columns that deciding needs; None if it does not exist.
 
     Raises `Locked` if another transaction has locked it.
     """
@@ -84,6 +86,25 @@ def decide(session: Session, delivery: Row[Any], round_: int, callback: Callback
     _check(delivery, round_, callback)
     if delivery.callback_state:
         return Changes()  # a repetition
+    changes = _apply(session, delivery, callback)
+    may_be_failing = delivery.failing_since or delivery.status is Status.PENDING  # its failure may just be recorded
+    if may_be_failing and delivery.kind is not Kind.TEST:  # hooks are locked after all deliveries
+        session.execute(update(hooks).where(hooks.c.id == delivery.hook_id).values(failing_since=None))
+    return changes
+
+
+def decide_by_hand(session: Session, delivery: Row[Any], decision: Callback) -> Changes:
+    """Let an owner decide the delivery that `lock_called_back` returned, as its callback would.
+
+    It says nothing about the receiver, so a failing hook stays one. Raises `CallbackRefused`, 409, unless the delivery
+    awaits its callback.
+    """
+    if delivery.status is not Status.AWAITING_CALLBACK:
+        raise CallbackRefused(409, NOT_AWAITED)
+    return _apply(session, delivery, decision)
+
+
+def _apply(session: Session, delivery: Row[Any], callback: Callback) -> Changes:
     failed = delivery.callback_expected and callback.state != "success"
     parameters = {f"callback_{name}": value for name, value in vars(callback).items()}
     parameters |= {"delivery_id": delivery.id, "new_status": Status.FAILED if failed else Status.SUCCEEDED}
@@ -91,9 +112,6 @@ def decide(session: Session, delivery: Row[Any], round_: int, callback: Callback
     changes = Changes() if delivery.finished_at else Changes([delivery.id])
     if changes.finished and delivery.position + 1 < delivery.chain_length:
         changes.more_due = advance(session, {(delivery.push_id, delivery.webhook_id)})
-    may_be_failing = delivery.failing_since or delivery.status is Status.PENDING  # its failure may just be recorded
-    if may_be_failing and delivery.kind is not Kind.TEST:  # hooks are locked after all deliveries
-        session.execute(update(hooks).where(hooks.c.id == delivery.hook_id).values(failing_since=None))
     return changes
 
 

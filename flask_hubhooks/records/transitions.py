@@ -154,10 +154,10 @@ def cancelled(reason: str) -> Columns:
 
 
 def decided_by_callback(status: BindParameter[Status]) -> Columns:
-    """A callback decides, before or after the answer. It proves receipt; what had ended keeps its time.
+    """A callback decides, before or after the answer, or an owner in its place.
 
-    The parameters `callback_state`, `callback_description`, `callback_context` and `callback_target_url` are what the
-    receiver posted.
+    It proves receipt; what had ended keeps its time. The parameters `callback_state`, `callback_description`,
+    `callback_context` and `callback_target_url` are what was posted.
     """
     return {
         **_ended(status, ""),

@@ -102,6 +102,11 @@ def repository_pattern(text: str) -> None:
         raise ValidationError(str(bad)) from None
 
 
+def callback_text(text: str | None) -> str:
+    """Return a text of a callback as it is stored and shown: without callback tokens, and "" for None."""
+    return without_tokens(storable(text or "").encode()).decode()
+
+
 class StrictBoolean(fields.Boolean):
     """True or false, and no other value that reads like one of them."""
 
@@ -383,6 +388,20 @@ class RecoverSchema(Strict):
     until = Time(load_default=None)
 
 
+class DecisionSchema(Strict):
+    """An owner's decision in place of a callback.
+
+    It loads to a `Callback` without a context.
+    """
+
+    state = fields.String(required=True, validate=OneOf(CALLBACK_STATES))
+    description = fields.String(load_default="", allow_none=True, validate=Length(max=MAX_DESCRIPTION_LENGTH))
+
+    @post_load
+    def _as_callback(self, data: dict[str, Any], **_: Any) -> Callback:
+        return Callback(data["state"], callback_text(data["description"]))
+
+
 class TagFilterSchema(Strict):
     """A filter to try."""
 
@@ -458,4 +477,4 @@ class CallbackSchema(Schema):
 
     @post_load
     def _as_callback(self, data: dict[str, Any], **_: Any) -> Callback:
-        return Callback(**{name: without_tokens(storable(text or "").encode()).decode() for name, text in data.items()})
+        return Callback(**{name: callback_text(text) for name, text in data.items()})

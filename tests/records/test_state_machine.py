@@ -429,6 +429,16 @@ class Registry(RuleBasedStateMachine):
         """Call back before the answer, or beside an error answer."""
         self._call_back(one_of(self._early(), number), said)
 
+    @precondition(lambda self: self.model.chains)
+    @rule(number=which, said=states, any_state=st.booleans())
+    def decide_by_hand(self, number: int, said: str, any_state: bool) -> None:
+        """Have an owner decide a delivery that awaits its callback, or one in any state."""
+        awaiting = [each for each in self.model.all() if each[2].status == "awaiting_callback"]
+        if any_state or awaiting:
+            _, chain, delivery = one_of(self.model.all() if any_state else awaiting, number)
+            answer = self._api("POST", chain.webhook, f"history/{delivery.id}/decide/", json={"state": said})
+            assert answer.status_code == self.model.decide_by_hand(chain, delivery, said), answer.text
+
     def _awaited(self, status: str = "awaiting_callback") -> list[Sent]:
         return [post for post in self.known if (post.delivery.status, post.delivery.round) == (status, post.round)]
 

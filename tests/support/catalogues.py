@@ -16,6 +16,7 @@ from babel.messages.mofile import read_mo, write_mo
 from babel.messages.pofile import read_po, write_po
 
 import flask_hubhooks
+from flask_hubhooks.records.callbacks import NOT_AWAITED
 from flask_hubhooks.records.webhooks import NO_FINAL_CALLBACK
 from flask_hubhooks.transport.hook_url import ABSOLUTE
 from flask_hubhooks.web.pages.translation import DOMAIN, FOLDER
@@ -39,6 +40,7 @@ CALLS = {
 """Which calls hold a text, and as which argument where it is not the first."""
 ELSEWHERE = (
     ABSOLUTE,
+    NOT_AWAITED,
     NO_FINAL_CALLBACK,
     "Enter a value: there is none, or it can no longer be decrypted.",
     "Enter the template of the payload.",

@@ -344,14 +344,26 @@ class Model:
             return 200 if delivery.said == state else 409
         if delivery.status not in ("pending", "awaiting_callback", "succeeded"):
             return 410
+        self._decide(chain, delivery, state)
+        if not chain.is_test:
+            delivery.hook.failing_here = None
+        return 200
+
+    def decide_by_hand(self, chain: Chain, delivery: Delivery, state: str) -> int:
+        """Let an owner decide, or not; returns the HTTP status."""
+        if chain.webhook.deleted:
+            return 404
+        if delivery.status != "awaiting_callback":
+            return 409
+        self._decide(chain, delivery, state)
+        return 200
+
+    def _decide(self, chain: Chain, delivery: Delivery, state: str) -> None:
         ends = delivery.finished is None
         succeeds = state == "success" or not delivery.callback_expected
         delivery.status, delivery.said = "succeeded" if succeeds else "failed", state
         delivery.token = delivery.due = None
         delivery.received = self.now if delivery.received is None else delivery.received
         delivery.finished = self.now if delivery.finished is None else delivery.finished
-        if not chain.is_test:
-            delivery.hook.failing_here = None
         if ends:
             self._advance(chain)
-        return 200

@@ -577,6 +577,7 @@ def paths(host: Host) -> dict[str, set[str]]:
         f"{below}history/": {"GET", "HEAD", "OPTIONS"},
         delivery: {"GET", "HEAD", "OPTIONS"},
         f"{delivery}redeliver/": {"POST", "OPTIONS"},
+        f"{delivery}decide/": {"POST", "OPTIONS"},
         "/u/acme/app/hook/token/": {"POST", "OPTIONS"},
         "/hubhooks/openapi.json": {"GET", "HEAD", "OPTIONS"},
     }

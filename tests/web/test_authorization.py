@@ -35,6 +35,7 @@ BODIES: dict[str, dict[str, Any]] = {
     ONE + "history/": {"GET": None},
     ONE + "history/<uuid:delivery_id>/": {"GET": None},
     ONE + "history/<uuid:delivery_id>/redeliver/": {"POST": None},
+    ONE + "history/<uuid:delivery_id>/decide/": {"POST": {"state": "success"}},
 }
 """The methods of every route that an authorizer guards, and what each is sent."""
 CALLBACK, DOCUMENT = "/u/<path:repository>/hook/<token>/", "/hubhooks/openapi.json"

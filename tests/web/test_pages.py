@@ -42,6 +42,7 @@ ROUTES: dict[tuple[str, str], tuple[str, int, dict[str, str]]] = {
     ("GET", "history"): (ONE + "history/", 200, {}),
     ("GET", "delivery"): (DELIVERY, 200, {}),
     ("POST", "redeliver"): (DELIVERY + "redeliver/", 303, {}),
+    ("POST", "decide"): (DELIVERY + "decide/", 409, {"state": "success"}),
 }
 """Every page by method and name: its path, what it answers an owner, and the form that it takes."""
 READABLE = ("webhooks", "history", "delivery")
@@ -120,7 +121,7 @@ def test_page(filled: Filled, method: str, name: str) -> None:
         check_page(filled.ask(filled.owner, method, name), 400)  # its token is none of the session's
     if name != "webhooks":
         none = {"webhook": 2**63 - 1, "delivery": uuid.uuid4(), "hook": 1}
-        data = {"csrf_token": filled.owner.token()}
+        data = {"csrf_token": filled.owner.token(), "state": "success"}
         check_page(filled.ask(filled.owner, method, name, ids=none, data=data if method == "POST" else None), 404)
     if method == "POST":
         check_page(filled.ask(filled.owner, method, name, headers={"Origin": "https://evil.example"}), 403)

@@ -65,6 +65,7 @@ CASES = [
     case("list_deliveries", "GET", 200, 400, 200, below="{webhook}/history/", bad_query="cursor=x"),
     case("read_delivery", "GET", 200, None, 200, below="{webhook}/history/{delivery}/"),
     case("redeliver", "POST", 202, None, 403, below="{webhook}/history/{delivery}/redeliver/"),
+    case("decide", "POST", 409, 400, 403, {"state": "success"}, below="{webhook}/history/{delivery}/decide/"),
     # Everybody may read what there is.
     Case("read_openapi", "GET", (200, None, 200, 200, None, 405)),
     # The token is the authority: who calls back is nobody's reader and no stranger.

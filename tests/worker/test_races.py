@@ -335,6 +335,59 @@ def test_a_callback_and_a_redelivery_beside_a_worker(host: Host) -> None:
     check(host, one, two)
 
 
+# A decision by hand
+
+
+def decide(host: Host, delivery: dict[str, Any], webhook: dict[str, Any], state: str) -> int:
+    path = f"{webhook['id']}/history/{delivery['id']}/decide/"
+    return ask(host, "POST", path, json={"state": state}).status_code
+
+
+def test_a_callback_and_a_decision_by_hand_at_once(host: Host, receivers: list[Receiver]) -> None:
+    """Exactly one of a callback and a decision by hand counts, and the chain follows it."""
+    one, two, _ = receivers
+    webhook = host.create(one.url, two.url)
+    for number in range(20):
+        host.push(tag=f"v{number}")
+    host.deliver()
+    first, called_back = first_by_tag(host), 0
+    for request in list(one.requests):
+        delivery = first[json.loads(request.body)["push_data"]["tag"]]
+        codes = at_once(partial(call_back, host, request), partial(decide, host, delivery, webhook, "failure"))
+        assert codes in ([200, 409], [409, 200])
+        called_back += codes[0] == 200
+    host.deliver()
+    assert len(two.requests) == called_back
+    ends = ["succeeded", "awaiting_callback"] * called_back + ["failed", "skipped"] * (20 - called_back)
+    assert sorted(states(host)) == sorted(ends)
+    check(host, one, two)
+
+
+def test_a_decision_by_hand_and_expiry_at_once(host: Host, receivers: list[Receiver]) -> None:
+    """A decision when the time for the callback ends counts, or is refused and the delivery has expired."""
+    one, two, _ = receivers
+    webhook = host.create(one.url, two.url)
+    decided = 0
+    for number in range(10):
+        host.push(tag=f"v{number}")
+        host.deliver()
+        host.make_overdue()
+
+        def expire() -> None:
+            with host.app.app_context(), host.state.writing() as session:
+                claims.expire_overdue(session, 100)
+
+        delivery = first_by_tag(host)[f"v{number}"]
+        code, _ = in_pair(partial(decide, host, delivery, webhook, "success"), expire)
+        assert code in (200, 409)
+        decided += code == 200
+        host.deliver()
+        assert len(two.requests) == decided
+        row = next(each for each in stored(host) if each.id == delivery["id"])
+        assert row.status is (Status.SUCCEEDED if code == 200 else Status.EXPIRED)
+    check(host, one, two)
+
+
 # A redelivery and a lease
 
 

@@ -1,4 +1,7 @@
-"""The API's endpoints for a webhook's history, tests, redelivery and recovery. Pages call the same functions."""
+"""The API's endpoints for a webhook's history, tests, redelivery, recovery and decisions by hand.
+
+Pages call the same functions.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,11 @@ from redis.exceptions import RedisError
 from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
 
+from ...announce import announce
 from ...dialects import lock_repository
 from ...outbox import record_test
 from ...records import history, redelivery
+from ...records.callbacks import Callback, CallbackRefused, decide_by_hand, lock_called_back
 from ...records.models import Delivery, Webhook
 from ...records.redelivery import NotNow
 from ...wakeups import wake
@@ -32,7 +37,7 @@ from ..documents import (
 )
 from ..endpoints import Endpoint, api_url
 from ..problems import Problem, not_found
-from ..schemas import HistorySchema, RecoverSchema, SendTestSchema
+from ..schemas import MAX_CONTEXT_LENGTH, DecisionSchema, HistorySchema, RecoverSchema, SendTestSchema
 from . import DELIVERY, WEBHOOK
 from .webhooks import find_webhook
 
@@ -152,6 +157,33 @@ def redeliver(call: Call, webhook_id: int, delivery_id: uuid.UUID) -> DeliveryVi
         except NotNow as refusal:
             raise Problem(409, f"Nothing was sent: {refusal}.") from None
     wake(call.state)
+    return _read(call, webhook_id, delivery_id)
+
+
+@Endpoint(
+    "POST",
+    DELIVERY + "decide/",
+    summary="Decide a delivery that awaits its callback",
+    tag="deliveries",
+    access="write",
+    body=DecisionSchema(),
+    returns=DELIVERY_DOCUMENT,
+    problems=(409,),
+)
+def decide(call: Call, decision: Callback, webhook_id: int, delivery_id: uuid.UUID) -> DeliveryView:
+    """Decide as a callback would, in the name of the user. Raises 409 if the delivery awaits none."""
+    with call.state.writing() as session:
+        find_delivery(session, find_webhook(session, call, webhook_id), delivery_id)
+        delivery = lock_called_back(session, delivery_id)
+        if delivery is None or delivery.deleted_id:  # meanwhile
+            raise not_found()
+        try:
+            changes = decide_by_hand(session, delivery, replace(decision, context=call.user[:MAX_CONTEXT_LENGTH]))
+        except CallbackRefused as refused:
+            raise Problem(refused.status_code, str(refused)) from None
+    if changes.more_due:
+        wake(call.state)
+    announce(call.state, changes)
     return _read(call, webhook_id, delivery_id)
 
 

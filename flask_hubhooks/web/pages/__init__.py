@@ -61,6 +61,7 @@ def add_routes(blueprint: Blueprint) -> None:
     add(one + "history/", "history", GET=shows(deliveries.show_history, HistoryPageSchema()))
     add(delivery, "delivery", GET=shows(deliveries.show, DeliveryPageSchema()))
     add(delivery + "redeliver/", "redeliver", POST=submits(deliveries.redeliver))
+    add(delivery + "decide/", "decide", POST=submits(deliveries.decide))
 
 
 def shows(function: Callable[..., Response], query: Schema | None = None, action: str = "read") -> View:

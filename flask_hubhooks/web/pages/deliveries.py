@@ -1,4 +1,4 @@
-"""The pages of a webhook's history and of one delivery, and the buttons that send."""
+"""The pages of a webhook's history and of one delivery, and the buttons that send or decide."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from ..api.webhooks import WEBHOOK_DOCUMENT, find_webhook
 from ..authorization import Call
 from ..document_fields import time
 from ..documents import AttemptDocument, AttemptView, DeliveryView, delivery_views
+from ..endpoints import loaded
 from ..problems import not_found
+from ..schemas import DecisionSchema
 from .chart import read_chart
 from .forms import Form
 from .rendering import page, see
@@ -145,6 +147,12 @@ _SENT_BODY = (
 def redeliver(call: Call, sent: Form, webhook_id: int, delivery_id: uuid.UUID) -> Response:
     api.redeliver(call, webhook_id, delivery_id)
     return _see(call, webhook_id, delivery_id, "redelivered")
+
+
+def decide(call: Call, sent: Form, webhook_id: int, delivery_id: uuid.UUID) -> Response:
+    typed = {name: sent.get(name, "") for name in ("state", "description")}
+    api.decide(call, loaded(DecisionSchema(), typed), webhook_id, delivery_id)
+    return _see(call, webhook_id, delivery_id, "decided")
 
 
 def send_test(call: Call, sent: Form, webhook_id: int) -> Response:

@@ -98,6 +98,7 @@ NOTICES: Mapping[str, str] = {
     "deleted": marked("The webhook was deleted."),
     "test": marked("A test push was sent."),
     "redelivered": marked("The delivery is being sent again."),
+    "decided": marked("Your decision was recorded."),
 }
 
 
