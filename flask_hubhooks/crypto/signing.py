@@ -36,20 +36,23 @@ def check_secret(secret: str) -> None:
 
 
 def signature_headers(keys: Sequence[str], message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """Return the headers that prove who sent a body: Standard Webhooks 1.0, and GitHub's X-Hub-Signature-256.
+    """Return the headers that prove who sent a body: Standard Webhooks 1.0, GitHub's and Flux's.
 
     `keys` are the webhook's secrets, the current one first; after a rotation there is a signature with each of them.
     `timestamp` is in epoch seconds, `body` the exact bytes that are sent.
 
     `webhook-signature` is HMAC-SHA256 over `id.timestamp.body`, keyed with the bytes that a secret encodes.
-    `X-Hub-Signature-256` is HMAC-SHA256 over the body, keyed with the text of the current secret, including `whsec_`.
+    `X-Hub-Signature-256`, for receivers made for GitHub, and `X-Signature`, for Flux's `generic-hmac`, are HMAC-SHA256
+    over the body, keyed with the text of the current secret, including `whsec_`.
     """
+    of_body = f"sha256={hmac.new(keys[0].encode(), body, hashlib.sha256).hexdigest()}"
     signed = b"%s.%d.%s" % (message_id.encode(), timestamp, body)
     return {
         "webhook-id": message_id,
         "webhook-timestamp": str(timestamp),
         "webhook-signature": " ".join(f"v1,{_signature(key, signed)}" for key in keys),
-        "X-Hub-Signature-256": f"sha256={hmac.new(keys[0].encode(), body, hashlib.sha256).hexdigest()}",
+        "X-Hub-Signature-256": of_body,
+        "X-Signature": of_body,
     }
 
 

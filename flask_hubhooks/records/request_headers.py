@@ -12,7 +12,7 @@ NAME_LIMIT, VALUE_LIMIT = 100, 4096
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
 _VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")  # visible ASCII: anything else could split a line
-_OURS = frozenset({"content-type", "content-length", "content-encoding", "host", "user-agent"})
+_OURS = frozenset({"content-type", "content-length", "content-encoding", "host", "x-signature", "traceparent"})
 _THE_CONNECTIONS = frozenset(  # RFC 9110 section 7.6.1, and headers that change how a receiver answers
     {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "expect", "accept-encoding"}
 )
@@ -28,7 +28,8 @@ def check_name(name: str) -> None:
     lower = name.lower().replace("_", "-")  # CGI and WSGI confuse them
     if len(name) > NAME_LIMIT or not _TOKEN.fullmatch(name):
         raise BadHeader(f"Must be a header's name of at most {NAME_LIMIT} characters.")
-    if lower in _OURS | _THE_CONNECTIONS or lower.startswith(_RESERVED_STARTS):
+    ours = lower in _OURS | _THE_CONNECTIONS or lower.startswith(_RESERVED_STARTS)
+    if ours or name.lower() == "user_agent":  # `User-Agent` replaces ours, and this would be sent beside it
         raise BadHeader("This header is set by the registry itself.")
 
 

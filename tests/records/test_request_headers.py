@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from flask_hubhooks import __version__
 from flask_hubhooks.records.models import Webhook
 from flask_hubhooks.records.request_headers import BadHeader, as_text, check_name, check_value, of_text
 from flask_hubhooks.transport import Transport
@@ -30,13 +31,14 @@ OURS = [
     "Content-Length",
     "Content-Encoding",
     "Host",
-    "User-Agent",
     "webhook-id",
     "webhook-timestamp",
     "webhook-signature",
     "webhook-anything",
     "X-Hub-Signature-256",
     "X-Hub-Signature",
+    "X-Signature",
+    "traceparent",
     "Connection",
     "Keep-Alive",
     "TE",
@@ -66,12 +68,12 @@ def shown(host: Host, webhook: dict[str, Any]) -> Any:
 
 @on_sqlite
 def test_sent_as_given(host: Host) -> None:
-    """Headers are sent as given beside all of ours, from creation on and after each change."""
+    """Headers are sent as given beside all of ours, from creation on and after each change; User-Agent in its place."""
     with Receiver() as receiver:
         webhook = host.create(receiver.url, headers=GIVEN)
         host.push()
         host.deliver()
-        assert set_headers(host, webhook, {"X-Other": "b"}).status_code == 200
+        assert set_headers(host, webhook, {"X-Other": "b", "user-agent": "Go-http-client/1.1"}).status_code == 200
         host.push()
         host.deliver()
         assert set_headers(host, webhook, {}).status_code == 200
@@ -81,7 +83,14 @@ def test_sent_as_given(host: Host) -> None:
     assert {name: receiver.requests[0].headers[name.lower()] for name in GIVEN} == GIVEN
     assert first - third == {name.lower() for name in GIVEN}
     assert second - third == {"x-other"} and receiver.requests[1].headers["x-other"] == "b"
-    assert {"webhook-id", "webhook-signature", "x-hub-signature-256", "content-type", "host"} <= third
+    assert {"webhook-id", "webhook-signature", "content-type", "host"} <= third
+    agents = [each.headers["user-agent"] for each in receiver.requests]
+    assert agents == [f"flask_hubhooks/{__version__}", "Go-http-client/1.1", f"flask_hubhooks/{__version__}"]
+    assert {each.headers["accept"] for each in receiver.requests} == {"*/*"}
+    assert all(each.headers["x-signature"] == each.headers["x-hub-signature-256"] for each in receiver.requests)
+    [details] = [host.details(webhook, each) for each in host.history(webhook)][1:2]
+    shown_names = [name.lower() for name, _ in details["attempts"][0]["request"]["headers"]]
+    assert shown_names.count("user-agent") == 1
 
 
 @pytest.mark.parametrize("name", OURS)
