@@ -117,7 +117,8 @@ def orphans(delete: bool, yes: bool, force: bool) -> None:
         live = select(Webhook.scope, Webhook.name, Webhook.id).where(Webhook.deleted_id == 0)
         webhooks = session.execute(live.order_by(Webhook.scope, Webhook.id)).all()
     names = dict.fromkeys(webhook.scope for webhook in webhooks)
-    missing = {name for name in names if state.details_for_push(name) is None}
+    # Without a request, a loader that needs a visitor raises, and does not take the repository for missing.
+    missing = {name for name in names if state.details_for_push(name, needs_request=False) is None}
     found = [webhook for webhook in webhooks if webhook.scope in missing]
     for webhook in found:
         click.echo("\t".join(map(str, webhook)))
@@ -134,7 +135,7 @@ def orphans(delete: bool, yes: bool, force: bool) -> None:
     listed = {webhook.id for webhook in found}
     deleted = 0
     for name in sorted(missing):
-        if state.details_for_push(name) is not None:  # it has been created meanwhile
+        if state.details_for_push(name, needs_request=False) is not None:  # it has been created meanwhile
             continue
         with state.writing() as session:
             wait_for_repository(session, name)

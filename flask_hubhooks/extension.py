@@ -121,7 +121,8 @@ class HubHooks(Blueprint):
                 "An in-memory SQLite database has only one connection, which the host and hubhooks would share. "
                 "Use HubHooks(db, join_session=True) or a database file."
             )
-        app.extensions["hubhooks"] = State(app, self._db, self._handlers, config, self._join_session)
+        url_prefix = (options.get("url_prefix") or self.url_prefix or "").rstrip("/")
+        app.extensions["hubhooks"] = State(app, self._db, self._handlers, config, self._join_session, url_prefix)
         copy_tables(self._db.metadata)
         self._push_signal.connect(self._on_push)
         if self._push_signal is not image_pushed:

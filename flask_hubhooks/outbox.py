@@ -84,7 +84,7 @@ def accept_in_session(state: State, push: ImagePush) -> None:
         if not chains:
             return
         # Without a savepoint of ours: a loader that ends the transaction would break it.
-        details = state.handlers.details_of(push.repository, host.begin_nested)
+        details = state.details_of(push.repository, host.begin_nested)
         with state.in_host_transaction() as session:
             _record(session, push, details, chains)
         _wake_on_commit(state, state.db.session())  # the loader may have replaced it

@@ -7,18 +7,20 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, cast
 from weakref import WeakSet
 
-from flask import Flask, current_app
+from flask import Flask, current_app, has_request_context
+from flask.ctx import RequestContext
 from flask_sqlalchemy import SQLAlchemy
 from redis import Redis
 from sqlalchemy import Connection, Engine, delete, event, false, table
 from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
+from werkzeug.test import create_environ
 from werkzeug.wrappers import Response
 
 from .config import Config
@@ -44,38 +46,6 @@ class Handlers:
     repository_loader: Callable[[str], Repository | None] | None = None
     push_adapter: Callable[..., ImagePush | None] | None = None
 
-    def details_of(
-        self, repository: str, savepoint: Callable[[], AbstractContextManager[object]] = nullcontext
-    ) -> dict[str, Any] | None:
-        """Return the `Repository.snapshot` of the host's details, or None if the host has no such repository.
-
-        If the loader fails, the error is logged, and the repository counts as an existing, private one without details;
-        `savepoint` rolls back what the loader did to a session that it shares with us. The same holds for a push that
-        the loader itself sends: calling the loader again would never end.
-        """
-        if self.repository_loader is None:
-            return Repository().snapshot()
-        if _loading.get():
-            logger.warning(
-                "the repository_loader sent a push to %r: it is recorded as private, without details", repository
-            )
-            return Repository(is_private=True).snapshot()
-        loading = _loading.set(True)
-        try:
-            with savepoint():
-                loaded = self.repository_loader(repository)
-            return loaded.snapshot() if loaded else None
-        except Exception as error:
-            logger.exception(
-                "the repository_loader failed for %r: it counts as private, without details: %s%s",
-                repository,
-                in_one_line(error),
-                _LOADERS_ARE_SLOW if isinstance(error, NoConnectionLeft) else "",
-            )
-            return Repository(is_private=True).snapshot()
-        finally:
-            _loading.reset(loading)
-
 
 _loading: ContextVar[bool] = ContextVar("hubhooks_loading", default=False)
 _LOADERS_ARE_SLOW = (
@@ -87,12 +57,22 @@ _LOADERS_ARE_SLOW = (
 class State:
     """The parts that belong to one app: made when they are first used, so that each process has its own."""
 
-    def __init__(self, app: Flask, db: SQLAlchemy, handlers: Handlers, config: Config, join_session: bool) -> None:
+    def __init__(
+        self,
+        app: Flask,
+        db: SQLAlchemy,
+        handlers: Handlers,
+        config: Config,
+        join_session: bool,
+        url_prefix: str,
+    ) -> None:
         self.app = app
         self.db = db
         self.handlers = handlers
         self.config = config
         self.join_session = join_session
+        self.url_prefix = url_prefix
+        """That of the blueprint, which is part of `config.external_url`, without a final slash."""
         passwords: list[str | bytes] = [
             app.config["SECRET_KEY"],
             *(key for key in reversed(app.config.get("SECRET_KEY_FALLBACKS") or ()) if key),  # "" is no secret
@@ -202,8 +182,64 @@ class State:
         if not (wrote or session.new or session.dirty or session.deleted):
             session.rollback()
 
-    def details_for_push(self, repository: str) -> dict[str, Any] | None:
-        """Load the details of a repository that was pushed to, as `Handlers.details_of` does.
+    def details_of(
+        self,
+        repository: str,
+        savepoint: Callable[[], AbstractContextManager[object]] = nullcontext,
+        *,
+        needs_request: bool = True,
+    ) -> dict[str, Any] | None:
+        """Return the `Repository.snapshot` of the host's details, or None if the host has no such repository.
+
+        If the loader fails, the error is logged, and the repository counts as an existing, private one without details;
+        `savepoint` rolls back what the loader did to a session that it shares with us. The same holds for a push that
+        the loader itself sends: calling the loader again would never end.
+
+        Where there is no request, the loader runs in one for HUBHOOKS_EXTERNAL_URL if it `needs_request`.
+        """
+        loader = self.handlers.repository_loader
+        if loader is None:
+            return Repository().snapshot()
+        if _loading.get():
+            logger.warning(
+                "the repository_loader sent a push to %r: it is recorded as private, without details", repository
+            )
+            return Repository(is_private=True).snapshot()
+        loading = _loading.set(True)
+        try:
+            with savepoint():
+                if has_request_context() or not needs_request:
+                    loaded = loader(repository)
+                else:
+                    loaded = copy_context().run(self._load_in_request, loader, repository)
+            return loaded.snapshot() if loaded else None
+        except Exception as error:
+            logger.exception(
+                "the repository_loader failed for %r: it counts as private, without details: %s%s",
+                repository,
+                in_one_line(error),
+                _LOADERS_ARE_SLOW if isinstance(error, NoConnectionLeft) else "",
+            )
+            return Repository(is_private=True).snapshot()
+        finally:
+            _loading.reset(loading)
+
+    def _load_in_request(self, loader: Callable[[str], Repository | None], repository: str) -> Repository | None:
+        """Call the loader in a new request, with which `url_for(…, _external=True)` works. Call it in a copied context.
+
+        The request is never popped: that would call the host's `teardown_request` functions, which may end the
+        transaction of its session. It goes away with the copied context.
+        """
+        self._request().push()
+        return loader(repository)
+
+    def _request(self) -> RequestContext:
+        """A request to the root of the app, as it is seen from outside."""
+        root = self.config.external_url.removesuffix(self.url_prefix)
+        return self.app.request_context(create_environ(base_url=f"{root}/"))
+
+    def details_for_push(self, repository: str, *, needs_request: bool = True) -> dict[str, Any] | None:
+        """Load the details of a repository that was pushed to, as `details_of` does.
 
         The pusher's session may be in its commit, where it can execute nothing, and may hold a connection of the host's
         pool, so that waiting for a second one could last forever. So the loader runs in an app context of its own, and
@@ -220,9 +256,11 @@ class State:
 
         session.get_bind = own_bind  # type: ignore[method-assign]
         try:
-            with self.app.app_context():  # at its end Flask-SQLAlchemy closes the session
+            with self.app.app_context() as context:  # at its end Flask-SQLAlchemy closes the session
                 registry.set(session)
-                return self.handlers.details_of(repository)
+                if not needs_request:
+                    context.url_adapter = self._request().url_adapter  # so that `url_for` works without a request
+                return self.details_of(repository, needs_request=needs_request)
         finally:
             if pushers and not (registry.has() and registry() is pushers):  # the host's scope is not the app context
                 registry.set(pushers)

@@ -60,7 +60,7 @@ def authorized(action: str, repository: str) -> Call:
             if action == "write" and _may("read", repository, authorize):
                 raise Problem(403, "You may read this repository's webhooks, but not change them.")
             raise not_found()
-        details = state.handlers.details_of(repository)
+        details = state.details_of(repository)
         if details is None:
             raise not_found()
         may_write = action == "write" or _may("write", repository, authorize)

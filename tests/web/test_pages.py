@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 from flask import Flask, abort, redirect, render_template, session
+from flask_sqlalchemy import SQLAlchemy
 from flask_wtf import CSRFProtect
 from jinja2 import DictLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
 from sqlalchemy import delete, event
 from werkzeug.test import TestResponse
 
+from flask_hubhooks import HubHooks
 from flask_hubhooks.dialects import utcnow
 from flask_hubhooks.records.models import Attempt, Delivery, Status
 
@@ -100,12 +102,36 @@ def check_page(answer: TestResponse, status: int) -> None:
 def test_every_page_is_known(standing: Host) -> None:
     """These tests cover every page."""
     for rule in standing.app.url_map.iter_rules():
-        if (name := rule.endpoint.removeprefix("hubhooks.pages_")) != rule.endpoint:
+        name = rule.endpoint.removeprefix("hubhooks.pages_")
+        if name not in (rule.endpoint, "repository"):  # which is no page, but leads to one
             with standing.app.test_request_context(method="OPTIONS"):
                 view = standing.app.view_functions[rule.endpoint]
                 answer = standing.app.make_response(standing.app.ensure_sync(view)(**dict.fromkeys(rule.arguments)))
                 allowed = set(answer.headers["Allow"].split(", "))
             assert {method for method, known in ROUTES if known == name} == allowed - {"OPTIONS", "HEAD"}, rule
+
+
+@on_sqlite
+def test_the_page_of_a_repository(make_host: MakeHost) -> None:
+    """`/r/<repository>/` leads to the webhooks, unless the host has a route that fits, whichever comes first."""
+    bare = make_host(url_prefix="/hooks")
+    for path in ("/hooks/r/acme/app/", "/hooks/r/acme/app"):
+        answer = bare.client.get(path)
+        assert (answer.status_code, answer.location) == (302, "/hooks/r/acme/app/webhooks/")
+        assert answer.headers["Cache-Control"] == "no-store"
+    assert [bare.client.get(path).status_code for path in ("/r/acme/app/", "/hooks/r/", "/hooks/r//")] == [404] * 3
+    assert bare.client.post("/hooks/r/acme/app/").status_code == 405
+    for rule in ("/r/<path:name>/", "/r/<space>/<name>/", "/<path:anything>", "/<one>/<two>/<three>/"):
+        for early in (False, True):
+            app = Flask("host")
+            app.config.update(bare.app.config)
+            if early:
+                app.add_url_rule(rule, "own", lambda **_: "the host's")
+            app.register_blueprint(HubHooks(SQLAlchemy(app)))
+            if not early:
+                app.add_url_rule(rule, "own", lambda **_: "the host's")
+            assert app.test_client().get("/r/acme/app/").text == "the host's", (rule, early)
+            assert app.test_client().get("/r/acme/app/webhooks/").status_code == 403, (rule, early)
 
 
 @pytest.mark.parametrize(("method", "name"), ROUTES, ids=lambda each: str(each))

@@ -266,6 +266,7 @@ def test_a_url_names_one_repository(standing: Host) -> None:
     adapter = standing.app.url_map.bind("registry.example.com")
     ids = {"webhook_id": 5, "hook_id": 6, "delivery_id": uuid.UUID(int=1), "token": "token"}
     rules = [each for each in standing.app.url_map.iter_rules() if "repository" in each.arguments]
+    rules = [each for each in rules if each.endpoint != "hubhooks.pages_repository"]  # its page may be the host's
     assert len(rules) > 20
     urls = set()
     for rule in rules:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, make_response, redirect, url_for
 from marshmallow import Schema
+from werkzeug.routing import BaseConverter
 
 from ...state import current_state
 from ..authorization import authorized, refuse_foreign_origin
@@ -59,9 +60,35 @@ def add_routes(blueprint: Blueprint) -> None:
         POST=submits(webhooks.delete),
     )
     add(one + "history/", "history", GET=shows(deliveries.show_history, HistoryPageSchema()))
+    blueprint.record(lambda setup: setup.app.url_map.converters.update(hubhooks_repository=_RepositoryPage))
+    blueprint.add_url_rule("/<hubhooks_repository:repository>", "pages_repository", _see_webhooks, strict_slashes=False)
     add(delivery, "delivery", GET=shows(deliveries.show, DeliveryPageSchema()))
     add(delivery + "redeliver/", "redeliver", POST=submits(deliveries.redeliver))
     add(delivery + "decide/", "decide", POST=submits(deliveries.decide))
+
+
+class _RepositoryPage(BaseConverter):
+    """The default `repo_url` of a repository, `/r/<repository>/`, which may be a page of the host's.
+
+    Werkzeug tries static parts of a rule first, then converters with less weight. So this is all one part, and every
+    rule of the host's that fits comes before it, whether it is registered earlier or later.
+    """
+
+    regex = "r/[^/].*"
+    weight = 1_000_000
+
+    def to_python(self, value: str) -> str:
+        return value.removeprefix("r/").rstrip("/")
+
+    def to_url(self, value: str) -> str:
+        return f"r/{super().to_url(value)}/"
+
+
+def _see_webhooks(repository: str) -> Response:
+    """Redirect to the webhooks of a repository. They ask the authorizer; the host may have a page here one day."""
+    response = make_response(redirect(url_for(".pages_webhooks", repository=repository)))
+    response.headers["Cache-Control"] = "no-store"
+    return response
 
 
 def shows(function: Callable[..., Response], query: Schema | None = None, action: str = "read") -> View:
