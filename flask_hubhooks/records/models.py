@@ -362,6 +362,7 @@ class Attempt(Base):
     trigger: Mapped[str] = mapped_column(String(20))
     """push, test, chain (the hook before it succeeded), retry or redelivery."""
     hook_url: Mapped[str]
+    payload_format: Mapped[str] = mapped_column(String(20), default=DEFAULT_FORMAT, server_default=DEFAULT_FORMAT)
     started_at: Mapped[datetime]
     duration_ms: Mapped[int]
     connect_ms: Mapped[int | None]

@@ -317,6 +317,7 @@ class AttemptDocument(Document):
     number = Number()
     round = Number()
     trigger = Choice(["push", "test", "chain", "retry", "redelivery"])
+    payload_format = Choice(PAYLOAD_FORMATS)
     started_at = Time()
     duration_ms = Count()
     connect_ms = Count(null=True)

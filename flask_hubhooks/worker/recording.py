@@ -276,6 +276,7 @@ def _attempt_row(result: Result, number: int, request_body: str | None) -> dict[
         "round": claim.round,
         "trigger": claim.trigger,
         "hook_url": result.url,
+        "payload_format": claim.payload_format,
         "started_at": outcome.started_at,
         "duration_ms": outcome.duration_ms,
         "connect_ms": outcome.connect_ms,

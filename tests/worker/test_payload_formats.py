@@ -93,6 +93,7 @@ def test_template(host: Host, receiver: Receiver) -> None:
     [delivery] = host.history(webhook)
     [attempt] = host.details(webhook, delivery)["attempts"]
     assert attempt["request"]["body"] == request.body.decode().replace(token, "***")
+    assert attempt["payload_format"] == "template"
 
 
 def test_a_template_that_becomes_too_large(host: Host, receiver: Receiver) -> None:

@@ -91,6 +91,11 @@ def payload_formats() -> dict[str, str]:
     }
 
 
+def payload_format(name: str) -> str:
+    """A payload format, named by the receivers it is for; one of another version by its own name."""
+    return payload_formats().get(name, name)
+
+
 NOTICES: Mapping[str, str] = {
     "saved": marked("The webhook was saved."),
     "paused": marked("The webhook is paused. Pushes are not recorded for it until you resume it."),
