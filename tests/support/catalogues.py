@@ -34,6 +34,7 @@ CALLS = {
     "Problem": (2,),
     "BadHeader": None,
     "BadPattern": None,
+    "BadTLS": None,
     "BadTemplate": None,
     "BadURL": None,
 }
@@ -50,6 +51,7 @@ ELSEWHERE = (
     "Not a valid cursor. Use the one in next or previous.",
     "Not a valid integer.",
     "There is already a webhook with this name.",
+    "Only a hook URL that begins with https:// can have it.",
     "This webhook has no such hook, or the hook is listed twice.",
 )
 """What pages show that no such call holds: messages of marshmallow's, and those of our own in mappings."""

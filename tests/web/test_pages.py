@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import uuid
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import trustme
 from flask import Flask, abort, redirect, render_template, session
 from flask_sqlalchemy import SQLAlchemy
 from flask_wtf import CSRFProtect
@@ -23,7 +25,7 @@ from flask_hubhooks.records.models import Attempt, Delivery, Status
 
 from ..support.host import Host
 from ..support.marks import URL, MakeHost, on_sqlite
-from ..support.receivers import Receiver, sends
+from ..support.receivers import Receiver, sends, tls_context
 from ..support.visitor import Visitor, text_of, version_on
 
 FORM = {"name": "new", "hook_url": URL, "hook_id": ""}
@@ -43,6 +45,7 @@ ROUTES: dict[tuple[str, str], tuple[str, int, dict[str, str]]] = {
     ("POST", "delete"): (ONE + "delete/", 303, {}),
     ("GET", "history"): (ONE + "history/", 200, {}),
     ("GET", "delivery"): (DELIVERY, 200, {}),
+    ("POST", "pin"): (DELIVERY + "pin/", 409, {"attempt": "1"}),  # no certificate was refused
     ("POST", "redeliver"): (DELIVERY + "redeliver/", 303, {}),
     ("POST", "decide"): (DELIVERY + "decide/", 409, {"state": "success"}),
 }
@@ -281,7 +284,7 @@ def test_choosing_formats(filled: Filled) -> None:
         ("dockerhub", None),
     ]
     shown = filled.owner.get(f"{made['id']}/").text
-    assert re.findall(r'<option value="([^"]*)" selected>([^<]*)', shown)[:3] == [
+    assert re.findall(r'<option value="([^"]*)" selected>([^<]*)', shown)[:6:2] == [
         ("slack", "Slack, Mattermost, Rocket.Chat"),
         ("template", "Template of your own"),
         ("dockerhub", "Docker Hub"),
@@ -347,6 +350,66 @@ def test_a_chosen_template_has_its_field(filled: Filled) -> None:
     other = filled.owner.send(**typed, payload_format=["slack"])
     assert "<textarea" not in other.text and "{tag}" in other.text.partition('type="hidden" name="template"')[2]
     assert "Must be one of" in text_of(filled.owner.send(**typed | {"action": "save"}, payload_format=["xml"]))
+
+
+def test_choosing_tls(filled: Filled) -> None:
+    """The form of a webhook has the TLS settings of each URL, and keeps them if it does not ask for them."""
+    path = f"{filled.webhook['id']}/"
+    pem = trustme.CA().cert_pem.bytes().decode()
+    typed: dict[str, Any] = {"hook_url": ["https://ci.example.com/"], "tls": ["ca"], "ca": [pem.replace("\n", "\r\n")]}
+
+    def tls() -> Any:
+        return filled.host.api("GET", f"{filled.repository}/webhooks/{path}").get_json()["hooks"][0]["tls"]
+
+    check_page(edit(filled, **typed), 303)
+    assert tls() == {"ca": pem}
+    shown = filled.owner.get(path).text
+    assert '<option value="ca" selected>' in shown and pem in shown.partition('name="ca"')[2]
+    check_page(edit(filled), 303)
+    assert tls() == {"ca": pem}
+    wrong = edit(filled, **typed | {"tls": ["public_key_sha256"], "public_key_sha256": ["sha256//x"]})
+    check_page(wrong, 400)
+    assert "exactly 32 bytes" in text_of(wrong) and 'aria-describedby="tls-value-0-errors"' in wrong.text
+    assert pem in html.unescape(wrong.text)
+    plain = edit(filled, **typed | {"hook_url": [URL.replace("https", "http")]})
+    assert "begins with https://" in text_of(plain)
+    chosen = filled.owner.send(path, **typed | {"hook_id": "", "tls": ["public_key_sha256"]}, action="tls-0")
+    assert re.search(r'<input id="tls-value-0" name="public_key_sha256"[^>]* autofocus', chosen.text)
+    check_page(edit(filled, **typed | {"tls": [""]}), 303)
+    assert tls() is None
+
+
+def test_pinning_a_key(host: Host) -> None:
+    """The page of an attempt shows writers the certificate that was refused, and pins its key; all else stays."""
+    owner = Visitor(host)
+    with Receiver(tls=tls_context(trustme.CA(), "other.example.com")) as receiver:
+        webhook = host.create(receiver.url, name="new", headers={"X-Key": "value"})
+        hook = f"acme/app/webhooks/{webhook['id']}/hooks/{webhook['hooks'][0]['id']}/"
+        assert host.api("PATCH", hook, json={"payload_format": "slack"}).status_code == 200
+        host.push()
+        host.run_job()
+        delivery = host.one_delivery(webhook)
+        key = delivery["attempts"][0]["certificate"]["public_key_sha256"]
+        path = f"{webhook['id']}/history/{delivery['id']}/"
+        shown = owner.get(path)
+        assert key in shown.text and "other.example.com" in shown.text and "Pin this key" in shown.text
+        assert key not in Visitor(host, "reader").get(path).text
+        for number in ("2", "", "x", "9" * 30):
+            check_page(owner.send(f"{path}pin/", attempt=number), 404)
+        pinned = owner.send(f"{path}pin/", attempt="1")
+        check_page(pinned, 303)
+        after = owner.get(pinned.location)
+        assert "The key is pinned." in text_of(after)
+        assert "This key is pinned." in text_of(after) and "Pin this key" not in after.text
+        changed = host.api("GET", hook).get_json()
+        assert changed["tls"] == {"public_key_sha256": key}
+        assert (changed["payload_format"], changed["hook_url"]) == ("slack", receiver.url)
+        check_page(owner.send(f"{path}redeliver/"), 303)
+        host.run_job()
+    assert len(receiver.requests) == 1 and receiver.requests[0].headers["x-key"] == "value"
+    assert host.api("PATCH", hook, json={"hook_url": "https://elsewhere.example.com/", "tls": None}).status_code == 200
+    check_page(owner.send(f"{path}pin/", attempt="1"), 409)
+    assert "Pin this key" not in owner.get(f"{path}?attempt=1").text
 
 
 def test_any_payload_is_shown_as_sent(host: Host) -> None:

@@ -63,6 +63,7 @@ def add_routes(blueprint: Blueprint) -> None:
     blueprint.record(lambda setup: setup.app.url_map.converters.update(hubhooks_repository=_RepositoryPage))
     blueprint.add_url_rule("/<hubhooks_repository:repository>", "pages_repository", _see_webhooks, strict_slashes=False)
     add(delivery, "delivery", GET=shows(deliveries.show, DeliveryPageSchema()))
+    add(delivery + "pin/", "pin", POST=submits(deliveries.pin_key))
     add(delivery + "redeliver/", "redeliver", POST=submits(deliveries.redeliver))
     add(delivery + "decide/", "decide", POST=submits(deliveries.decide))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,18 +14,21 @@ from flask import Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
-from ...records import history, runs
-from ...records.models import NUMBER_LIMIT, Attempt, Delivery
+from ...records import history, runs, webhooks
+from ...records.models import NUMBER_LIMIT, Attempt, Delivery, Hook
 from ...records.runs import OUTCOMES, deciding_state
+from ...records.webhooks import HookWanted, tls_of
 from ...transport.causes import received
+from ...transport.hook_url import origin
+from ...transport.tls import TLS
 from ...worker.masking import MASKED
 from ..api import deliveries as api
-from ..api.webhooks import WEBHOOK_DOCUMENT, find_webhook
+from ..api.webhooks import WEBHOOK_DOCUMENT, editing, find_webhook
 from ..authorization import Call
 from ..document_fields import time
 from ..documents import AttemptDocument, AttemptView, DeliveryView, delivery_views
 from ..endpoints import loaded
-from ..problems import not_found
+from ..problems import Problem, not_found
 from ..schemas import DecisionSchema
 from .chart import read_chart
 from .forms import Form
@@ -70,6 +74,7 @@ def show(call: Call, query: dict[str, Any], webhook_id: int, delivery_id: uuid.U
         context = history.context(session, [row])
         attempts = _read_attempts(session, row, query["attempt"])
         run = _shown_run(call, delivery_views(context.runs[row.push_id], context))
+        pin = _pin(row.hook, attempts.shown.row) if attempts.shown else ""
     payload = attempts.shown.body if attempts.shown and call.viewer.may_write else ""
     if query["payload"] != "raw":
         with suppress(ValueError):  # not every payload is JSON, such as one that was not sent
@@ -82,10 +87,22 @@ def show(call: Call, query: dict[str, Any], webhook_id: int, delivery_id: uuid.U
         chain=run,
         attempts=attempts,
         shown=call.viewer.document(_ATTEMPT_DOCUMENT, attempts.shown) if attempts.shown else None,
+        pin=pin,
         payload=payload,
         has_callback=MASKED in payload,
         is_raw=query["payload"] == "raw",
     )
+
+
+def _pin(hook: Hook, attempt: Attempt) -> str:
+    """Whether the key of a refused certificate can be pinned: "offered", "done", or "" if it cannot."""
+    if attempt.certificate is None or hook.removed_at or origin(attempt.hook_url) != origin(hook.hook_url):
+        return ""
+    return "done" if tls_of(hook) == _pinned(attempt) else "offered"
+
+
+def _pinned(attempt: Attempt) -> TLS:
+    return TLS(public_key_sha256=(attempt.certificate or {})["public_key_sha256"])
 
 
 @dataclass(frozen=True)
@@ -153,6 +170,24 @@ def decide(call: Call, sent: Form, webhook_id: int, delivery_id: uuid.UUID) -> R
     typed = {name: sent.get(name, "") for name in ("state", "description")}
     api.decide(call, loaded(DecisionSchema(), typed), webhook_id, delivery_id)
     return _see(call, webhook_id, delivery_id, "decided")
+
+
+def pin_key(call: Call, sent: Form, webhook_id: int, delivery_id: uuid.UUID) -> Response:
+    """Pin the key of the certificate that an attempt was shown; the hook's other settings stay."""
+    number = sent.get("attempt", "")
+    with editing(call, webhook_id) as (session, webhook):
+        delivery = api.find_delivery(session, webhook, delivery_id)
+        attempt = session.get(Attempt, (delivery.id, int(number))) if re.fullmatch("[0-9]{1,9}", number) else None
+        if attempt is None:
+            raise not_found()
+        if not _pin(delivery.hook, attempt):
+            raise Problem(409, "Nothing was pinned: the hook was removed, or its URL leads to another host now.")
+        hooks = [
+            HookWanted(id=each.id, tls=_pinned(attempt) if each.id == delivery.hook_id else None)
+            for each in webhook.hooks
+        ]
+        webhooks.edit(session, call.owner, webhook, {"hooks": hooks})
+    return _see(call, webhook_id, delivery_id, "pinned")
 
 
 def send_test(call: Call, sent: Form, webhook_id: int) -> Response:

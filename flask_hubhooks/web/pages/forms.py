@@ -55,6 +55,10 @@ class URLField:
     template: str = ""
     timeout_s: str = ""
     """"" for a new hook with the default."""
+    tls: str | None = ""
+    """Which of the next two it has: "ca", "public_key_sha256" or "". None if the form does not ask."""
+    ca: str = ""
+    public_key_sha256: str = ""
 
     @property
     def hint(self) -> Hint | None:
@@ -81,8 +85,8 @@ class WebhookForm:
     headers: list[HeaderField] = field(default_factory=list)
     version: str = ""
     errors: dict[str, list[str]] = field(default_factory=dict)
-    """Messages by field: `name`, `urls`, `url-0`, `template-0`, `timeout_s-0`, `final_callback`, `tag_filter`,
-    `headers`, `header-0`; "" for the whole."""
+    """Messages by field: `name`, `urls`, `url-0`, `template-0`, `timeout_s-0`, `tls-0`, `final_callback`,
+    `tag_filter`, `headers`, `header-0`; "" for the whole."""
     focus: str = ""
     """The id of the element that gets the focus."""
 
@@ -98,6 +102,8 @@ class WebhookForm:
                     each["payload_format"],
                     each["template"] or "",
                     str(each["timeout_s"]),
+                    next(iter(each["tls"] or ()), ""),
+                    **each["tls"] or {},
                 )
                 for each in webhook["hooks"]
             ]
@@ -111,10 +117,21 @@ class WebhookForm:
     @classmethod
     def typed(cls, form: Form) -> WebhookForm:
         """Make the form of what was sent. It has an error if it has expired."""
-        fields = ("hook_url", "hook_id", "payload_format", "template", "timeout_s")
+        fields = ("hook_url", "hook_id", "payload_format", "template", "timeout_s", "tls", "ca", "public_key_sha256")
         urls = [
-            URLField(url.strip(), id_, format_ or DEFAULT_FORMAT, template.replace("\r\n", "\n"), timeout_s.strip())
-            for url, id_, format_, template, timeout_s in zip_longest(*map(form.getlist, fields), fillvalue="")
+            URLField(
+                url.strip(),
+                id_,
+                format_ or DEFAULT_FORMAT,
+                template.replace("\r\n", "\n"),
+                timeout_s.strip(),
+                tls if "tls" in form else None,
+                ca.replace("\r\n", "\n"),
+                key.strip(),
+            )
+            for url, id_, format_, template, timeout_s, tls, ca, key in zip_longest(
+                *map(form.getlist, fields), fillvalue=""
+            )
         ]
         names, values = form.getlist("header_name"), form.getlist("header_value")
         return cls(
@@ -162,7 +179,7 @@ class WebhookForm:
         places = [index for index, each in enumerate(self.urls) if each.url]
         for key, within in messages.items() if isinstance(messages, Mapping) else [(None, messages)]:
             for name, text in _flattened(within):
-                one = name if name in ("template", "timeout_s") else "url"
+                one = name if name in ("template", "timeout_s", "tls") else "url"
                 self._add("urls" if key is None else f"{one}-{places[key]}", [text])
 
     def _add(self, name: str, texts: list[str]) -> None:
@@ -185,7 +202,7 @@ class WebhookForm:
 
     def rearrange(self, action: str) -> None:
         """Do what a button asks for: `add-url`, `add-header`, `up-1`, `down-0`, `remove-url-1`, `remove-header-0`,
-        `use-hint-0`, or `format-0` after a payload format was chosen."""
+        `use-hint-0`, or `format-0` and `tls-0` after a choice."""
         what, __, index = action.rpartition("-")
         if action == "add-url":
             self.urls.append(URLField())
@@ -206,6 +223,8 @@ class WebhookForm:
             self.focus = f"url-{min(index, len(self.urls) - 1)}"
         elif what == "format" and index < len(self.urls):
             self.focus = f"{'template' if self.urls[index].payload_format == 'template' else 'format'}-{index}"
+        elif what == "tls" and index < len(self.urls):
+            self.focus = f"{'tls-value' if self.urls[index].tls else 'tls'}-{index}"
         elif what == "use-hint" and index < len(self.urls) and (better := self.urls[index].hint):
             self.urls[index] = replace(self.urls[index], url=better.url, payload_format=better.payload_format)
             self.focus = f"format-{index}"
@@ -220,6 +239,9 @@ def _hook(typed: URLField) -> dict[str, Any]:
         hook["template"] = typed.template or None
     if typed.timeout_s:
         hook["timeout_s"] = int(typed.timeout_s) if re.fullmatch("[0-9]{1,9}", typed.timeout_s) else typed.timeout_s
+    if typed.tls is not None:
+        values = {"ca": typed.ca, "public_key_sha256": typed.public_key_sha256}
+        hook["tls"] = {typed.tls: values.get(typed.tls, "")} if typed.tls else None
     return hook | {"id": int(typed.id)} if re.fullmatch("[0-9]{1,19}", typed.id) else hook
 
 

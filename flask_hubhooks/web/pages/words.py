@@ -96,12 +96,18 @@ def payload_format(name: str) -> str:
     return payload_formats().get(name, name)
 
 
+def tls_choices() -> dict[str, Markup]:
+    """How the certificate of a receiver may be verified."""
+    return {"": _("A known authority"), "ca": _("An authority of your own"), "public_key_sha256": _("A pinned key")}
+
+
 NOTICES: Mapping[str, str] = {
     "saved": marked("The webhook was saved."),
     "paused": marked("The webhook is paused. Pushes are not recorded for it until you resume it."),
     "resumed": marked("The webhook is active again."),
     "deleted": marked("The webhook was deleted."),
     "test": marked("A test push was sent."),
+    "pinned": marked("The key is pinned. Redeliver to try it."),
     "redelivered": marked("The delivery is being sent again."),
     "decided": marked("Your decision was recorded."),
 }
