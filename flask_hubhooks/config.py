@@ -63,6 +63,15 @@ def _registry_host(value: object) -> str:
     return text
 
 
+def _source_tokens(value: object) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, Mapping):
+        raise TypeError
+    tokens = tuple((_text(source), _text(token)) for source, token in value.items())
+    if not all(re.fullmatch(r"[!-~]{16,}", token) for _, token in tokens):
+        raise ValueError
+    return tokens
+
+
 def _redis_url(value: object) -> str:
     ConnectionPool.from_url(_text(value))  # reads it, and connects to nothing yet
     return _text(value)
@@ -216,6 +225,14 @@ class Config:
     """URLs of the Sentinels that know the master; the host in `redis_url` is then the name of its service."""
     registry_host: str = _key("", _registry_host, "a host, or a host and port, such as 'registry.example.com:5000'")
     """What users write before an image's name; by default the host and port of `external_url`."""
+    source_tokens: tuple[tuple[str, str], ...] = _key(
+        (),
+        _source_tokens,
+        "a dict of sources and their tokens, such as {'distribution': '…'}; a token is 16 or more characters of ASCII "
+        "without spaces",
+        secret=True,
+    )
+    """Pairs of a source that is on and the token that its registry sends."""
     queue: str = _key("hubhooks", _queue, "1 to 64 letters, digits, '_' or '-'")
     """The RQ queue, and the prefix of our other Redis keys."""
     concurrency: int = _number(1000, 65_536)
@@ -322,6 +339,11 @@ class Config:
                 "Set it to a URL such as 'https://registry.example.com'."
             )
         config = cls(**{key.removeprefix(PREFIX).lower(): cls._parsed(key, value) for key, value in given.items()})
+        if config.source_tokens and f"{PREFIX}REGISTRY_HOST" not in given:
+            raise ConfigError(
+                f"{PREFIX}REGISTRY_HOST is not set. With {PREFIX}SOURCE_TOKENS the registry is usually another server "
+                "than this app. Set it to what users write before an image's name, such as 'registry.example.com'."
+            )
         if config.redis_sentinels and not urlsplit(config.redis_url).hostname:
             raise ConfigError(
                 f"{PREFIX}REDIS_URL must have the name of the Sentinels' service as its host, "

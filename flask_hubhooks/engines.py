@@ -18,6 +18,8 @@ POOL_SIZE = 2
 """Connections per pool and process. A worker needs two; each web request holds one for some milliseconds."""
 OWN_WAIT_S, LOADER_WAIT_S = 30.0, 5.0
 """How long our transactions and loaders wait for a connection. Without a loader a push lacks its details."""
+SOURCE_WAIT_S = 0.3
+"""How long a source waits for a connection, and for each statement: a registry wants its answer within a second."""
 
 ISOLATION_LEVEL: Final = "READ COMMITTED"
 """The isolation level of our own transactions on PostgreSQL, whatever level the host uses: they lock the rows that they
@@ -33,7 +35,24 @@ class _OwnEngine(OptionEngine):
 
 def own_engine(host: Engine) -> Engine:
     """Return the engine for our own transactions. Its errors do not show parameters, which may be secret."""
-    engine = _engine_beside(host, OWN_WAIT_S)
+    return _transaction_engine(host, OWN_WAIT_S)
+
+
+def source_engine(host: Engine) -> Engine:
+    """Return the engine for the pushes of sources. It waits neither for others' locks nor for a busy database."""
+    engine = _transaction_engine(host, SOURCE_WAIT_S)
+    if engine.pool is not host.pool:
+        setting = "SET LOCAL statement_timeout" if host.dialect.name == "postgresql" else "PRAGMA busy_timeout"
+
+        @event.listens_for(engine, "begin")
+        def limit_waiting(connection: Connection) -> None:
+            connection.exec_driver_sql(f"{setting} = {round(SOURCE_WAIT_S * 1000)}")
+
+    return engine
+
+
+def _transaction_engine(host: Engine, wait_s: float) -> Engine:
+    engine = _engine_beside(host, wait_s)
     engine.hide_parameters = True
     if host.dialect.name == "postgresql":
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from .records import repositories
 from .records.models import copy_tables
 from .registry import ImagePush, Repository
 from .signals import image_pushed, repository_deleted, repository_renamed
+from .sources import MAX_SOURCE_LENGTH, SOURCES, Source
 from .state import Authorizer, Handlers, State, current_state
 from .web import add_routes
 
@@ -27,6 +29,7 @@ logger = logging.getLogger(__name__)
 AuthorizerT = TypeVar("AuthorizerT", bound=Authorizer)
 Loader = TypeVar("Loader", bound=Callable[[str], Repository | None])
 Adapter = TypeVar("Adapter", bound=Callable[..., ImagePush | None])
+SourceT = TypeVar("SourceT", bound=Source)
 
 
 class HubHooks(Blueprint):
@@ -78,6 +81,22 @@ class HubHooks(Blueprint):
         self._handlers.push_adapter = function
         return function
 
+    def source(self, name: str) -> Callable[[SourceT], SourceT]:
+        """Decorate `function(headers, body)`, which reads what a registry posts to `/hubhooks/sources/<name>/`.
+
+        It gets the headers by their names in lower case, and the body's bytes, and returns the `ImagePush`es in them.
+        It raises `BadEvent` for a request that is not from such a registry, which is answered with 400. Decorate it
+        before you register the blueprint. Raises `ValueError` for a name that is taken or is no lower-case word.
+        """
+        if name in SOURCES or not re.fullmatch(rf"[a-z0-9][a-z0-9_-]{{0,{MAX_SOURCE_LENGTH - 1}}}", name):
+            raise ValueError(f"{name!r} cannot be the name of a source: it is built in, or no lower-case word")
+
+        def decorate(function: SourceT) -> SourceT:
+            self._handlers.sources[name] = function
+            return function
+
+        return decorate
+
     def push(self, push: ImagePush) -> None:
         """Record that a tag was pushed to the current app's registry, and call its webhooks.
 
@@ -120,6 +139,12 @@ class HubHooks(Blueprint):
             raise ConfigError(
                 "An in-memory SQLite database has only one connection, which the host and hubhooks would share. "
                 "Use HubHooks(db, join_session=True) or a database file."
+            )
+        if unknown := [name for name, _ in config.source_tokens if name not in {*SOURCES, *self._handlers.sources}]:
+            raise ConfigError(
+                f"HUBHOOKS_SOURCE_TOKENS names {unknown[0]!r}, which is no source. The sources are "
+                f"{', '.join([*SOURCES, *self._handlers.sources])}. Decorate a function of your own with "
+                "@hubhooks.source(name) before you register the blueprint."
             )
         url_prefix = (options.get("url_prefix") or self.url_prefix or "").rstrip("/")
         app.extensions["hubhooks"] = State(app, self._db, self._handlers, config, self._join_session, url_prefix)

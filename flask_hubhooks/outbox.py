@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import uuid
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from datetime import datetime
 from itertools import count, groupby
 from typing import Any
 
-from sqlalchemy import event, exists, insert, select
+from sqlalchemy import Engine, event, exists, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, SessionTransaction
 
@@ -21,7 +22,6 @@ from .outages import explained
 from .records import transitions
 from .records.filters import stored_filter
 from .records.models import (
-    EVENT_ID_LIMIT,
     TEXT_LIMIT,
     Kind,
     Push,
@@ -49,20 +49,34 @@ def accept(state: State, push: ImagePush) -> None:
     """Record a push in a transaction of our own and wake a worker. Our own errors are logged, never raised."""
     with _errors_reported(state, push):
         check_push(push)
-        with state.reading() as session:
-            chains = _matching_chains(session, push)
-        if not chains:
-            return
-        details = state.details_for_push(push.repository)
-        for tries in count(1):
-            try:
-                with state.writing() as session:
-                    _record(session, push, details, chains)
-                break
-            except DATABASE_AWAY as fault:
-                if tries == CONFLICT_TRIES or not is_conflict(fault):
-                    raise
-        wake(state)
+        _record_all(state, state.engine, [push])
+
+
+def accept_from_source(state: State, source: str, pushes: Sequence[ImagePush]) -> int:
+    """Record the pushes of one request of a source, all or none, and wake a worker; returns how many are new.
+
+    Raises what the database raises, so that the registry sends them again: those that are known are skipped.
+    """
+    return _record_all(state, state.source_engine, pushes, source)
+
+
+def _record_all(state: State, engine: Engine, pushes: Sequence[ImagePush], source: str = "") -> int:
+    """Record the pushes that webhooks want in one transaction of our own; returns how many were not known."""
+    with state.reading(engine) as session:
+        wanted = [(push, chains) for push in pushes if (chains := _matching_chains(session, push))]
+    if not wanted:
+        return 0
+    details = {name: state.details_for_push(name) for name in dict.fromkeys(push.repository for push, _ in wanted)}
+    for tries in count(1):
+        try:
+            with state.writing(engine) as session:
+                recorded = [_record(session, push, details[push.repository], chains, source) for push, chains in wanted]
+            break
+        except DATABASE_AWAY as fault:
+            if tries == CONFLICT_TRIES or not is_conflict(fault):
+                raise
+    wake(state)
+    return len(recorded) - recorded.count(None)
 
 
 def accept_in_session(state: State, push: ImagePush) -> None:
@@ -94,18 +108,12 @@ def accept_in_session(state: State, push: ImagePush) -> None:
 def _errors_reported(state: State, push: ImagePush) -> Iterator[None]:
     try:
         yield
-    except RecordedBefore:
-        logger.info("push of %s:%s was recorded before: event %s", push.repository, push.tag, push.event_id)
     except InvalidName as error:
         logger.error("push of %.300r:%.300r not recorded: %s", push.repository, push.tag, error)
         send_signal(push_not_recorded, state.app, push=push, error=error)
     except Exception as error:
         logger.exception("push of %s:%s not recorded: %s", push.repository, push.tag, explained(error))
         send_signal(push_not_recorded, state.app, push=push, error=error)
-
-
-class RecordedBefore(Exception):
-    """A push with this event id has been recorded already."""
 
 
 def _matching_chains(session: Session, push: ImagePush) -> list[list[Any]]:
@@ -150,7 +158,7 @@ def record_test(
     if not chain:
         return None
     push = ImagePush(webhook.scope, TEST_TAG, pusher=pusher)
-    return _record(session, push, details, [chain], Kind.TEST, None if whole_chain else 1)
+    return _record(session, push, details, [chain], kind=Kind.TEST, max_hooks=None if whole_chain else 1)
 
 
 def _record(
@@ -158,15 +166,20 @@ def _record(
     push: ImagePush,
     details: dict[str, Any] | None,
     chains: list[list[Any]],
+    source: str = "",
+    *,
     kind: Kind = Kind.PUSH,
     max_hooks: int | None = None,
-) -> uuid.UUID:
+) -> uuid.UUID | None:
     """Write a push, and a delivery for each of the first `max_hooks` hooks of each chain; in two statements.
 
-    Returns the id of the first delivery.
+    Returns the id of the first delivery, or None if the same event has been recorded before.
     """
     pushed_at = as_utc(push.pushed_at) if push.pushed_at else utcnow()
-    push_id = _insert_push(session, push, pushed_at, details or Repository(is_private=True).snapshot(), kind)
+    push_id = _insert_push(session, push, pushed_at, details or Repository(is_private=True).snapshot(), source, kind)
+    if push_id is None:
+        logger.info("push of %s:%s was recorded before: event %s", push.repository, push.tag, push.event_id)
+        return None
     keys = {scope: repository_key(scope) for scope in {chain[0].scope for chain in chains}}
     of_push: dict[str, Any] = {"push_id": push_id, "pushed_at": pushed_at}
     rows = [
@@ -180,10 +193,10 @@ def _record(
 
 
 _INSERT_PUSH = {
-    dialect: insert(pushes).on_conflict_do_nothing(index_elements=["event_id"]).returning(pushes.c.id)
+    dialect: insert(pushes).on_conflict_do_nothing(index_elements=["event_key"]).returning(pushes.c.id)
     for dialect, insert in (("postgresql", postgresql.insert), ("sqlite", sqlite.insert))
 }
-"""They return nothing for a known event id. Any other conflict is an error."""
+"""They return nothing for a known event. Any other conflict is an error."""
 _INSERT_DELIVERIES = insert(deliveries).values(transitions.recorded())
 
 
@@ -209,9 +222,12 @@ def recent_tags(session: Session, repository: str) -> list[str]:
     return list(dict.fromkeys(tags))[:MAX_RECENT_TAGS]
 
 
-def _insert_push(session: Session, push: ImagePush, pushed_at: datetime, details: dict[str, Any], kind: Kind) -> int:
+def _insert_push(
+    session: Session, push: ImagePush, pushed_at: datetime, details: dict[str, Any], source: str, kind: Kind
+) -> int | None:
     values = {
-        "event_id": _event_id(push),
+        "source": source,
+        "event_key": _event_key(source, push),
         "kind": kind,
         "repository": push.repository,
         "tag": push.tag,
@@ -223,17 +239,18 @@ def _insert_push(session: Session, push: ImagePush, pushed_at: datetime, details
         "snapshot": details,
     }
     push_id: int | None = session.execute(_INSERT_PUSH[session.get_bind().dialect.name], values).scalar()
-    if push_id is None:
-        raise RecordedBefore
     return push_id
 
 
-def _event_id(push: ImagePush) -> str | None:
-    """The event id as its column can hold it: the hash of a longer one tells pushes apart as well."""
+def _event_key(source: str, push: ImagePush) -> uuid.UUID | None:
+    """The hash by which a repeated event is found: one event may tell of several tags, and texts may be of any length.
+
+    It stays the same when the repository is renamed.
+    """
     if push.event_id is None:
         return None
-    text = storable(push.event_id)
-    return text if len(text) <= EVENT_ID_LIMIT else hashlib.sha256(text.encode()).hexdigest()
+    parts = json.dumps([source, str(push.event_id), push.repository, push.tag])
+    return uuid.UUID(bytes=hashlib.blake2b(parts.encode(), digest_size=16).digest())
 
 
 def _delivery_rows(chain: Sequence[Any], max_hooks: int | None, *, urgent: bool) -> list[dict[str, Any]]:

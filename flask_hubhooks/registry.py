@@ -27,8 +27,9 @@ class ImagePush:
     """One tag of one repository was pushed.
 
     `images` are the digests of the images in an index, in order; empty for a single image. A naive `pushed_at` is taken
-    as UTC; None means now. Of several pushes with the same `event_id` only the first is recorded, so a source may
-    repeat its events. A push of what is not a repository or not a tag is refused when it is recorded, not here.
+    as UTC; None means now. Of several pushes of a tag with the same `event_id` only the first is recorded, so a
+    registry may repeat its events. A push of what is not a repository or not a tag is refused when it is recorded, not
+    here.
     """
 
     repository: str

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar, copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, cast
 from weakref import WeakSet
@@ -26,10 +26,11 @@ from werkzeug.wrappers import Response
 from .config import Config
 from .crypto.callback_tokens import CallbackTokens
 from .crypto.secret_box import SecretBox
-from .engines import loader_engine, own_engine
+from .engines import loader_engine, own_engine, source_engine
 from .outages import DATABASE_FAULTS, REDIS_FAULTS, Outage, in_one_line
 from .redis_client import connect
 from .registry import ImagePush, Repository
+from .sources import Source
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Handlers:
     authorizer: Authorizer | None = None
     repository_loader: Callable[[str], Repository | None] | None = None
     push_adapter: Callable[..., ImagePush | None] | None = None
+    sources: dict[str, Source] = field(default_factory=dict)
 
 
 _loading: ContextVar[bool] = ContextVar("hubhooks_loading", default=False)
@@ -93,7 +95,15 @@ class State:
     @cached_property
     def engine(self) -> Engine:
         """The engine of our own transactions. Its first use needs an app context."""
-        engine = self._engine_beside(self.db.engine, own_engine)
+        return self._transaction_engine(own_engine)
+
+    @cached_property
+    def source_engine(self) -> Engine:
+        """The engine for what sources send. Its first use needs an app context."""
+        return self._transaction_engine(source_engine)
+
+    def _transaction_engine(self, make: Callable[[Engine], Engine]) -> Engine:
+        engine = self._engine_beside(self.db.engine, make)
         return engine.execution_options(**self._table_options) if self._table_options else engine
 
     def _engine_beside(self, host: Engine, make: Callable[[Engine], Engine]) -> Engine:
@@ -110,15 +120,15 @@ class State:
         return {"schema_translate_map": {None: schema}} if schema else {}
 
     @contextmanager
-    def reading(self) -> Iterator[Session]:
+    def reading(self, engine: Engine | None = None) -> Iterator[Session]:
         """A session of our own, separate from the host's."""
-        with Session(self.engine, expire_on_commit=False) as session:
+        with Session(engine or self.engine, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
-    def writing(self) -> Iterator[Session]:
+    def writing(self, engine: Engine | None = None) -> Iterator[Session]:
         """A short transaction of our own: it commits at the end, or rolls back on an exception."""
-        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+        with Session(engine or self.engine, expire_on_commit=False) as session, session.begin():
             _take_write_lock(session.connection(), {})
             yield session
 

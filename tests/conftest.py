@@ -24,6 +24,7 @@ from flask_hubhooks import engines
 from flask_hubhooks.transport.resolver import shared_resolver
 
 from .support.host import Host, Owned
+from .support.marks import WITH_SOURCES
 from .support.processes import free_port
 from .support.receivers import Receiver
 
@@ -154,13 +155,16 @@ def receivers() -> Iterator[list[Receiver]]:
 def standing(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, valkey_server: ValkeyServer
 ) -> Iterator[Host]:
-    """A host app for a whole file of tests that keep to repositories of their own, on each database in turn."""
+    """A host app for a whole file of tests that keep to repositories of their own, on each database in turn.
+
+    It takes events of all registries.
+    """
     with ExitStack() as stack:
         if request.param == "sqlite":
             uri = f"sqlite:///{tmp_path_factory.mktemp('standing') / 'host.db'}"
         else:
             uri = stack.enter_context(postgresql_database(request.getfixturevalue("postgres_server")))
-        host = Host(uri, f"redis://127.0.0.1:{valkey_server.port}/0")
+        host = Host(uri, f"redis://127.0.0.1:{valkey_server.port}/0", config=WITH_SOURCES)
         stack.callback(host.close)
         yield host
 

@@ -162,6 +162,7 @@ ACCEPTED = {
     "EXTERNAL_URL": "an absolute http(s) URL",
     "REDIS_URL": "redis://, rediss:// or unix://",
     "REGISTRY_HOST": "a host, or a host and port, such as 'registry.example.com:5000'",
+    "SOURCE_TOKENS": "a dict of sources and their tokens, such as {'distribution': '…'}",
     "REDIS_SENTINELS": "a list of URLs that start with redis:// or rediss://, such as ['redis://sentinel-1:26379']",
     "QUEUE": "1 to 64 letters, digits, '_' or '-'",
     "CONCURRENCY": "a whole number from 1 to 65536",
@@ -195,6 +196,16 @@ REFUSED: dict[str, list[object]] = {
     ],
     "REDIS_URL": [None, 5, b"redis://cache", "", "cache:6379", "http://cache", "redis://cache:port", "redis://[::1"],
     "REGISTRY_HOST": [None, "", "https://registry.example.com", "registry.example.com/v2", "r.example.com:", "a b"],
+    "SOURCE_TOKENS": [
+        None,
+        "x" * 16,
+        ["distribution"],
+        {"distribution": None},
+        {"distribution": "short"},
+        {"distribution": "with space " * 3},
+        {"distribution": "é" * 16},
+        {5: "x" * 16},
+    ],
     "REDIS_SENTINELS": [None, "redis://one", [5], ["one:26379"], ["unix:///run/sentinel.sock"], ["redis://"]],
     "QUEUE": [None, 5, "", "a b", "a:b", "é", "a" * 65, "a\n"],
     "CONCURRENCY": [None, True, 0, -1, 65_537, 1.5, "64"],
@@ -322,6 +333,9 @@ def test_secret_key_is_required(key: object) -> None:
         {"HUBHOOKS_EXTERNAL_URL": "https://admin:hunter2@example.com"},
         {"HUBHOOKS_PROXY": "socks5://ann:hunter2@proxy"},
         {"HUBHOOKS_PROXY": "http://ann:hunter2@proxy:port"},
+        {"HUBHOOKS_SOURCE_TOKENS": {"distribution": "hunter2"}},
+        {"HUBHOOKS_SOURCE_TOKENS": {"distribution": "hunter2" * 3}},
+        {"HUBHOOKS_SOURCE_TOKENS": {"nonsense": "hunter2" * 3}, "HUBHOOKS_REGISTRY_HOST": "registry.example.com"},
         {"SECRET_KEY": "hunter2", "HUBHOOKS_QUEUE": ""},
         {"SECRET_KEY": "hunter2", "HUBHOOKS_COLOUR": ""},
     ],
@@ -379,6 +393,31 @@ def test_from_the_environment(monkeypatch: pytest.MonkeyPatch, pem: Path) -> Non
 def test_the_registry_host_is_that_of_the_external_url(external_url: str, registry_host: str) -> None:
     """Unless it is set, images are named with the host and port of the external URL."""
     assert registered(REQUIRED | {"HUBHOOKS_EXTERNAL_URL": external_url}).registry_host == registry_host
+
+
+def test_sources_need_the_registrys_host() -> None:
+    """With a source on, our app is usually not the registry, so its host must be set."""
+    token = {"HUBHOOKS_SOURCE_TOKENS": {"distribution": "x" * 16}}
+    assert refusal(REQUIRED | token).startswith("HUBHOOKS_REGISTRY_HOST is not set")
+    assert registered(REQUIRED | {"HUBHOOKS_SOURCE_TOKENS": {}}).source_tokens == ()
+    config = registered(REQUIRED | token | {"HUBHOOKS_REGISTRY_HOST": "registry.example.com"})
+    assert config.source_tokens == (("distribution", "x" * 16),)
+    assert "x" * 16 not in repr(config)
+
+
+def test_sources_must_exist() -> None:
+    """A token for a source that is not there is refused, with those that are."""
+    settings = REQUIRED | {"HUBHOOKS_SOURCE_TOKENS": {"distributon": "x" * 16}}
+    message = refusal(settings | {"HUBHOOKS_REGISTRY_HOST": "registry.example.com"})
+    assert message.startswith("HUBHOOKS_SOURCE_TOKENS names 'distributon', which is no source")
+    assert "distribution" in message and "@hubhooks.source" in message
+
+
+@pytest.mark.parametrize("name", ["distribution", "", "Own", "a b", "a/b", "a" * 41])
+def test_names_of_sources(name: str) -> None:
+    """A source of a host's own has a name that is not taken and can stand in a path."""
+    with pytest.raises(ValueError, match="cannot be the name of a source"):
+        HubHooks(SQLAlchemy()).source(name)
 
 
 def test_sentinels_need_the_name_of_their_service() -> None:

@@ -16,7 +16,7 @@ from flask_hubhooks.records import transitions
 
 LAYERS = [
     {"config", "dialects", "engines", "outages", "redis_client", "registry", "signals", "version"},
-    {"crypto", "formats", "transport"},
+    {"crypto", "formats", "sources", "transport"},
     {"state"},
     {"records"},
     {"announce", "outbox", "wakeups"},
@@ -26,7 +26,7 @@ LAYERS = [
 ]
 """The folders and modules of the package; each layer imports from itself and from those before it."""
 
-WITHOUT_FRAMEWORKS = {"crypto", "formats", "transport"}
+WITHOUT_FRAMEWORKS = {"crypto", "formats", "sources", "transport"}
 FRAMEWORKS = {"flask", "flask_sqlalchemy", "sqlalchemy", "werkzeug"}
 
 

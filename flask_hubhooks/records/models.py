@@ -34,8 +34,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_colu
 
 from ..dialects import UTCDateTime, time_ordered_uuid, utcnow
 from ..formats import DEFAULT_FORMAT, has_callback, has_digest
+from ..sources import MAX_SOURCE_LENGTH
 
-EVENT_ID_LIMIT = TEXT_LIMIT = 255
+TEXT_LIMIT = 255
 """Characters of a text column in an index."""
 ID_LIMIT = 2**63 - 1
 """The largest id that PostgreSQL's BIGINT and SQLite's INTEGER hold."""
@@ -228,14 +229,17 @@ class Push(Base):
 
     __tablename__ = "hubhooks_push"
     __table_args__ = (
-        UniqueConstraint("event_id", name="uq_hubhooks_push_event"),
+        UniqueConstraint("event_key", name="uq_hubhooks_push_event"),
         Index("ix_hubhooks_push_recent", "repository", "pushed_at"),
         Index("ix_hubhooks_push_tag", "repository", "tag", "pushed_at"),
         Index("ix_hubhooks_push_pusher", "repository", "pusher", "pushed_at"),
     )
 
     id: Mapped[RowId] = mapped_column(primary_key=True)
-    event_id: Mapped[str | None] = mapped_column(String(EVENT_ID_LIMIT))
+    source: Mapped[str] = mapped_column(String(MAX_SOURCE_LENGTH), default="", server_default=text("''"))
+    """The registry that told us, such as `distribution`; empty if the host did."""
+    event_key: Mapped[uuid.UUID | None]
+    """The hash of source, event id, repository and tag, which finds repeated events; None without an event id."""
     kind: Mapped[Kind] = mapped_column(default=Kind.PUSH, server_default=Kind.PUSH.value)
     repository: Mapped[str] = mapped_column(String(255))
     tag: Mapped[str] = mapped_column(String(TEXT_LIMIT))

@@ -362,6 +362,13 @@ class CallbackTakenDocument(Document):
     state = Choice(CALLBACK_STATES)
 
 
+class EventsTakenDocument(Document):
+    """What became of a registry's events."""
+
+    pushes = Count("Tags that were pushed, as the events say.")
+    recorded = Count("Pushes that are new and that a webhook wants.")
+
+
 class OpenAPIDocument(Document):
     """An OpenAPI 3.1 document."""
 

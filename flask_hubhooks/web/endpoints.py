@@ -59,10 +59,14 @@ class Endpoint:
     summary: str
     tag: str = "webhooks"
     access: Literal["read", "write"] | None = None
+    security: str = ""
+    """How clients without `access` show who they are: the name of a security scheme in the OpenAPI document."""
     query: Schema | None = None
     body: Schema | None = None
     body_optional: bool = False
     """An empty body counts as an empty object."""
+    max_body_bytes: int | None = None
+    """None: `HUBHOOKS_MAX_BODY_BYTES`."""
     returns: Document | None = None
     """None: the response has no body."""
     status: int = 200
@@ -213,10 +217,14 @@ def _problem_of(refusal: Unauthorized | Forbidden) -> Problem:
     return Problem(refusal.code, str(refusal.description), headers=challenges)
 
 
-def read_body() -> bytes:
-    """Return the request's body; raises 413 if it is too large."""
-    host_limit, limit = request.max_content_length, current_state().config.max_body_bytes
-    limit = limit if host_limit is None else min(host_limit, limit)
+def read_body(limit: int | None = None) -> bytes:
+    """Return the request's body; raises 413 if it is larger than `limit`.
+
+    Without `limit` the host's limit and `HUBHOOKS_MAX_BODY_BYTES` both hold.
+    """
+    if limit is None:
+        host_limit, limit = request.max_content_length, current_state().config.max_body_bytes
+        limit = limit if host_limit is None else min(host_limit, limit)
     request.max_content_length = limit + 1  # Werkzeug silently cuts off a chunked body there
     with suppress(RequestEntityTooLarge):
         body = request.get_data()

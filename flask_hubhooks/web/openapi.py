@@ -39,6 +39,7 @@ TAGS = {
     "webhooks": "Webhooks and their hooks, which are called when a tag is pushed.",
     "deliveries": "The history, tests, redeliveries and recovery.",
     "callbacks": "For receivers: report the outcome of a delivery.",
+    "sources": "For registries: tell of pushes.",
     "documentation": "This document.",
 }
 PARAMETERS: dict[str, JSONSchema] = {
@@ -58,6 +59,10 @@ PARAMETERS: dict[str, JSONSchema] = {
         "description": "The delivery's `id`.",
         "schema": {"type": "string", "format": "uuid"},
     },
+    "source": {
+        "description": "A registry's kind: `distribution`, `zot`, `harbor`, `gitea`, `quay` or one of the app's own.",
+        "schema": {"type": "string", "minLength": 1},
+    },
     "token": {
         "description": "The token at the end of the payload's `callback_url`. No other authorization is needed.",
         "schema": {"type": "string", "minLength": 1},
@@ -65,6 +70,7 @@ PARAMETERS: dict[str, JSONSchema] = {
 }
 PROBLEMS = {
     400: "The request is not valid. `errors` has the messages by field.",
+    401: "The source's token is missing or wrong.",
     403: "The client has read access only, the request came from another site, or the registry has no authorizer.",
     404: "Not found, or the client has no read access.",
     405: "The method is not allowed for this URL.",
@@ -76,7 +82,7 @@ PROBLEMS = {
     429: "Too many tests, redeliveries and recoveries of this repository within a minute.",
     503: "The registry's database or Redis server is unavailable, or the repository is being changed.",
 }
-PROBLEM_HEADERS = {405: "Allow", 429: "Retry-After", 503: "Retry-After"}
+PROBLEM_HEADERS = {401: "WWW-Authenticate", 405: "Allow", 429: "Retry-After", 503: "Retry-After"}
 HEADERS: dict[str, JSONSchema] = {
     "ETag": {"description": "The version of the resource, for `If-Match`.", "schema": {"type": "string"}},
     "Location": {
@@ -84,6 +90,7 @@ HEADERS: dict[str, JSONSchema] = {
         "schema": {"type": "string"},
     },
     "Allow": {"description": "The allowed methods.", "schema": {"type": "string"}},
+    "WWW-Authenticate": {"description": "How to send the token.", "schema": {"type": "string"}},
     "Retry-After": {"description": "The number of seconds to wait.", "schema": {"type": "integer", "minimum": 0}},
 }
 PROBLEM: JSONSchema = {
@@ -154,6 +161,15 @@ def document(config: Config) -> dict[str, Any]:
             "description": "The registry decides how clients sign in, often with this header.",
         },
     )
+    spec.components.security_scheme(
+        "source",
+        {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "The source's token in `HUBHOOKS_SOURCE_TOKENS`. It is also accepted as the whole value of "
+            "`Authorization` and as a password of basic authentication.",
+        },
+    )
     for rule, endpoints in groupby(ENDPOINTS, lambda each: each.rule):
         spec.path(
             re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule),
@@ -178,13 +194,13 @@ def _headers(names: Sequence[str]) -> JSONSchema:
 
 
 def _operation(endpoint: Endpoint, converter: OpenAPIConverter, config: Config) -> JSONSchema:
-    name = endpoint.function.__name__
+    name, security = endpoint.function.__name__, "registry" if endpoint.access else endpoint.security
     first, *more = name.split("_")
     operation: JSONSchema = {
         "operationId": first + "".join(each.title() for each in more),
         "summary": endpoint.summary,
         "tags": [endpoint.tag],
-        "security": [{"registry": []}] if endpoint.access else [],
+        "security": [{security: []}] if security else [],
         "parameters": _query_parameters(endpoint.query, converter) if endpoint.query else [],
         "responses": _responses(endpoint, converter),
     }
@@ -199,7 +215,9 @@ def _operation(endpoint: Endpoint, converter: OpenAPIConverter, config: Config) 
         )
     if endpoint.body:
         operation["requestBody"] = {
-            "description": f"At most {config.max_body_bytes} bytes, nested at most {MAX_JSON_DEPTH} levels deep.",
+            "description": f"At most {endpoint.max_body_bytes} bytes."
+            if endpoint.max_body_bytes
+            else f"At most {config.max_body_bytes} bytes, nested at most {MAX_JSON_DEPTH} levels deep.",
             "required": not endpoint.body_optional,
             "content": {"application/json": {"schema": converter.resolve_nested_schema(endpoint.body)}},
         }

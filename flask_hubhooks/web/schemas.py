@@ -461,6 +461,12 @@ class DeliveryPageSchema(Schema):
     payload = fields.String(load_default="pretty", validate=OneOf(["pretty", "raw"]))
 
 
+class EventsSchema(Schema):
+    """What a registry sends: see `docs/sources.md`."""
+
+    json_schema: ClassVar[dict[str, Any]] = {"type": "object", "additionalProperties": True}
+
+
 class CallbackSchema(Schema):
     """A callback as Docker Hub documented it. Unknown keys are ignored, and null counts as absent.
 

@@ -218,7 +218,7 @@ def _drain(world: World, pusher: Pusher, progress: Progress, events: Events) -> 
 
 def _recorded(world: World) -> set[str]:
     with psycopg.connect(world.postgres.uri) as connection:
-        return {event for (event,) in connection.execute("SELECT event_id FROM hubhooks_push")}
+        return {tag for (tag,) in connection.execute("SELECT tag FROM hubhooks_push")}
 
 
 def _report(verdict: Verdict, pusher: Pusher, seconds: float) -> int:

@@ -257,6 +257,7 @@ class Registry(RuleBasedStateMachine):
 
     def _push(self, tag: str, event_id: str | None = None, meanwhile: Callable[[], object] = lambda: None) -> None:
         chains = [self.model.chain(each) for each in self._wanting(tag)]
+        event = f"{event_id} of {self.repository}:{tag}" if event_id else None
 
         def load(name: str) -> Repository:
             self.host.hubhooks.repository_loader(lambda name: Repository())
@@ -265,7 +266,7 @@ class Registry(RuleBasedStateMachine):
 
         self.host.hubhooks.repository_loader(load)
         self.host.push(self.repository, tag, event_id=event_id)
-        self._learn(self.model.record(tag, event_id, chains))
+        self._learn(self.model.record(tag, event, chains))
 
     @precondition(lambda self: self._wanting())
     @rule()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -20,6 +20,7 @@ from werkzeug.test import TestResponse
 from flask_hubhooks import HubHooks, ImagePush, Repository
 from flask_hubhooks.dialects import now_plus, utcnow
 from flask_hubhooks.records.models import Base, Delivery
+from flask_hubhooks.sources import Source
 from flask_hubhooks.state import State
 from flask_hubhooks.testing import Deliveries
 from flask_hubhooks.worker.jobs import deliver_due, dispatchers
@@ -58,12 +59,15 @@ class Host:
     creates_tables: bool = True
     session_options: dict[str, Any] = field(default_factory=dict)
     metadata: MetaData | None = None
+    sources: Mapping[str, Source] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.db = SQLAlchemy(session_options=self.session_options, metadata=self.metadata)
         self.hubhooks = HubHooks(self.db, self.push_signal, join_session=self.join_session)
         self.hubhooks.authorizer(authorize)
         self.hubhooks.repository_loader(load)
+        for name, read in self.sources.items():
+            self.hubhooks.source(name)(read)
         self.app = self.make_app()
         self.client = self.app.test_client()
         self.deliveries = Deliveries(self.app)

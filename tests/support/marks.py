@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+
+from flask_hubhooks.sources import SOURCES
 
 from .host import Host
 
@@ -13,6 +16,13 @@ on_sqlite = pytest.mark.parametrize("database_uri", ["sqlite"], indirect=True)
 
 MakeHost = Callable[..., Host]
 """The fixture `make_host`."""
+
+TOKENS = {name: f"the-token-of-{name}" for name in SOURCES}
+WITH_SOURCES: dict[str, Any] = {
+    "HUBHOOKS_REGISTRY_HOST": "registry.example.com",
+    "HUBHOOKS_SOURCE_TOKENS": TOKENS,
+}
+"""The config of a host app that takes events of all registries."""
 
 URL = "http://127.0.0.1:9/hook"
 """Nothing listens there."""

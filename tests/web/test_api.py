@@ -580,6 +580,7 @@ def paths(host: Host) -> dict[str, set[str]]:
         f"{delivery}decide/": {"POST", "OPTIONS"},
         "/u/acme/app/hook/token/": {"POST", "OPTIONS"},
         "/hubhooks/openapi.json": {"GET", "HEAD", "OPTIONS"},
+        "/hubhooks/sources/distribution/": {"POST", "OPTIONS"},
     }
 
 

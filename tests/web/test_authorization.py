@@ -39,6 +39,7 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 """The methods of every route that an authorizer guards, and what each is sent."""
 CALLBACK, DOCUMENT = "/u/<path:repository>/hook/<token>/", "/hubhooks/openapi.json"
+EVENTS = "/hubhooks/sources/<source>/"
 """What needs no authorizer."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 UNSAFE = [(rule, method) for rule, methods in BODIES.items() for method in methods if method != "GET"]
@@ -140,7 +141,7 @@ def no_marks(answer: TestResponse, marks: list[str]) -> None:
 def test_every_route_is_walked(host: Host) -> None:
     """These tests cover every route of ours, and each route accepts every method."""
     ours = {each.rule: each.methods for each in api_rules(host.app)}
-    assert set(ours) == {*BODIES, CALLBACK, DOCUMENT}
+    assert set(ours) == {*BODIES, CALLBACK, DOCUMENT, EVENTS}
     assert all(methods == set(METHODS) for methods in ours.values())
 
 

@@ -25,7 +25,7 @@ from flask_hubhooks.records.models import Delivery
 from flask_hubhooks.state import State
 
 from ..support.host import Host, api_rules
-from ..support.marks import MakeHost, on_sqlite
+from ..support.marks import TOKENS, WITH_SOURCES, MakeHost, on_sqlite
 from ..support.receivers import Receiver
 
 Seen = set[tuple[str, str, str]]
@@ -92,7 +92,9 @@ def test_every_route(host: Host) -> None:
     for path, rule in rules.items():
         ids = {"webhook_id": 1, "hook_id": 1, "delivery_id": uuid.UUID(int=0)}
         with host.app.test_request_context():
-            _, url = rule.build({"repository": "acme/app", "token": "t"} | ids, append_unknown=False) or ("", "")
+            _, url = rule.build(
+                {"repository": "acme/app", "token": "t", "source": "zot"} | ids, append_unknown=False
+            ) or ("", "")
         allowed = set(host.client.options(url).headers["Allow"].lower().split(", "))
         assert {*paths[path], "options"} - {"parameters"} == allowed - {"head"}
 
@@ -154,7 +156,9 @@ class Checked:
 
     def _compare(self, said: dict[str, Any], response: Response) -> None:
         assert set(said.get("headers", ())) == {
-            name for name in ("ETag", "Location", "Allow", "Retry-After") if name in response.headers
+            name
+            for name in ("ETag", "Location", "Allow", "Retry-After", "WWW-Authenticate")
+            if name in response.headers
         }
         if "content" in said:
             [(kind, content)] = said["content"].items()
@@ -180,7 +184,7 @@ def test_every_answer(make_host: MakeHost, monkeypatch: pytest.MonkeyPatch) -> N
 
     Headers are compared both ways, and no schema of an answer lets pass what it does not name.
     """
-    host = make_host(config={"HUBHOOKS_MAX_SENDS_PER_MINUTE": 4, "TESTING": True})
+    host = make_host(config=WITH_SOURCES | {"HUBHOOKS_MAX_SENDS_PER_MINUTE": 4, "TESTING": True})
     checked = Checked(host)
     _use_webhooks(host)
     _deliver(host)
@@ -205,6 +209,10 @@ def _use_webhooks(host: Host) -> None:
         host.api("GET", f"acme/app/webhooks/{query}")
     host.api("DELETE", one)
     host.client.get(DOCUMENT)
+    host.client.post("/hubhooks/sources/zot/", json={})  # 401
+    host.client.post(
+        "/hubhooks/sources/distribution/", json={"events": []}, headers={"Authorization": TOKENS["distribution"]}
+    )
 
 
 def _deliver(host: Host) -> None:
@@ -260,7 +268,7 @@ def _be_refused(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
 USER = "alice"
 CONFIG: dict[str, Any] = {
     "seed": 1,
-    "auth": {"openapi": {"registry": {"api_key": USER}}},
+    "auth": {"openapi": {"registry": {"api_key": USER}, "source": {"bearer": TOKENS["distribution"]}}},
     "generation": {"deterministic": True, "database": "none", "max-examples": 10},
     "phases": {"stateful": {"max-steps": 6, "generation": {"max-examples": 10}}},
     "checks": {
@@ -286,6 +294,7 @@ CONFIG: dict[str, Any] = {
                 "matchTags",
                 "listDeliveries",
                 "postCallback",
+                "takeEvents",
             ],
             "checks": {"positive_data_acceptance": {"enabled": False}},
         }
@@ -309,7 +318,8 @@ def not_found(_: Exception) -> Response:
 @pytest.fixture
 def signed_in(make_host: MakeHost) -> Host:
     """A host app whose clients sign in with the Authorization header."""
-    host = make_host(config={"HUBHOOKS_MAX_SENDS_PER_MINUTE": 1_000_000, "HUBHOOKS_MAX_WEBHOOKS": 10_000})
+    limits = {"HUBHOOKS_MAX_SENDS_PER_MINUTE": 1_000_000, "HUBHOOKS_MAX_WEBHOOKS": 10_000}
+    host = make_host(config=WITH_SOURCES | limits)
     host.hubhooks.authorizer(authorize)
     host.app.register_error_handler(404, not_found)
     with host.app.app_context():
@@ -350,6 +360,7 @@ def made(host: Host, name: str) -> dict[str, Any]:
         "hook_id": webhook["hooks"][0]["id"],
         "delivery_id": delivery,
         "token": host.state.tokens.make(uuid.UUID(delivery), 1),
+        "source": "distribution",
     }
 
 
@@ -363,7 +374,7 @@ def test_sign_in(signed_in: Host) -> None:
         for method in operations.keys() - {"parameters"}:
             url = path.format_map(ids)
             status = signed_in.client.open(url, method=method, json={"state": "success"}).status_code
-            assert (operations[method]["security"] == [{"registry": []}]) is (status == 401), f"{method} {path}"
+            assert bool(operations[method]["security"]) is (status == 401), f"{method} {path}"
 
 
 @on_sqlite

@@ -21,10 +21,11 @@ from flask_hubhooks.crypto.callback_tokens import CallbackTokens
 from flask_hubhooks.web.endpoints import ENDPOINTS
 
 from ..support.host import Host, Owned, api_rules, problem
-from ..support.marks import URL
+from ..support.marks import TOKENS, URL
 
 COLUMNS = ("ok", "bad input", "reader", "stranger", "missing", "wrong method")
 BAD = {"nonsense": True}
+EVENTS: dict[str, Any] = {"events": [{"action": "push", "target": {"repository": "acme/app", "tag": "latest"}}]}
 WITH_ETAG = ("read_webhook", "edit_webhook", "read_hook", "edit_hook")
 
 
@@ -70,6 +71,8 @@ CASES = [
     Case("read_openapi", "GET", (200, None, 200, 200, None, 405)),
     # The token is the authority: who calls back is nobody's reader and no stranger.
     Case("post_callback", "POST", (200, 400, None, None, 404, 405), {"state": "success"}, bad_content=BAD),
+    # A registry shows its token, whoever it is.
+    Case("take_events", "POST", (202, 400, None, None, 404, 405), EVENTS, bad_content=BAD),
 ]
 WITH_A_DATABASE = [each for each in CASES if each.endpoint != "read_openapi"]
 
@@ -104,6 +107,11 @@ class Filled:
         if case.endpoint == "post_callback":
             token = self.token(self.none["delivery"] if missing else self.delivery)
             return self.host.client.open(f"/u/{self.owned.repository}/hook/{token}/", method=method, **options)
+        if case.endpoint == "take_events":
+            EVENTS["events"][0]["target"]["repository"] = self.owned.repository
+            headers = {"Authorization": TOKENS["distribution"]}
+            path = f"/hubhooks/sources/{'missing' if missing else 'distribution'}/"
+            return self.host.client.open(path, method=method, headers=headers, **options)
         repository = "acme/missing" if missing and not case.below.startswith("{") else self.owned.repository
         below = case.below.format(**self.ids)
         if missing and case.below:  # the last thing that is named
@@ -143,7 +151,7 @@ def test_route(filled: Filled, seen: dict[tuple[str, str, str], int], case: Case
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     if expected >= 400:
         content = problem(answer, expected)
-        assert ("errors" in content) is (expected == 400)
+        assert ("errors" in content) is (expected == 400 and case.endpoint != "take_events")
         assert ("Allow" in answer.headers) is (expected == 405)
         return
     assert answer.status_code == expected
@@ -152,7 +160,7 @@ def test_route(filled: Filled, seen: dict[tuple[str, str, str], int], case: Case
     else:
         assert answer.content_type == "application/json" and answer.get_json()
     assert ("ETag" in answer.headers) is (expected == 201 or (case.endpoint in WITH_ETAG))
-    assert ("Location" in answer.headers) is (expected in (201, 202))
+    assert ("Location" in answer.headers) is (expected in (201, 202) and case.endpoint != "take_events")
 
 
 def test_no_route_is_missing(standing: Host) -> None:
@@ -194,10 +202,11 @@ def test_a_database_that_cannot_be_reached(
     """With an unreachable database every route answers 503, even one that would refuse its input."""
     engine = create_engine(uri)
     monkeypatch.setitem(vars(filled.host.state), "engine", engine)
+    monkeypatch.setitem(vars(filled.host.state), "source_engine", engine)
     for case in WITH_A_DATABASE:
         problem(filled.ask(case, "ok"), 503)
         assert filled.ask(case, "bad input").status_code in (400, 503)
-        if case.endpoint != "post_callback":
+        if case.endpoint not in ("post_callback", "take_events"):
             problem(filled.ask(case, "stranger"), 404)
             if case.expected[2] == 403:
                 problem(filled.ask(case, "reader"), 403)
