@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from ..transport.hook_url import BadURL, target
+from ..transport.hook_url import BadURL, split_credentials, target
 
 
 class Hint(NamedTuple):
@@ -54,7 +54,7 @@ def hint(url: str, payload_format: str) -> Hint | None:
     if payload_format == "template":
         return None
     try:
-        found = target(url)
+        found = target(split_credentials(url)[0])
     except BadURL:  # a newer version may no longer accept a stored URL
         return None
     for receiver, pattern, formats in RECEIVERS:

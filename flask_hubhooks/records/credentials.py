@@ -1,7 +1,10 @@
-"""The secrets of a webhook, encrypted in the database: the one that it signs with, and its request headers."""
+"""The secrets of a webhook, encrypted in the database: the one that it signs with, its request headers, and the user
+names and passwords of its hooks."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 
@@ -12,7 +15,7 @@ from ..crypto.signing import new_secret
 from ..dialects import utcnow
 from ..state import State
 from . import request_headers
-from .models import Webhook
+from .models import Hook, Webhook
 
 BATCH = 500
 FORMER_SECRET_TTL = timedelta(hours=24)
@@ -49,19 +52,25 @@ def encrypt_anew(state: State) -> tuple[int, list[str]]:
     rotated, unreadable, last = 0, [], 0
     while True:
         with state.writing() as session:
-            batch = select(Webhook).where(Webhook.id > last).order_by(Webhook.id).limit(BATCH).with_for_update()
-            rows = session.scalars(batch).all()
-            for row in rows:
-                if _encrypt_anew(state.secrets, row):
+            batch = select(Webhook.id).where(Webhook.id > last).order_by(Webhook.id).limit(BATCH)
+            ids = session.scalars(batch).all()
+            # Hooks are locked before webhooks, as workers do.
+            with_credentials = select(Hook).where(Hook.webhook_id.in_(ids), Hook.encrypted_authorization.is_not(None))
+            hooks_of: defaultdict[int, list[Hook]] = defaultdict(list)
+            for hook in session.scalars(with_credentials.order_by(Hook.id).with_for_update()):
+                hooks_of[hook.webhook_id].append(hook)
+            locked = select(Webhook).where(Webhook.id.in_(ids)).order_by(Webhook.id).with_for_update()
+            for row in session.scalars(locked):
+                if _encrypt_anew(state.secrets, row, hooks_of[row.id]):
                     rotated += 1
                 elif not row.deleted_id:  # nobody can give a deleted webhook a new secret, nor needs to
                     unreadable.append(f"{row.scope}: {row.name}")
-        if not rows:
+        if not ids:
             return rotated, unreadable
-        last = rows[-1].id
+        last = ids[-1]
 
 
-def _encrypt_anew(secrets: SecretBox, webhook: Webhook) -> bool:
+def _encrypt_anew(secrets: SecretBox, webhook: Webhook, hooks: Sequence[Hook]) -> bool:
     """Encrypt the secrets of a webhook with the newest key; returns False if some stay, as they cannot be decrypted.
 
     A former secret is dropped once it is no longer used.
@@ -69,10 +78,12 @@ def _encrypt_anew(secrets: SecretBox, webhook: Webhook) -> bool:
     if webhook.former_secret_until and webhook.former_secret_until <= utcnow():
         webhook.encrypted_former_secret = webhook.former_secret_until = None
     readable = True
-    for column in ("encrypted_secret", "encrypted_former_secret", "encrypted_headers"):
-        if (encrypted := getattr(webhook, column)) is not None:
+    of_webhook = ("encrypted_secret", "encrypted_former_secret", "encrypted_headers")
+    columns = [(webhook, name) for name in of_webhook] + [(hook, "encrypted_authorization") for hook in hooks]
+    for row, column in columns:
+        if (encrypted := getattr(row, column)) is not None:
             try:
-                setattr(webhook, column, secrets.reencrypt(encrypted))
+                setattr(row, column, secrets.reencrypt(encrypted))
             except SecretUnreadable:
                 readable = False
     return readable

@@ -195,6 +195,8 @@ class Hook(Base):
     """A `transport.tls.TLS` of the hook's own, without what is empty; None for the default."""
     timeout_s: Mapped[int] = mapped_column(default=DEFAULT_TIMEOUT_S, server_default=str(DEFAULT_TIMEOUT_S))
     """How long one request may take in all; `HUBHOOKS_MAX_TIMEOUT_S` caps it."""
+    encrypted_authorization: Mapped[bytes | None]
+    """The Authorization header of the user name and password that were given in the URL."""
     failing_since: Mapped[datetime | None]
     failed_at: Mapped[datetime | None]
     """When the last attempt since `failing_since` failed, to the hour."""
@@ -207,6 +209,11 @@ class Hook(Base):
     last_updated: Mapped[datetime] = mapped_column(default=utcnow)
 
     webhook: Mapped[Webhook] = relationship(back_populates="hooks")
+
+    @property
+    def has_credentials(self) -> bool:
+        """Whether its requests carry a user name and password of its own."""
+        return self.encrypted_authorization is not None
 
     @property
     def has_callback(self) -> bool:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from ..dialects import try_lock_repository, utcnow, wait_for_repository
 from ..registry import check_repository
 from .cancelling import REPOSITORY_DELETED, cancel_all
-from .models import deliveries, pushes, webhooks
+from .models import deliveries, hooks, pushes, webhooks
 
 MAX_SETTLED = 20
 """Repositories that one call of `settle` corrects at most."""
@@ -38,6 +38,8 @@ def delete(session: Session, name: str, only: Collection[int] | None = None) -> 
         return 0
     ids = [each.id for each in chosen]
     cancel_all(session, ids)
+    with_credentials = hooks.c.webhook_id.in_(ids) & hooks.c.encrypted_authorization.is_not(None)
+    session.execute(update(hooks).where(with_credentials).values(encrypted_authorization=None))
     session.execute(
         update(webhooks)
         .where(webhooks.c.id.in_(ids))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
+from contextlib import suppress
 
 HEADERS_LIMIT = 20
 NAME_LIMIT, VALUE_LIMIT = 100, 4096
@@ -44,9 +46,22 @@ def as_text(headers: Mapping[str, str]) -> str:
     return json.dumps(headers)
 
 
+def basic(credentials: str) -> str:
+    """The value of an Authorization header for `user:password` (RFC 7617)."""
+    return f"Basic {b64encode(credentials.encode()).decode()}"
+
+
 def secrets(headers: Mapping[str, str]) -> list[str]:
-    """The values to mask in responses, and the credentials behind a scheme such as Bearer."""
-    return [*headers.values(), *(value.partition(" ")[2] for value in headers.values())]
+    """The values to mask in responses, the credentials behind a scheme such as Bearer, and those that Basic encodes."""
+    found = list(headers.values())
+    for value in headers.values():
+        scheme, _, credentials = value.partition(" ")
+        found.append(credentials)
+        if scheme.lower() == "basic":
+            with suppress(ValueError):
+                pair = b64decode(credentials).decode()
+                found += [pair, pair.partition(":")[2]]
+    return found
 
 
 def of_text(text: str) -> dict[str, str]:

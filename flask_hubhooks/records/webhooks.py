@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from types import EllipsisType
 from typing import Any
 
@@ -13,10 +14,11 @@ from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
 from ..config import Config
-from ..crypto.secret_box import SecretBox
+from ..crypto.secret_box import SecretBox, SecretUnreadable
 from ..crypto.signing import new_secret
 from ..dialects import lock_repository, utcnow
 from ..formats import DEFAULT_FORMAT, BadTemplate, Template
+from ..transport.hook_url import BadURL, canonical_origin
 from ..transport.tls import DEFAULT_TLS, TLS
 from . import request_headers
 from .cancelling import cancel_hook, cancel_webhook
@@ -54,6 +56,10 @@ class HookWanted:
     supersede: bool | EllipsisType | None = ...
     tls: TLS | None = None
     timeout_s: int | None = None
+    credentials: str = field(default="", repr=False)
+    """`user:password` from its URL, decoded; "" if none were given."""
+    has_credentials: bool | None = None
+    """False drops those that are stored."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,8 @@ def delete(session: Session, owner: Owner, webhook: Webhook) -> None:
     cancel_webhook(session, webhook.id, "The webhook was deleted.", tests=True)
     webhook.deleted_id = webhook.id
     webhook.encrypted_former_secret = webhook.former_secret_until = webhook.encrypted_headers = None
+    for hook in webhook.hooks:
+        hook.encrypted_authorization = None
     webhook.last_updater = owner.name
     webhook.last_updated = utcnow()
 
@@ -145,6 +153,8 @@ def _change(session: Session, owner: Owner, webhook: Webhook, wanted: Mapping[st
         webhook.expect_final_callback = wanted["expect_final_callback"]
     if "headers" in wanted:
         _set_headers(owner, webhook, wanted["headers"])
+    if wanted.keys() & {"hooks", "headers"}:
+        _check_authorization(owner, webhook, wanted)
     if wanted.keys() & {"hooks", "expect_final_callback"} and webhook.expect_final_callback:
         last = max(
             (each for each in webhook.hooks if not each.removed_at), key=lambda hook: hook.position, default=None
@@ -227,13 +237,16 @@ def _set_hooks(session: Session, owner: Owner, webhook: Webhook, wanted: Sequenc
     _check_tls(kept, wanted)
     for hook in [each for each in webhook.hooks if each not in kept]:
         cancel_hook(session, hook, "The hook was removed from the webhook.")
-        hook.removed_at = utcnow()
+        hook.removed_at, hook.encrypted_authorization = utcnow(), None
     for position, (known, each, chosen) in enumerate(zip(kept, wanted, formats, strict=True)):
         hook = known or Hook(hook_url=str(each.hook_url), creator=owner.name, last_updater=owner.name)
         if not known:
             webhook.hooks.append(hook)
         if each.hook_url not in (None, hook.hook_url):
+            if not _same_origin(str(each.hook_url), hook.hook_url):
+                hook.encrypted_authorization = None
             hook.hook_url, hook.failing_since = str(each.hook_url), None
+        _set_credentials(owner, hook, each, position)
         if chosen != (hook.payload_format, hook.template):
             hook.payload_format, hook.template = chosen
             hook.failing_since = None
@@ -244,6 +257,42 @@ def _set_hooks(session: Session, owner: Owner, webhook: Webhook, wanted: Sequenc
         if each.timeout_s is not None:
             hook.timeout_s = each.timeout_s
         hook.position = position
+
+
+def _same_origin(one: str, other: str) -> bool:
+    try:
+        return canonical_origin(one) == canonical_origin(other)
+    except BadURL:  # an earlier version accepted it
+        return False
+
+
+def _set_credentials(owner: Owner, hook: Hook, wanted: HookWanted, position: int) -> None:
+    """Keep, drop or replace the user name and password of a hook."""
+    if wanted.credentials:
+        authorization = request_headers.basic(wanted.credentials)
+        with suppress(SecretUnreadable):
+            if hook.encrypted_authorization and owner.secrets.decrypt(hook.encrypted_authorization) == authorization:
+                return
+        hook.encrypted_authorization, hook.failing_since = owner.secrets.encrypt(authorization), None
+    elif wanted.has_credentials is False:
+        hook.encrypted_authorization = None
+    elif wanted.has_credentials and not hook.has_credentials:
+        advice = "Write the user name and password into the URL, such as https://user:password@ci.example.com/hook."
+        raise Refused({"hooks": {position: {"has_credentials": [advice]}}})
+
+
+def _check_authorization(owner: Owner, webhook: Webhook, wanted: Mapping[str, Any]) -> None:
+    """Refuse an Authorization header of the webhook beside a hook's own."""
+    headers = headers_of(owner.secrets, webhook) or {}
+    name = next((name for name in headers if name.lower() == "authorization"), None)
+    both = [each.position for each in webhook.hooks if each.has_credentials and not each.removed_at]
+    if name is None or not both:
+        return
+    if "headers" in wanted:
+        error = "A hook URL has a user name and password, which are sent in this header. Remove one of them."
+        raise Refused({"headers": {name: [error]}})
+    error = "The webhook has an Authorization header. Remove it, or the user name and password."
+    raise Refused({"hooks": {position: {"hook_url": [error]} for position in both}})
 
 
 def _formats(kept: Sequence[Hook | None], wanted: Sequence[HookWanted]) -> list[tuple[str, str | None]]:

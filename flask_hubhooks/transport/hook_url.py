@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import idna
 
@@ -32,6 +32,10 @@ _NO_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _LABEL = re.compile(r"[a-z0-9_-]{1,63}")  # RFC 1123 section 2.1, and the underscore, which container names use
 
 
+_USER_INFO = re.compile(r"(https?://)([^/?#\\]*)@", re.IGNORECASE)
+_NOT_IN_USER_INFO = re.compile(r"[\s@{}]|%(?![0-9A-Fa-f]{2})")
+
+
 class BadURL(ValueError):
     """Not a URL that we can send to; the text says what is wrong."""
 
@@ -52,6 +56,25 @@ class Target(NamedTuple):
     port: int
     address: IPv4Address | IPv6Address | None
     """The host as an IP address, if it is one."""
+
+
+def split_credentials(url: str) -> tuple[str, str]:
+    """Return a URL without its user name and password, and these decoded as `user:password`; "" if it has none.
+
+    Raises `BadURL` if they cannot be sent as Basic authentication (RFC 7617 section 2).
+    """
+    found = _USER_INFO.match(url)
+    if found is None:
+        return url, ""
+    name, password = map(unquote, found[2].partition(":")[::2])
+    both = name + password
+    malformed = _NOT_IN_USER_INFO.search(found[2]) or _CONTROL.search(both) or "\ufffd" in both  # not UTF-8
+    if malformed or not both or ":" in name:
+        raise BadURL(
+            "Must have a percent-encoded user name and password before the @, such as my%40name:pass%2Fword, with no "
+            "colon in the name and no control characters."
+        )
+    return found[1] + url[found.end() :], f"{name}:{password}"
 
 
 @lru_cache(maxsize=4096)

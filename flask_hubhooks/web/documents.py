@@ -135,6 +135,12 @@ class HookDocument(Document):
         properties={"ca": {"type": "string"}, "public_key_sha256": {"type": "string"}},
         additionalProperties=False,
     )
+    has_credentials = WritersField(
+        "Whether requests carry a user name and password that were given in the URL, which shows neither. Null without "
+        "write access.",
+        null=True,
+        type="boolean",
+    )
     timeout_s = Number("The seconds that a request may take in all.", read=_timeout_s)
     hints = Nested(HintDocument, "Payload formats that suit the receiver better.", read=_hints, many=True)
     active = Flag(read="webhook.active")

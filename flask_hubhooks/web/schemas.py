@@ -32,7 +32,7 @@ from ..records.webhooks import HookWanted, template_fault, tls_fault
 from ..registry import as_utc, storable
 from ..state import current_state
 from ..transport.egress import Forbidden, egress_of
-from ..transport.hook_url import BadURL
+from ..transport.hook_url import BadURL, split_credentials
 from ..transport.tls import DEFAULT_TLS, MAX_CA_BYTES, PUBLIC_KEY_SHA256, TLS, BadTLS, own_ca, pinned_key
 from ..worker.masking import without_tokens
 
@@ -64,6 +64,7 @@ def hook_url(url: str) -> None:
         raise ValidationError(f"Longer than maximum length {MAX_URL_LENGTH}.")
     printable(url)
     try:
+        url, _ = split_credentials(url)
         url_placeholders.check(url)
         egress_of(current_state().config).target(url)
     except (BadURL, Forbidden) as refused:
@@ -252,6 +253,7 @@ class HookSchema(Strict):
     supersede = SupersedeField()
     tls = TLSField()
     timeout_s = TimeoutField()
+    has_credentials = StrictBoolean(metadata={"description": "False removes the user name and password of the hook."})
 
     @validates_schema
     def _is_known_or_new(self, data: Mapping[str, Any], **_: Any) -> None:
@@ -260,7 +262,15 @@ class HookSchema(Strict):
 
     @post_load
     def _as_wanted(self, data: dict[str, Any], **_: Any) -> HookWanted:
-        return HookWanted(**data)
+        return _wanted(data)
+
+
+def _wanted(values: dict[str, Any]) -> HookWanted:
+    """Return the hook that is wanted, with the user name and password taken out of its URL."""
+    if "hook_url" in values:
+        url, credentials = split_credentials(values["hook_url"])
+        values = values | {"hook_url": url, "credentials": credentials}
+    return HookWanted(**values)
 
 
 class HeadersField(fields.Field[dict[str, str | None]]):
@@ -365,7 +375,7 @@ class WebhookSchema(Strict):
     def _as_chain(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
         if "hook_url" in data:
             values = {name: data.pop(name) for name in ("hook_url", *OF_HOOK) if name in data}
-            data["hooks"] = [HookWanted(**values)]
+            data["hooks"] = [_wanted(values)]
         return data
 
 

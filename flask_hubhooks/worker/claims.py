@@ -79,6 +79,7 @@ class Claim(NamedTuple):
     template: str | None
     tls: dict[str, str] | None
     timeout_s: int
+    encrypted_authorization: bytes | None
     repository_key: int
     encrypted_secret: bytes
     encrypted_former_secret: bytes | None
@@ -217,6 +218,7 @@ def _read(delivery: Any) -> Any:
         "template": hooks.c.template,
         "tls": hooks.c.tls,
         "timeout_s": hooks.c.timeout_s,
+        "encrypted_authorization": hooks.c.encrypted_authorization,
         "encrypted_secret": webhooks.c.encrypted_secret,
         "encrypted_former_secret": case((webhooks.c.former_secret_until > _now, webhooks.c.encrypted_former_secret)),
         "encrypted_headers": webhooks.c.encrypted_headers,

@@ -310,6 +310,8 @@ class Dispatcher:
         former = claim.encrypted_former_secret
         keys = [decrypt(each) for each in (claim.encrypted_secret, *([former] if former else []))]
         own = request_headers.of_text(decrypt(claim.encrypted_headers)) if claim.encrypted_headers else {}
+        if claim.encrypted_authorization:
+            own["Authorization"] = decrypt(claim.encrypted_authorization)
         replaceable = {"Accept": "*/*", "User-Agent": USER_AGENT}
         if own:
             named = {name.lower() for name in own}

@@ -16,7 +16,7 @@ from werkzeug.test import TestResponse
 
 from flask_hubhooks import ImagePush, Repository, RepositoryHasWebhooks
 from flask_hubhooks.dialects import utcnow
-from flask_hubhooks.records.models import Delivery, Push, Status, Webhook
+from flask_hubhooks.records.models import Delivery, Hook, Push, Status, Webhook
 from flask_hubhooks.signals import delivery_finished, repository_deleted, repository_renamed
 from flask_hubhooks.web import endpoints
 
@@ -87,13 +87,14 @@ def test_deleting_cancels(host: Host) -> None:
         host.create(receiver.url, URL, name="a chain")
         host.push()
         host.deliver()
-        host.create(URL, name="of one")
+        host.create(URL.replace("://", "://name:password@"), name="of one")
         host.push()
         delete(host)
         assert stored(host, Delivery.status) == [Status.CANCELLED] * 5
         assert set(stored(host, Delivery.reason)) == {"The repository was deleted."}
         assert host.call_back(receiver.requests[0].body).status_code == 410
     assert stored(host, Webhook.encrypted_headers) == [None, None]
+    assert stored(host, Hook.encrypted_authorization) == [None, None, None]
 
 
 def test_deleting_ends_what_nobody_waited_for(host: Host) -> None:

@@ -326,13 +326,15 @@ def test_rotate_keys(make_host: MakeHost) -> None:
     both = make_host(config={"HUBHOOKS_ENCRYPTION_KEYS": [new, old]})
     after = make_host(config={"HUBHOOKS_ENCRYPTION_KEYS": [new], "SECRET_KEY": "another"})
     with Receiver() as receiver:
-        webhook = before.create(receiver.url, headers={"X-Token": "the value"})
+        url = receiver.url.replace("://", "://name:password@")
+        webhook = before.create(url, headers={"X-Token": "the value"})
         new_secret = rotate(before, webhook)["secret"]
         result = rotate_keys(both)
         assert (result.exit_code, "of 1 webhooks" in result.output) == (0, True), result.output
         request = sent(after, receiver)
     assert verifies(webhook["secret"], request) and verifies(new_secret, request)
     assert request.headers["x-token"] == "the value"
+    assert request.headers["authorization"] == "Basic bmFtZTpwYXNzd29yZA=="
     with after.writing() as session:
         [row] = session.scalars(select(Webhook))
         for stored in (row.encrypted_secret, row.encrypted_former_secret, row.encrypted_headers):

@@ -63,11 +63,11 @@ def test_on_the_pages(owned: Owned) -> None:
     assert timeouts(webhook) == [30]
     path, known = f"{webhook['id']}/", {"name": "deploy", "hook_id": str(webhook["hooks"][0]["id"]), "hook_url": URL}
     shown = owner.get(path)
-    assert 'name="timeout_s" value="30"' in shown.text and '<details class="settings">' in shown.text
+    assert 'name="timeout_s" value="30"' in shown.text and '<details class="settings" id="settings-0">' in shown.text
     for wrong, message in {"4": "Must be 5 to 60 seconds.", "soon": "Not a valid integer."}.items():
         answer = owner.send(path, **known, version=version_on(shown), timeout_s=wrong)
         assert answer.status_code == 400 and message in text_of(answer)
-        assert '<details class="settings" open>' in answer.text
+        assert '<details class="settings" id="settings-0" open>' in answer.text
         assert 'aria-describedby="timeout_s-0-errors timeout_s-0-hint" aria-invalid="true" autofocus' in answer.text
     assert owner.send(path, **known, version=version_on(shown), timeout_s="").status_code == 303
     assert timeouts(owned.get(path)) == [30], "an empty field changes nothing"

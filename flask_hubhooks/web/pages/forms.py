@@ -59,6 +59,8 @@ class URLField:
     """Which of the next two it has: "ca", "public_key_sha256" or "". None if the form does not ask."""
     ca: str = ""
     public_key_sha256: str = ""
+    credentials: str = ""
+    """Whether to `keep` or `remove` its user name and password; "" if it has none."""
 
     @property
     def hint(self) -> Hint | None:
@@ -104,6 +106,7 @@ class WebhookForm:
                     str(each["timeout_s"]),
                     next(iter(each["tls"] or ()), ""),
                     **each["tls"] or {},
+                    credentials="keep" if each["has_credentials"] else "",
                 )
                 for each in webhook["hooks"]
             ]
@@ -117,7 +120,17 @@ class WebhookForm:
     @classmethod
     def typed(cls, form: Form) -> WebhookForm:
         """Make the form of what was sent. It has an error if it has expired."""
-        fields = ("hook_url", "hook_id", "payload_format", "template", "timeout_s", "tls", "ca", "public_key_sha256")
+        fields = (
+            "hook_url",
+            "hook_id",
+            "payload_format",
+            "template",
+            "timeout_s",
+            "tls",
+            "ca",
+            "public_key_sha256",
+            "credentials",
+        )
         urls = [
             URLField(
                 url.strip(),
@@ -128,8 +141,9 @@ class WebhookForm:
                 tls if "tls" in form else None,
                 ca.replace("\r\n", "\n"),
                 key.strip(),
+                credentials,
             )
-            for url, id_, format_, template, timeout_s, tls, ca, key in zip_longest(
+            for url, id_, format_, template, timeout_s, tls, ca, key, credentials in zip_longest(
                 *map(form.getlist, fields), fillvalue=""
             )
         ]
@@ -242,6 +256,8 @@ def _hook(typed: URLField) -> dict[str, Any]:
     if typed.tls is not None:
         values = {"ca": typed.ca, "public_key_sha256": typed.public_key_sha256}
         hook["tls"] = {typed.tls: values.get(typed.tls, "")} if typed.tls else None
+    if typed.credentials == "remove":
+        hook["has_credentials"] = False
     return hook | {"id": int(typed.id)} if re.fullmatch("[0-9]{1,19}", typed.id) else hook
 
 
