@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 from dataclasses import dataclass
 
 from .receivers import Answer, Connection, Receiver, Request, close, hang, http, reset, sends, shut, trickles
@@ -34,8 +35,8 @@ class Hostile:
     early: bool = False
     """It is sent before the request is read."""
 
-    def receiver(self) -> Receiver:
-        return (_Hasty if self.early else Receiver)(self.answer)
+    def receiver(self, tls: ssl.SSLContext | None = None) -> Receiver:
+        return (_Hasty if self.early else Receiver)(self.answer, tls=tls)
 
 
 class _Hasty(Receiver):
@@ -45,6 +46,10 @@ class _Hasty(Receiver):
         answer = self.answers[0]
         assert callable(answer)
         with contextlib.suppress(OSError):  # the client has gone, or the receiver has stopped
+            if self.tls:
+                connection = self.tls.wrap_socket(connection, server_side=True)
+            with self._arrived:
+                self.open.add(connection)
             answer(Request("", "", {}, b""), Connection(connection, self))
             shut(connection)
         with self._arrived:
@@ -268,3 +273,21 @@ HOSTILE: dict[str, Hostile] = {
     "early-silence": Hostile(hang, None, SILENT, early=True),
     "early-headers": Hostile(floods(b"X: y\r\n", OK), None, TOO_MANY, early=True),
 }
+
+TELLING = (
+    *("garbage", "endless-garbage", "zeros", "http-1.0", "status-999", "reason-endless", "status-line-drips"),
+    *("status-line-cut", "100-then-answer", "100-then-silence", "100-then-close", "endless-100", "101-switching"),
+    *("407", "204-with-body", "redirect-huge", "redirect-inwards", "no-colon", "nul-in-header", "endless-folds"),
+    *("10000-headers", "headers-6-mb", "endless-headers", "endless-cookies", "headers-drip", "headers-cut"),
+    *("headers-silent", "length-negative", "length-huge", "length-conflict", "length-and-chunked", "coding-unknown"),
+    *("gzip-claimed", "chunk-garbage", "chunk-cut", "chunk-silent", "chunk-size-endless", "chunk-extension-endless"),
+    *("chunk-bytes-endless", "trailer", "trailer-cut", "trailers-drip", "trailers-endless", "body-short"),
+    *("body-silent", "body-no-end", "body-drips", "body-endless", "answer-twice", "silence", "close", "reset"),
+    *("early-answer", "early-garbage", "early-close", "early-silence", "early-headers"),
+)
+"""Those that are tried in other ways as well."""
+OVER_TLS = {
+    "http-1.0": BROKEN,  # the end of the connection is no end of the body without TLS's own
+    "chunk-extension-endless": f"{COSTLY}|{LATE}",  # it may not come fast enough
+}
+"""Other causes than in the table."""

@@ -7,17 +7,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 
 import pytest
+import trustme
 
 from flask_hubhooks.transport import Outcome, Request, Transport
 
-from ..support.hostile import COSTLY, DEADLINE_S, HOSTILE, Hostile
+from ..support.hostile import COSTLY, DEADLINE_S, HOSTILE, OVER_TLS, TELLING, Hostile
 from ..support.processes import Process, until
-from ..support.receivers import Receiver
-from ..support.transports import BODY, send, transport
+from ..support.receivers import Receiver, tls_context
+from ..support.transports import BODY, LOOPBACK, send, transport
+from .test_proxy import Proxy
 
 GRACE_S = 0.5
 """How far past the deadline an attempt may end."""
@@ -31,11 +34,11 @@ def guarded() -> Iterator[Transport]:
     sender.close()
 
 
-def judge(name: str, case: Hostile, outcome: Outcome) -> None:
+def judge(name: str, case: Hostile, outcome: Outcome, deadline_s: float = DEADLINE_S) -> None:
     """Check an outcome against the table."""
     assert outcome.status_code == case.status, (name, outcome.error)
     assert re.match(case.cause or "$", outcome.error), (name, outcome.error)
-    assert outcome.duration_ms <= (DEADLINE_S + GRACE_S) * 1000, (name, outcome.duration_ms)
+    assert outcome.duration_ms <= (deadline_s + GRACE_S) * 1000, (name, outcome.duration_ms)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -59,6 +62,25 @@ def test_together(guarded: Transport, caplog: pytest.LogCaptureFixture) -> None:
             assert send(guarded, good.url, BODY, {}).status_code == 200
             for name, outcomes in batch.items():
                 judge(name, HOSTILE[name], outcomes.get(timeout=60))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("through_proxy", [False, True])
+def test_over_tls(authority: trustme.CA, bundle: str, through_proxy: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Hostile responses over TLS, also within a proxy's tunnel, have the same causes, all at once."""
+    deadline_s, name = 3.0, "ci.example.com" if through_proxy else "localhost"  # 58 handshakes take a second
+    outcomes = {each: SimpleQueue[Outcome]() for each in TELLING}
+    with ExitStack() as stack:
+        proxy = stack.enter_context(Proxy()).through() if through_proxy else None
+        sender = Transport(None if proxy else LOOPBACK, ca_bundle=bundle, proxy=proxy)
+        stack.callback(sender.close)
+        context = tls_context(authority, name)
+        for each in TELLING:
+            url = stack.enter_context(HOSTILE[each].receiver(context)).url.replace("localhost", name)
+            sender.send(Request(url, BODY, {}, deadline_s=deadline_s), outcomes[each].put)
+        for each in TELLING:
+            cause = OVER_TLS.get(each, HOSTILE[each].cause).replace(f"{DEADLINE_S:g} s", f"{deadline_s:g} s")
+            judge(each, replace(HOSTILE[each], cause=cause), outcomes[each].get(timeout=60), deadline_s)
     assert not caplog.records
 
 

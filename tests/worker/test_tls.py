@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import Any
 
 import trustme
@@ -52,3 +53,21 @@ def test_own_authority(host: Host) -> None:
         host.run_job()
     assert not second.requests
     assert "unknown authority" in host.history(made)[1]["cause"]
+
+
+def test_a_wrong_pin_holds_up_nobody_else(host: Host) -> None:
+    """A hook whose own settings do not fit its receiver counts against no other hook of the host."""
+    authority = trustme.CA()
+    with Receiver(tls=tls_context(authority)) as receiver:
+        wrong = {"public_key_sha256": b64encode(bytes(32)).decode()}
+        own = {"ca": authority.cert_pem.bytes().decode()}
+        for repository, tls in (("bob/tool", wrong), ("acme/app", own)):
+            user = repository.partition("/")[0].replace("acme", "alice")
+            content = {"name": "deploy", "hook_url": receiver.url, "tls": tls}
+            assert host.api("POST", f"{repository}/webhooks/", user, json=content).status_code == 201
+        for number in range(6):  # a breaker opens after three failures
+            host.push("bob/tool", f"v{number}")
+        host.run_job()
+        host.push("acme/app")
+        host.run_job()
+        assert len(receiver.requests) == 1
