@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from ..registry import ImagePush
-from . import distribution
+from . import distribution, gitea, harbor, quay, zot
 from .events import BadEvent
 
 __all__ = ["MAX_SOURCE_LENGTH", "SOURCES", "BadEvent", "Source"]
@@ -15,6 +15,10 @@ Source = Callable[[Mapping[str, str], bytes], Iterable[ImagePush]]
 
 SOURCES: Mapping[str, Source] = {
     "distribution": distribution.pushes,
+    "gitea": gitea.pushes,
+    "harbor": harbor.pushes,
+    "quay": quay.pushes,
+    "zot": zot.pushes,
 }
 
 MAX_SOURCE_LENGTH = 40

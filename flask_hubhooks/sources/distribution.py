@@ -6,17 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..registry import ImagePush
-from .events import (
-    IMAGES,
-    BadEvent,
-    is_tag,
-    json_object,
-    objects_at,
-    text_at,
-    time_at,
-    value_at,
-    warn_of_unknown,
-)
+from .events import BadEvent, images_of, is_tag, json_object, text_at, time_at, value_at, warn_of_unknown
 
 IGNORED_ACTIONS = {"pull", "mount", "delete", "ping"}
 """What is no push. Azure's "ping" tries out a webhook."""
@@ -49,9 +39,5 @@ def _push(event: dict[str, Any]) -> ImagePush:
         pusher=text_at(event, "actor", "name"),
         pushed_at=time_at(event, "timestamp"),
         event_id=text_at(event, "id") or None,
-        images=[
-            text_at(each, "digest")
-            for each in objects_at(event, "target", "references")
-            if value_at(each, "mediaType") in IMAGES
-        ],
+        images=images_of(event, "target", "references"),
     )

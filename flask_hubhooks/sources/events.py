@@ -54,6 +54,11 @@ def objects_at(content: Any, *path: str) -> list[dict[str, Any]]:
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
+def images_of(content: Any, *path: str) -> list[str]:
+    """Return the digests of the images in a list within nested objects: what an index lists, without its layers."""
+    return [text_at(each, "digest") for each in objects_at(content, *path) if value_at(each, "mediaType") in IMAGES]
+
+
 def is_tag(reference: str) -> bool:
     """Whether what a registry calls a tag or reference is not a digest, as it is for a child of an index."""
     return bool(reference) and not DIGEST_IN_PLACE_OF_TAG.fullmatch(reference)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import json
 import logging
 from collections.abc import Iterator, Mapping
@@ -10,13 +12,21 @@ from typing import Any
 
 import pytest
 from flask import request
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sqlalchemy import insert, make_url, select, text
+from sqlalchemy.orm import Session
 from werkzeug.test import TestResponse
 
 from flask_hubhooks import BadEvent, ImagePush, Repository
 from flask_hubhooks.records.models import Push
 from flask_hubhooks.sources import SOURCES
+from flask_hubhooks.sources.events import text_at
 
+from ..sources import test_gitea as gitea
+from ..sources import test_harbor as harbor
+from ..sources import test_quay as quay
+from ..sources import test_zot as zot
 from ..support.host import Host, kept, problem, things
 from ..support.marks import TOKENS, URL, WITH_SOURCES, MakeHost, on_postgresql, on_sqlite
 
@@ -205,6 +215,21 @@ def test_wrong_tokens(standing: Host, source: str) -> None:
         assert token not in answer.text
 
 
+def test_compared_in_constant_time(standing: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens are compared by a function whose time does not tell how much of one is right."""
+    compared: list[bytes] = []
+
+    def compare(given: bytes, token: bytes) -> bool:
+        compared.extend((given, token))
+        return given == token
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    for each in (TOKENS["zot"], f"Bearer {TOKENS['zot']}"):
+        assert send(standing, envelope("v1"), headers={"Authorization": each}).status_code == 401
+        assert {TOKENS["zot"].encode(), TOKENS["distribution"].encode()} <= set(compared)
+        compared.clear()
+
+
 def test_sources_that_are_off(make_host: MakeHost) -> None:
     """Without a token a source is off, and so is a source that does not exist."""
     host = make_host(config=WITH_SOURCES | {"HUBHOOKS_SOURCE_TOKENS": {"distribution": "x" * 16}})
@@ -263,3 +288,86 @@ def test_own_source(make_host: MakeHost, caplog: pytest.LogCaptureFixture) -> No
     assert refused["detail"] == "This is not our registry."
     problem(send(host, b"\xff", "our-own", headers=headers), 503)
     assert "UnicodeDecodeError" in caplog.text
+
+
+# Registries with ways of their own
+
+
+def test_signed_by_gitea(standing: Host) -> None:
+    """Gitea's signature over the body stands for the token, for Gitea alone."""
+    body = json.dumps(gitea.EVENT).encode()
+    signature = hmac.new(TOKENS["gitea"].encode(), body, hashlib.sha256).hexdigest()
+    headers = {"X-Gitea-Event": "package", "X-Gitea-Signature": signature}
+    assert send(standing, body, "gitea", headers=headers).status_code == 202
+    problem(send(standing, body + b" ", "gitea", headers=headers), 401)
+    problem(send(standing, body, "gitea", headers=headers | {"X-Gitea-Signature": "é"}), 401)
+    problem(send(standing, body, "zot", headers=headers), 401)
+    problem(send(standing, body.ljust(2**20 + 1), "gitea", headers=headers), 413)
+
+
+def test_token_in_the_query(standing: Host, caplog: pytest.LogCaptureFixture) -> None:
+    """A token in the URL is accepted from Quay alone, and never logged, even where it is answered with 503."""
+    caplog.set_level(logging.DEBUG)
+    content = {"repository": "acme/quay", "updated_tags": ["v1", "v2"]}
+    webhook, quay = standing.create(URL, repository="acme/quay"), TOKENS["quay"]
+    query = {"token": quay}
+    for _ in range(2):  # Quay's events have no id, and a real push must not be taken for a repeat
+        answer = send(standing, content, "quay", headers={}, query_string=query)
+        assert answer.get_json() == {"pushes": 2, "recorded": 2}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Session, "execute", None)
+        problem(send(standing, content, "quay", headers={}, query_string=query), 503)
+    assert len(standing.history(webhook, "acme/quay")) == 4
+    problem(send(standing, content, "quay", headers={}, query_string={"token": quay[:-1]}), 401)
+    problem(send(standing, content, "quay", headers={}, environ_overrides={"QUERY_STRING": "token=\xff"}), 401)
+    for other in TOKENS.keys() - {"quay"}:
+        problem(send(standing, content, other, headers={}, query_string={"token": TOKENS[other]}), 401)
+    assert not [token for token in TOKENS.values() if token in caplog.text]
+
+
+# Anything at all
+
+
+GOOD: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "distribution": (EVENT, ["action", "target.repository", "target.tag"]),
+    "zot": (zot.ATTRIBUTES | {"data": zot.DATA}, ["type", "data.name", "data.reference"]),
+    "harbor": (harbor.DEFAULT, ["type", "event_data.repository.repo_full_name"]),
+    "gitea": (gitea.EVENT, ["action", "package.type", "package.name", "package.version"]),
+    "quay": (quay.EVENT, ["repository"]),
+}
+"""An event of each registry with a push, and the texts without which it has none."""
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("latest"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def spoiled(content: Any) -> st.SearchStrategy[Any]:
+    """The same content, but parts of it may be missing or anything else."""
+    if isinstance(content, dict):
+        whole = st.fixed_dictionaries({}, optional={key: spoiled(value) for key, value in content.items()})
+        return st.just(content) | whole | anything
+    if isinstance(content, list):
+        return st.just(content) | st.lists(st.one_of(*map(spoiled, content)), max_size=3) | anything
+    return st.just(content) | st.just(content) | anything
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), source=st.sampled_from(list(SOURCES)))
+def test_anything(standing: Host, data: st.DataObject, source: str) -> None:
+    """Whatever is sent, it is understood or refused with 400, and what does not name a tag is no push."""
+    good, needed = GOOD[source]
+    body = data.draw(st.binary(max_size=60) | spoiled(good).map(lambda content: json.dumps(content).encode()))
+    headers = {"Authorization": TOKENS[source], "X-Gitea-Event": "package"}
+    answer = send(standing, body, source, headers=headers)
+    assert answer.status_code in (202, 400), answer.text
+    if answer.status_code == 202 and answer.get_json()["pushes"]:
+        assert all(text_at(json.loads(body), *path.split(".")) for path in needed)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_good_events(standing: Host, source: str) -> None:
+    """The events that the test above spoils are pushes."""
+    headers = {"Authorization": TOKENS[source], "X-Gitea-Event": "package"}
+    assert send(standing, GOOD[source][0], source, headers=headers).get_json()["pushes"] > 0
