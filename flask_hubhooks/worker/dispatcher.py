@@ -329,7 +329,8 @@ class Dispatcher:
             except Exception:
                 logger.exception("delivery %s is held: its outcome could not be judged", claim.id)
                 return self._postpone(claim, "Held: its outcome could not be judged. The worker's log says why.")
-            self._limits.ended(claim, outcome, received=judgement.verdict is Verdict.RECEIVED)
+            declined = judgement.verdict is Verdict.DECLINED
+            self._limits.ended(claim, outcome, received=None if declined else judgement.verdict is Verdict.RECEIVED)
             stored_body = body.decode().replace(token, MASKED)
             shown_headers = headers | dict.fromkeys(own, MASKED)
             self._done.put(Result(claim, url, shown_headers, stored_body, outcome, judgement, written.has_callback))

@@ -149,8 +149,11 @@ class Limits:
                 self._queue_if_ready(hook)
             return taken
 
-    def ended(self, claim: Claim, outcome: Outcome | None = None, *, received: bool = False) -> None:
-        """Learn from the outcome of a request; None if nothing was sent."""
+    def ended(self, claim: Claim, outcome: Outcome | None = None, *, received: bool | None = False) -> None:
+        """Learn from the outcome of a request, None if nothing was sent.
+
+        `received` is None if the answer says nothing about the hook.
+        """
         with self._lock:
             flight = self._flights.pop((claim.id, claim.lease_token))
             flight.ended = True
@@ -274,12 +277,12 @@ class Limits:
                 flight.slow = True
                 self._slow += 1
 
-    def _learn(self, hook: _Hook, outcome: Outcome, received: bool) -> None:
+    def _learn(self, hook: _Hook, outcome: Outcome, received: bool | None) -> None:
         if outcome.connected:
             hook.host.breaker.succeeded()
         elif outcome.concern is Concern.HOST:
             hook.host.breaker.failed()
-        if outcome.concern is Concern.NOBODY:
+        if outcome.concern is Concern.NOBODY or received is None:
             return
         if outcome.status_code not in (None, 502, 503, 504):
             hook.breaker.succeeded()

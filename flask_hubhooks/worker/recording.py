@@ -191,7 +191,8 @@ def decide(results: Sequence[Result], rows: Mapping[uuid.UUID, Any], urls: Mappi
 
     A failure at an earlier URL of a hook does not count against its present URL, which is tried at
     once. A failure that
-    concerns nobody, such as one of the proxy, and the result of a test say nothing about the hook.
+    concerns nobody, such as one of the proxy, a push that the receiver declined, and the result of a test say nothing
+    about the hook.
     """
     decisions = Decisions()
     for result in results:
@@ -204,7 +205,8 @@ def decide(results: Sequence[Result], rows: Mapping[uuid.UUID, Any], urls: Mappi
             decisions.more_due = True
         else:
             _decide_delivery(result, decisions)
-            if not claim.is_test and result.outcome.concern is not Concern.NOBODY:
+            says_nothing = result.outcome.concern is Concern.NOBODY or result.judgement.verdict is Verdict.DECLINED
+            if not claim.is_test and not says_nothing:
                 _decide_health(result, decisions)
     decisions.failing_hooks -= decisions.working_hooks
     return decisions

@@ -32,6 +32,8 @@ class Verdict(enum.Enum):
     RECEIVED = "received"
     RETRY = "retry"
     FAILED = "failed"
+    DECLINED = "declined"
+    """301, 307 or 308 that lead nowhere: the receiver does not want this push, which says nothing about the hook."""
     GONE = "gone"
     """410: the receiver wants no more deliveries; the webhook is disabled."""
 
@@ -42,13 +44,13 @@ class Judgement:
     delay_s: float = 0.0
     """RETRY: the time until the next attempt."""
     reason: str = ""
-    """FAILED and GONE: why, for users."""
+    """FAILED, DECLINED and GONE: why, for users."""
 
 
 def judge_test(outcome: Outcome) -> Judgement:
     """Judge the only attempt of a test: it is received or failed, and nothing else follows."""
     judgement = judge(outcome, 0)
-    if judgement.verdict in (Verdict.RECEIVED, Verdict.FAILED):
+    if judgement.verdict in (Verdict.RECEIVED, Verdict.FAILED, Verdict.DECLINED):
         return judgement
     return Judgement(Verdict.FAILED, reason=judgement.reason or "A test is sent only once.")
 
@@ -57,7 +59,8 @@ def judge(outcome: Outcome, retry_step: int) -> Judgement:
     """Judge an attempt; `retry_step` is how many attempts of the round have failed before it.
 
     2xx, 302 and 303 are received (Jenkins' Docker Hub plugin answers 302). 301, 307, 308 and forbidden addresses fail
-    at once, and 410 disables the webhook. Everything else is retried until the schedule ends.
+    at once; without a `Location` the receiver declines (Dokploy answers 301 to a tag that it does not deploy). 410
+    disables the webhook. Everything else is retried until the schedule ends.
     """
     code = outcome.status_code
     if outcome.blocked:
@@ -65,7 +68,7 @@ def judge(outcome: Outcome, retry_step: int) -> Judgement:
     if code is not None and received(code):
         return Judgement(Verdict.RECEIVED)
     if code in (301, 307, 308):
-        return Judgement(Verdict.FAILED, reason=_redirected(code, outcome))
+        return _redirected(code, outcome)
     if code == 410:
         return Judgement(Verdict.GONE, reason=cause(code, ""))
     if retry_step >= len(SCHEDULE_S):
@@ -86,15 +89,17 @@ def retry_delay(retry_step: int, retry_after_s: float | None = None) -> float:
     return min(max(retry_after_s, scheduled), 2 * scheduled)
 
 
-def _redirected(code: int, outcome: Outcome) -> str:
-    advice = "Redirects are not followed. Set the hook URL to where it leads."
+def _redirected(code: int, outcome: Outcome) -> Judgement:
     location = _header(outcome, "location")
     if not location:
-        return f"Redirected ({code}) without a Location header. {advice}"
+        declined = f"Redirected ({code}) without a Location header. The receiver does not want this push."
+        return Judgement(Verdict.DECLINED, reason=declined)
     # Readers see the reason, and the path may be a credential: only the origin is shown, if it is a plain one.
     found = origin(location)
     shown = found and len(found) <= 300 and found.isascii() and found.isprintable() and " " not in found
-    return f"Redirected ({code}) to {found if shown else 'another URL'}. {advice}"
+    advice = "Redirects are not followed. Set the hook URL to where it leads."
+    reason = f"Redirected ({code}) to {found if shown else 'another URL'}. {advice}"
+    return Judgement(Verdict.FAILED, reason=reason)
 
 
 def _retry_after_s(outcome: Outcome) -> float | None:

@@ -25,7 +25,7 @@ UNSENT = {"waiting", "pending"}
 UNDER_WAY = {"pending", "awaiting_callback"}
 FAILED = {"failed", "expired"}
 
-RECEIVED, RETRY, REFUSED, GONE = "received", "retry", "refused", "gone"
+RECEIVED, RETRY, REFUSED, DECLINED, GONE = "received", "retry", "refused", "declined", "gone"
 MEANING = {
     "200": (RECEIVED, 0, 0),
     "302": (RECEIVED, 0, 0),
@@ -34,6 +34,7 @@ MEANING = {
     "429, again soon": (RETRY, 1, 1),
     "503, again in years": (RETRY, 2, 2),
     "301": (REFUSED, 0, 0),
+    "308, nowhere": (DECLINED, 0, 0),
     "blocked": (REFUSED, 0, 0),
     "410": (GONE, 0, 0),
 }
@@ -239,7 +240,10 @@ class Model:
             [
                 (sent, MEANING[answer][0])
                 for sent, answer in held
-                if sent not in stale and not sent.chain.is_test and answer != "blocked"
+                if sent not in stale
+                and not sent.chain.is_test
+                and answer != "blocked"
+                and MEANING[answer][0] != DECLINED
             ]
         )
 

@@ -233,7 +233,7 @@ def test_a_success_ends_failing_whichever_was_claimed_first(host: Host) -> None:
     with host.writing() as session:
         first, second = claims.claim(session, 5)[0]
     with host.writing() as session:
-        recording.record(session, [result(first, 301)], 60)
+        recording.record(session, [result(first, 500)], 60)
     with host.writing() as session:
         recording.record(session, [result(second)], 60)
     (hook,) = host.api("GET", f"acme/app/webhooks/{webhook['id']}/").get_json()["hooks"]

@@ -389,6 +389,22 @@ def test_failures_in_a_row(host: Host) -> None:
         assert len(receiver.requests) == 6
 
 
+def test_a_receiver_that_declines(host: Host) -> None:
+    """A redirect without Location fails its delivery at once, and counts neither for nor against the hook."""
+    with Receiver(close, 301, close, 308, close) as receiver:
+        webhook = push_to(host, receiver.url, 6)
+        host.run_job()
+        assert len(receiver.requests) == 5, "the breaker has opened after the third without a response"
+    assert len(stored(host, Status.FAILED)) == 2
+    with Receiver(301) as receiver:
+        path = f"acme/app/webhooks/{webhook['id']}/"
+        assert host.api("PATCH", path, json={"hooks": [{"hook_url": receiver.url}]}).status_code == 200
+        host.push(tag="other")
+        host.run_job()
+    [hook] = host.api("GET", path).get_json()["hooks"]
+    assert (hook["failing_since"], len(receiver.requests)) == (None, 1)
+
+
 def test_failures_of_long_ago(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """After an hour without requests to a hook, its failures are counted from zero."""
     clock = Clock(monkeypatch)

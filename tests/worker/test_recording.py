@@ -66,10 +66,10 @@ def test_in_a_chain() -> None:
 
 
 def test_failed() -> None:
-    """A failure is retried, or final; a receiver that is gone disables its webhook."""
-    retried, refused, gone = decided(claim(), 500), decided(claim(), 301), decided(claim(), 410)
+    """A failure is retried, or final; 410 disables the webhook, and a hook whose receiver declines is not failing."""
+    retried, declined, gone = decided(claim(), 500), decided(claim(), 301), decided(claim(), 410)
     assert (len(retried.retries), retried.failing_hooks, retried.gone_hooks) == (1, {3}, {})
-    assert (len(refused.failed), refused.failing_hooks, refused.gone_hooks) == (1, {3}, {})
+    assert (len(declined.failed), declined.failing_hooks, declined.working_hooks) == (1, set(), set())
     assert (len(gone.failed), gone.failing_hooks, list(gone.gone_hooks)) == (1, {3}, [3])
 
 

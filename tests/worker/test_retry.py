@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flask_hubhooks.transport import Outcome
-from flask_hubhooks.worker.retry import SCHEDULE_S, Verdict, judge, retry_delay
+from flask_hubhooks.worker.retry import SCHEDULE_S, Verdict, judge, judge_test, retry_delay
 
 NOW = datetime.now(timezone.utc)
 STEPS = st.integers(0, len(SCHEDULE_S) - 1)
@@ -45,7 +45,10 @@ def test_moved(status: int) -> None:
     assert f"({status}) to https://new.example:8443. Redirects are not followed. " in judgement.reason
     for elsewhere in ("/hook/s3cr3t", "//s3cr3t", "s3cr3t", f"https://{'x' * 9000}/"):
         assert "to another URL. " in judge(answered(status, ("Location", elsewhere)), 0).reason
-    assert "without a Location header" in judge(answered(status), 0).reason
+    for nowhere in ((), (("Location", ""),)):
+        declined = judge(answered(status, *nowhere), 0)
+        assert declined.verdict is judge_test(answered(status, *nowhere)).verdict is Verdict.DECLINED
+        assert "without a Location header" in declined.reason
 
 
 def test_gone() -> None:
