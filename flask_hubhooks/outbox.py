@@ -12,7 +12,7 @@ from datetime import datetime
 from itertools import count, groupby
 from typing import Any
 
-from sqlalchemy import Engine, event, exists, insert, select
+from sqlalchemy import Engine, Select, event, exists, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, SessionTransaction
 
@@ -201,7 +201,19 @@ _INSERT_DELIVERIES = insert(deliveries).values(transitions.recorded())
 
 
 def recent_tags(session: Session, repository: str) -> list[str]:
-    """The tags of recent pushes, each once, newest first.
+    """The tags of recent pushes, each once, newest first."""
+    tags = (row.tag for row in session.execute(_recent_pushes(repository)))
+    return list(dict.fromkeys(tags))[:MAX_RECENT_TAGS]
+
+
+def latest_push(session: Session, repository: str) -> Push | None:
+    """The latest push to a repository's webhooks, or None."""
+    row = session.execute(_recent_pushes(repository).limit(1)).first()
+    return session.get(Push, row.id) if row else None
+
+
+def _recent_pushes(repository: str) -> Select[Any]:
+    """Select the ids and tags of recent pushes, newest first.
 
     Only pushes to the repository's present webhooks count: its name may have belonged to another repository before.
     """
@@ -218,8 +230,7 @@ def recent_tags(session: Session, repository: str) -> list[str]:
         webhooks.c.scope == repository,
         webhooks.c.deleted_id == 0,
     )
-    tags = session.scalars(select(recent.c.tag).where(to_live_webhooks).order_by(recent.c.pushed_at.desc()))
-    return list(dict.fromkeys(tags))[:MAX_RECENT_TAGS]
+    return select(recent.c.id, recent.c.tag).where(to_live_webhooks).order_by(recent.c.pushed_at.desc())
 
 
 def _insert_push(

@@ -1,4 +1,4 @@
-"""Headers of a webhook's requests that its owner sets, such as Authorization."""
+"""Headers of a webhook's requests: those that its owner sets, such as Authorization, and ours."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from contextlib import suppress
 
+from ..version import VERSION
+
+USER_AGENT = f"flask_hubhooks/{VERSION}"
 HEADERS_LIMIT = 20
 NAME_LIMIT, VALUE_LIMIT = 100, 4096
 """Characters of a header's name and of its value."""
@@ -39,6 +42,15 @@ def check_value(value: str) -> None:
     """Check that a value is printable ASCII on one line; raises `BadHeader`."""
     if len(value) > VALUE_LIMIT or not _VALUE.fullmatch(value):
         raise BadHeader(f"Must be 1 to {VALUE_LIMIT} characters of printable ASCII, without spaces around them.")
+
+
+def ours(own: Mapping[str, str], content_type: str, signatures: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers that we add to an owner's own, which may replace our `Accept` and `User-Agent`."""
+    replaceable = {"Accept": "*/*", "User-Agent": USER_AGENT}
+    if own:
+        named = {name.lower() for name in own}
+        replaceable = {name: value for name, value in replaceable.items() if name.lower() not in named}
+    return {**replaceable, "Content-Type": content_type, **signatures}
 
 
 def as_text(headers: Mapping[str, str]) -> str:

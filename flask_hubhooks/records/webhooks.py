@@ -83,9 +83,21 @@ def create(session: Session, owner: Owner, wanted: Mapping[str, Any]) -> tuple[W
     Returns it with its secret, which cannot be read again. Raises `Refused` if the name is taken or a limit exceeded.
     """
     lock_repository(session, owner.scope)
-    count = session.scalar(select(func.count()).select_from(Webhook).where(live(owner.scope))) or 0
-    if count >= owner.config.max_webhooks:
-        raise Refused({"name": [f"There are {count} webhooks already, the maximum. Delete one first."]})
+    webhook, secret = build(session, owner, wanted)
+    session.add(webhook)
+    session.flush()
+    return webhook, secret
+
+
+def build(session: Session, owner: Owner, wanted: Mapping[str, Any]) -> tuple[Webhook, str]:
+    """Return a new webhook as `create` makes it, and its secret, without storing anything.
+
+    For a preview it may lack a name. Raises `Refused` as `create` does.
+    """
+    if "name" in wanted:
+        count = session.scalar(select(func.count()).select_from(Webhook).where(live(owner.scope))) or 0
+        if count >= owner.config.max_webhooks:
+            raise Refused({"name": [f"There are {count} webhooks already, the maximum. Delete one first."]})
     secret = wanted.get("secret") or new_secret()
     webhook = Webhook(
         scope=owner.scope,
@@ -97,8 +109,6 @@ def create(session: Session, owner: Owner, wanted: Mapping[str, Any]) -> tuple[W
         hooks=[],
     )
     _change(session, owner, webhook, wanted)
-    session.add(webhook)
-    session.flush()
     return webhook, secret
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from flask import Blueprint, current_app
 
 from . import callbacks, openapi, pages, sources  # noqa: F401 - these declare endpoints
-from .api import deliveries, webhooks  # noqa: F401
+from .api import deliveries, previews, webhooks  # noqa: F401
 from .endpoints import add_endpoints
 
 

@@ -354,6 +354,24 @@ class DeliveryWithAttemptsDocument(DeliveryDocument):
     attempts = Nested(AttemptDocument, read="attempts", many=True)
 
 
+class PreviewedRequestDocument(Document):
+    """A request as a hook would get it, without secrets and the callback token."""
+
+    method = Choice(["POST"])
+    url = HookURL()
+    headers = List("Values that are secret or new with each request are masked.", items=_HEADER_PAIRS)
+    body = Text()
+    error = Text('Why it could not be sent; "" if it could.')
+
+
+class PreviewDocument(Document):
+    """The requests that a webhook would send for a push, in the order of its hooks."""
+
+    is_sample = Flag("Whether the push is made up.")
+    push = Nested(PushDocument)
+    requests = Nested(PreviewedRequestDocument, many=True)
+
+
 class RecoveredDocument(Document):
     """How many runs were started again, and how many are left."""
 

@@ -180,7 +180,7 @@ def document(config: Config) -> dict[str, Any]:
             ],
         )
     content = spec.to_dict()
-    for name in ("WebhookWanted", "WebhookChange"):
+    for name in ("WebhookWanted", "WebhookChange", "PreviewWanted"):
         content["components"]["schemas"][name]["properties"]["hooks"]["maxItems"] = config.max_hooks
     for schema in content["components"]["schemas"].values():
         if "default" in (timeout := schema.get("properties", {}).get("timeout_s", {})):  # of a request

@@ -334,6 +334,9 @@ OF_HOOK = ("payload_format", "template", "timeout_s", "supersede", "tls")
 """The fields of a hook that stand beside `hook_url` in a webhook with one hook."""
 
 
+NAME = {"minLength": 1, "maxLength": MAX_NAME_LENGTH} | _PRINTABLE
+
+
 class WebhookSchema(Strict):
     """A webhook, or the fields of one to change.
 
@@ -344,7 +347,7 @@ class WebhookSchema(Strict):
         "not": {"required": ["hook_url", "hooks"]},
         "dependentRequired": {name: ["hook_url"] for name in OF_HOOK},
     }
-    name = Stripped(required=True, validate=name, metadata={"minLength": 1, "maxLength": MAX_NAME_LENGTH} | _PRINTABLE)
+    name = Stripped(required=True, validate=name, metadata=NAME)
     active = StrictBoolean()
     expect_final_callback = StrictBoolean(allow_none=True)
     tag_filter = TAG_FILTER
@@ -377,6 +380,17 @@ class WebhookSchema(Strict):
             values = {name: data.pop(name) for name in ("hook_url", *OF_HOOK) if name in data}
             data["hooks"] = [_wanted(values)]
         return data
+
+
+class PreviewSchema(WebhookSchema):
+    """A webhook as for creating it, or its hooks alone, and the push to preview it with."""
+
+    name = Stripped(validate=name, metadata=NAME)
+    push = fields.String(
+        load_default="latest",
+        validate=OneOf(["latest", "sample"]),
+        metadata={"description": "`latest` is the latest push to the repository's webhooks, or a sample if none."},
+    )
 
 
 class SecretSchema(Strict):

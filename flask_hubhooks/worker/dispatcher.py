@@ -38,7 +38,6 @@ from ..state import State
 from ..transport import Concern, Outcome, Request, Transport
 from ..transport.egress import egress_of
 from ..transport.tls import DEFAULT_TLS, TLS
-from ..version import VERSION
 from ..wakeups import Listener
 from . import claims, open_files, recording
 from .claims import Claim, Released
@@ -49,7 +48,6 @@ from .retry import Judgement, Verdict, judge, judge_test
 
 logger = logging.getLogger(__name__)
 
-USER_AGENT = f"flask_hubhooks/{VERSION}"
 CONNECT_TIMEOUT_S = 5.0
 MAX_WAIT_S = 5.0
 """How long a claim may wait for its turn before it is released: so pausing or deleting a webhook takes effect within
@@ -312,15 +310,8 @@ class Dispatcher:
         own = request_headers.of_text(decrypt(claim.encrypted_headers)) if claim.encrypted_headers else {}
         if claim.encrypted_authorization:
             own["Authorization"] = decrypt(claim.encrypted_authorization)
-        replaceable = {"Accept": "*/*", "User-Agent": USER_AGENT}
-        if own:
-            named = {name.lower() for name in own}
-            replaceable = {name: value for name, value in replaceable.items() if name.lower() not in named}
-        headers = {
-            **replaceable,
-            "Content-Type": written.content_type,
-            **signature_headers(keys, str(claim.id), int(time.time()), body),
-        }
+        signatures = signature_headers(keys, str(claim.id), int(time.time()), body)
+        headers = request_headers.ours(own, written.content_type, signatures)
 
         def done(outcome: Outcome) -> None:
             try:

@@ -9,6 +9,7 @@ from sqlalchemy import BindParameter, ClauseElement, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql.visitors import iterate
 
+from flask_hubhooks.records import request_headers
 from flask_hubhooks.records.models import hooks
 from flask_hubhooks.state import State
 from flask_hubhooks.worker import breaker, claims, dispatcher, retry
@@ -37,7 +38,7 @@ def quicken(name: str) -> None:
     _replace(claims, "LEASE_MARGIN_S", LEASE_MARGIN_S)
     _replace(dispatcher, "MAX_WAIT_S", MAX_WAIT_S)
     _replace(dispatcher, "BACK_OFF_S", BACK_OFF_S)
-    _replace(dispatcher, "USER_AGENT", name)
+    _replace(request_headers, "USER_AGENT", name)
     _replace(retry, "SCHEDULE_S", SCHEDULE_S)
     _replace(breaker, "OPEN_S", OPEN_S)
     _replace(worker, "LINGER_S", LINGER_S)

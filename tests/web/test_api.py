@@ -566,6 +566,7 @@ def paths(host: Host) -> dict[str, set[str]]:
     return {
         "/v2/repositories/acme/app/webhooks/": {"GET", "HEAD", "POST", "OPTIONS"},
         "/v2/repositories/acme/app/webhooks/matching-tags/": {"GET", "HEAD", "OPTIONS"},
+        "/v2/repositories/acme/app/webhooks/preview/": {"POST", "OPTIONS"},
         below: {"GET", "HEAD", "PATCH", "DELETE", "OPTIONS"},
         f"{below}hooks/": {"GET", "HEAD", "POST", "OPTIONS"},
         f"{below}hooks/{webhook['hooks'][0]['id']}/": {"GET", "HEAD", "PATCH", "DELETE", "OPTIONS"},

@@ -26,6 +26,7 @@ ONE = EVERY + "<int:webhook_id>/"
 BODIES: dict[str, dict[str, Any]] = {
     EVERY: {"GET": None, "POST": {"name": "new", "hook_url": URL}},
     EVERY + "matching-tags/": {"GET": None},
+    EVERY + "preview/": {"POST": {"hook_url": URL}},
     ONE: {"GET": None, "PATCH": {"name": "changed", "headers": {"X-New": "value"}}, "DELETE": None},
     ONE + "hooks/": {"GET": None, "POST": {"hook_url": URL + "/new"}},
     ONE + "hooks/<int:hook_id>/": {"GET": None, "PATCH": {"hook_url": URL + "/changed"}, "DELETE": None},

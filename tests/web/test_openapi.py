@@ -229,6 +229,7 @@ def _deliver(host: Host) -> None:
     host.call_back(bodies[0], description="387 tests PASSED", context="CI", target_url="https://ci.example.com/7")
     host.call_back(bodies[0], state="failure")  # 409
     host.api("GET", "acme/app/webhooks/matching-tags/?tag_filter=l*")
+    host.api("POST", "acme/app/webhooks/preview/", json={"hook_url": URL, "headers": {"X-Key": "k"}})
     deliveries = host.history(webhook)
     older = host.api("GET", f"{one}history/?page_size=2").get_json()["next"]
     host.api("GET", f"{one}history/?{older.partition('?')[2]}")
@@ -287,6 +288,7 @@ CONFIG: dict[str, Any] = {
             # host, base64 of so many bytes, patterns without an impossible range, cursors that were given out.
             "include-operation-id": [
                 "createWebhook",
+                "previewWebhook",
                 "editWebhook",
                 "addHook",
                 "editHook",

@@ -52,6 +52,7 @@ CASES = [
     case("list_webhooks", "GET", 200, 400, 200, bad_query="page=0"),
     case("create_webhook", "POST", 201, 400, 403, {"name": "new", "hook_url": URL}),
     case("match_tags", "GET", 200, 400, 200, below="matching-tags/", bad_query="tag_filter="),
+    case("preview_webhook", "POST", 200, 400, 403, {"hook_url": URL}, below="preview/"),
     case("read_webhook", "GET", 200, None, 200, below="{webhook}/"),
     case("edit_webhook", "PATCH", 200, 400, 403, {"name": "new"}, below="{webhook}/"),
     case("delete_webhook", "DELETE", 204, None, 403, below="{webhook}/"),

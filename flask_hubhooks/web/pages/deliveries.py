@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 import uuid
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +30,7 @@ from ..problems import Problem, not_found
 from ..schemas import DecisionSchema
 from .chart import read_chart
 from .forms import Form
-from .rendering import page, see
+from .rendering import page, pretty, see
 
 MAX_RUNS, MAX_DELIVERIES = 15, 45
 """The most that a page of the history shows: the longer the chain, the fewer runs."""
@@ -76,9 +74,6 @@ def show(call: Call, query: dict[str, Any], webhook_id: int, delivery_id: uuid.U
         run = _shown_run(call, delivery_views(context.runs[row.push_id], context))
         pin = _pin(row.hook, attempts.shown.row) if attempts.shown else ""
     payload = attempts.shown.body if attempts.shown and call.viewer.may_write else ""
-    if query["payload"] != "raw":
-        with suppress(ValueError):  # not every payload is JSON, such as one that was not sent
-            payload = json.dumps(json.loads(payload), indent=2, ensure_ascii=False)
     return page(
         call,
         "delivery.html",
@@ -88,7 +83,7 @@ def show(call: Call, query: dict[str, Any], webhook_id: int, delivery_id: uuid.U
         attempts=attempts,
         shown=call.viewer.document(_ATTEMPT_DOCUMENT, attempts.shown) if attempts.shown else None,
         pin=pin,
-        payload=payload,
+        payload=payload if query["payload"] == "raw" else pretty(payload),
         has_callback=MASKED in payload,
         is_raw=query["payload"] == "raw",
     )

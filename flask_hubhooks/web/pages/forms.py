@@ -91,6 +91,8 @@ class WebhookForm:
     `tag_filter`, `headers`, `header-0`; "" for the whole."""
     focus: str = ""
     """The id of the element that gets the focus."""
+    preview: Mapping[str, Any] | None = None
+    """The document of the preview, if one was asked for."""
 
     @classmethod
     def of(cls, webhook: Mapping[str, Any], final_callback: bool | None, version: str) -> WebhookForm:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
@@ -115,6 +116,14 @@ def _rendered(template: str, status: int, **context: Any) -> Response:
     response.headers["X-Frame-Options"] = "SAMEORIGIN"
     response.headers["Referrer-Policy"] = "same-origin"
     return response
+
+
+def pretty(payload: str) -> str:
+    """Indent JSON. Not every payload is JSON, such as one that was not sent."""
+    try:
+        return json.dumps(json.loads(payload), indent=2, ensure_ascii=False)
+    except ValueError:
+        return payload
 
 
 def when(text: str) -> Markup:

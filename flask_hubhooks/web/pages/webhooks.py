@@ -18,18 +18,22 @@ from ...records.filters import BadPattern, Filter, check_tag_pattern
 from ...records.models import Webhook
 from ...records.webhooks import Refused, live
 from ...worker.masking import MASKED
+from ..api import previews
 from ..api import webhooks as api
+from ..api.previews import PREVIEW_DOCUMENT, Preview
 from ..api.webhooks import WEBHOOK_DOCUMENT, editing, page_of_webhooks, read_webhook
 from ..authorization import Call
 from ..document_fields import time
 from ..endpoints import loaded, version
 from ..problems import Problem
-from ..schemas import WebhookSchema
+from ..schemas import PreviewSchema, WebhookSchema
 from .forms import Form, WebhookForm
-from .rendering import page, see
+from .rendering import page, pretty, see
 from .translation import gettext as _
 from .translation import marked
 
+PREVIEW = "preview-requests"
+"""The button of the forms that shows what would be sent."""
 WEBHOOKS = 10
 """The number of webhooks on a page."""
 CHANGED = marked(
@@ -77,7 +81,8 @@ def _example(call: Call) -> str:
 def create(call: Call, sent: Form) -> Response:
     """Create a webhook. The response itself shows the secret, which is shown only once."""
     form = WebhookForm.typed(sent)
-    if not form.errors and (action := sent.get("action", "save")) != "save":
+    action = sent.get("action", "save")
+    if not form.errors and action not in ("save", PREVIEW):
         form.rearrange(action)
         return _list(call, form)
     if form.check():
@@ -85,12 +90,22 @@ def create(call: Call, sent: Form) -> Response:
         hooks = [{key: value for key, value in each.items() if key != "id"} for each in typed["hooks"]]
         content = {"name": typed["name"], "hooks": hooks}
         try:
+            if action == PREVIEW:
+                wanted = loaded(PreviewSchema(), content if form.name.strip() else {"hooks": hooks})
+                form.preview = _shown_preview(call, previews.preview_webhook(call, wanted))
+                return _list(call, form)
             made = api.create_webhook(call, loaded(WebhookSchema(), content))
             webhook = call.viewer.document(WEBHOOK_DOCUMENT, made.row)
             return page(call, "secret.html", 201, webhook=webhook, secret=made.secret, created=True)
         except (Refused, Problem) as refused:
             _refuse(form, refused)
     return _list(call, form, status=400)
+
+
+def _shown_preview(call: Call, preview: Preview) -> dict[str, Any]:
+    document = dict(call.viewer.document(PREVIEW_DOCUMENT, preview))
+    requests = [{**each, "body": pretty(each["body"])} for each in document["requests"]]
+    return document | {"requests": requests}
 
 
 def _refuse(form: WebhookForm, refused: Refused | Problem) -> None:
@@ -131,14 +146,18 @@ def _is_pattern(text: str) -> bool:
 
 
 def edit(call: Call, sent: Form, webhook_id: int) -> Response:
-    """Save a webhook unless it was changed in between. Other buttons only rearrange the form."""
+    """Save a webhook unless it was changed in between. Other buttons show a preview, or only rearrange the form."""
     form = WebhookForm.typed(sent)
-    if not form.errors and (action := sent.get("action", "save")) != "save":
+    action = sent.get("action", "save")
+    if not form.errors and action not in ("save", PREVIEW):
         form.rearrange(action)
         return _edit(call, _document(call, webhook_id), form)
     if form.check():
         try:
             wanted = loaded(WebhookSchema(), form.content())
+            if action == PREVIEW:
+                form.preview = _shown_preview(call, previews.preview_edit(call, wanted, webhook_id))
+                return _edit(call, _document(call, webhook_id), form)
             with editing(call, webhook_id) as (session, row):
                 if form.version != version(call.viewer.document(WEBHOOK_DOCUMENT, row)):
                     raise Refused({"": [_(CHANGED)]})
