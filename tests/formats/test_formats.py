@@ -276,6 +276,7 @@ DEPLOYED = {
     ("Jenkins, registry", "distribution"): IMAGE,
     ("Dokploy", "dockerhub"): "acme/app:v1",
     ("Dokploy", "dockerhub-full"): IMAGE,
+    ("Gitter", "dockerhub-full"): IMAGE,
 }
 """The image that a deployer would deploy, by rule and payload format."""
 
@@ -294,13 +295,16 @@ def test_deployed(rule: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(FORMATS))
 def test_flux_verifies(name: str) -> None:
-    """Flux' type `github` verifies the signature of every format, but reads `application/json` only."""
+    """Flux verifies every format as `generic-hmac`, and as `github` those that are `application/json`."""
     format_ = FORMATS[name]
     key = new_secret()
     body = format_.body(PUSH)
     headers = {"content-type": format_.content_type} | {
         header.lower(): value for header, value in signature_headers([key], "id", 0, body).items()
     }
+    deployers.flux_generic_hmac(headers, body, key)
+    with pytest.raises(deployers.Refused):
+        deployers.flux_generic_hmac(headers, body + b" ", key)
     if name in ("distribution", "cloudevents"):
         with pytest.raises(deployers.Refused):
             deployers.flux_github(headers, body, key)
@@ -314,6 +318,26 @@ def test_flux_verifies(name: str) -> None:
 def test_flux_decodes(name: str) -> None:
     """Flux reads the repository's URL and the tag from Docker Hub's document."""
     assert deployers.flux_dockerhub({}, FORMATS[name].body(PUSH)) == ("https://hub.example.com/r/acme/app/", "v1")
+
+
+@pytest.mark.parametrize(
+    ("rule", "name"), [("Gitter", "dockerhub"), ("Kapten", "dockerhub"), ("Kapten", "dockerhub-full")]
+)
+def test_not_deployed(rule: str, name: str) -> None:
+    """Gitter's services need images, and Kapten Docker Hub's own callback URL."""
+    with pytest.raises(deployers.Refused):
+        deployers.RULES[rule]({}, FORMATS[name].body(PUSH))
+
+
+@pytest.mark.parametrize("tag", ["1", "2026", "12345"])
+def test_dokploy_and_short_numbers(tag: str) -> None:
+    """Dokploy takes a tag of up to five digits for a port, so nothing matches; a longer one, or `v2026`, does."""
+    headers = {"user-agent": "Go-http-client/1.1"}
+    with pytest.raises(deployers.Refused):
+        deployers.dokploy(headers, FORMATS["dockerhub-full"].body(dataclasses.replace(PUSH, tag=tag)))
+    for other in ("123456", f"v{tag}"):
+        push = dataclasses.replace(PUSH, tag=other)
+        assert deployers.dokploy(headers, FORMATS["dockerhub-full"].body(push)).endswith(f"/app:{other}")
 
 
 def test_unknown_digest() -> None:

@@ -11,9 +11,10 @@ import hashlib
 import hmac
 import json
 import re
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 Headers = Mapping[str, str]
 Rule = Callable[[Headers, bytes], str]
@@ -153,10 +154,32 @@ def jenkins_registry(headers: Headers, body: bytes) -> str:
 
 
 def dokploy(headers: Headers, body: bytes) -> str:
+    """It compares name and tag with the application's image, of which it takes a short number at the end for a port."""
     if "Go-http-client" not in headers.get("user-agent", ""):
         raise Refused  # it deploys whatever was pushed
     content = decoded(body)
+    name, tag = content["repository"]["repo_name"], content["push_data"]["tag"]
+    configured = f"{name}:{tag}"
+    if name != (configured if re.fullmatch(r"[0-9]{1,5}", tag) else configured.rpartition(":")[0]):
+        raise Refused  # 301
+    return configured
+
+
+def gitter(headers: Headers, body: bytes) -> str:
+    """Gitter's services and older bots ignore a push without images."""
+    content = decoded(body)
+    if not content["push_data"].get("images"):
+        raise Refused
     return f"{content['repository']['repo_name']}:{content['push_data']['tag']}"
+
+
+def kapten(headers: Headers, body: bytes) -> str:
+    """Kapten, and two receivers in Python, accept nothing but callback URLs of Docker Hub's own."""
+    content = decoded(body)
+    name = content["repository"]["repo_name"]
+    if not content["callback_url"].startswith(f"https://registry.hub.docker.com/u/{name}/hook/"):
+        raise Refused
+    return f"{name}:{content['push_data']['tag']}"
 
 
 RULES: Mapping[str, Rule] = {
@@ -176,6 +199,8 @@ RULES: Mapping[str, Rule] = {
     "Jenkins, Docker Hub": jenkins_dockerhub,
     "Jenkins, registry": jenkins_registry,
     "Dokploy": dokploy,
+    "Gitter": gitter,
+    "Kapten": kapten,
 }
 
 
@@ -190,6 +215,100 @@ def flux_github(headers: Headers, body: bytes, token: str) -> None:
     expected = "sha256=" + hmac.new(token.encode(), body, hashlib.sha256).hexdigest()
     if headers["content-type"] != "application/json" or headers["x-hub-signature-256"] != expected:
         raise Refused
+
+
+def flux_generic_hmac(headers: Headers, body: bytes, token: str) -> None:
+    """The header names the hash function of the signature."""
+    function, _, signature = headers["x-signature"].partition("=")
+    if (
+        function not in ("sha1", "sha256", "sha512")
+        or hmac.new(token.encode(), body, function).hexdigest() != signature
+    ):
+        raise Refused
+
+
+def flux_harbor(headers: Headers, body: bytes) -> None:
+    if headers.get("authorization") != SECRET:
+        raise Refused
+    decoded(body)
+
+
+# Receivers that go by the URL or the credentials, whatever the body is
+
+
+def portainer(path: str, headers: Headers) -> str:
+    """The tag replaces what follows the first colon of the service's image."""
+    return f"{SERVICE.split(':')[0]}:{of_query(path, 'tag')}"
+
+
+def watchtower(path: str, headers: Headers) -> str:
+    """It updates the containers of an image, whose tags it keeps."""
+    bearer(headers)
+    return of_query(path, "image")
+
+
+def azure(path: str, headers: Headers) -> str:
+    if headers.get("authorization") != f"Basic {b64encode(b'$site:PASSWORD').decode()}":
+        raise Refused
+    return SERVICE
+
+
+def coolify(path: str, headers: Headers) -> str:
+    bearer(headers)
+    of_query(path, "uuid")
+    return SERVICE
+
+
+def caprover(path: str, headers: Headers) -> str:
+    of_query(path, "token")
+    return SERVICE
+
+
+SERVICE = "registry.example.com/acme/app:v0"
+"""What runs already."""
+
+
+def bearer(headers: Headers) -> None:
+    if headers.get("authorization") != f"Bearer {SECRET}":
+        raise Refused
+
+
+def of_query(path: str, name: str) -> str:
+    try:
+        [value] = parse_qs(urlsplit(path).query)[name]
+    except (KeyError, ValueError):
+        raise Refused from None
+    return value
+
+
+# Chat: what is shown
+
+
+def slack(headers: Headers, body: bytes) -> str:
+    content = decoded(body)
+    if headers["content-type"] != "application/json" or not content.keys() <= {"text", "blocks"}:
+        raise Refused
+    for block in content["blocks"]:
+        if block["type"] != "section" or block["text"]["type"] not in ("mrkdwn", "plain_text"):
+            raise Refused
+    return str(typed(content, str, "text"))
+
+
+def discord(headers: Headers, body: bytes) -> str:
+    text = typed(decoded(body), str, "content")
+    if len(text) > 2000:
+        raise Refused
+    return str(text)
+
+
+def teams(headers: Headers, body: bytes) -> str:
+    content = decoded(body)
+    [attachment] = typed(content, list, "attachments")
+    card = attachment["content"]
+    right = attachment["contentType"] == "application/vnd.microsoft.card.adaptive" and card["type"] == "AdaptiveCard"
+    if len(body) > 28_000 or content["type"] != "message" or not right or card["version"] != "1.4":
+        raise Refused
+    return " ".join(each["text"] for each in card["body"] if each["type"] == "TextBlock")
 
 
 def decoded(body: bytes) -> Any:
