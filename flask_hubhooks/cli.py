@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from io import StringIO
 from time import monotonic, sleep
 
@@ -13,14 +14,15 @@ from flask.cli import with_appcontext
 from sqlalchemy import select
 
 from .dialects import wait_for_repository
+from .outages import explained
 from .records import repositories
 from .records.credentials import encrypt_anew
 from .records.models import Webhook
 from .records.retention import prunable
 from .records.retention import prune as prune_ended
-from .state import current_state
+from .state import State, current_state
 from .worker.process import work
-from .worker.readiness import CannotWork
+from .worker.readiness import CannotWork, check_tables
 
 
 def add_commands(blueprint: Blueprint) -> None:
@@ -44,13 +46,26 @@ def worker(concurrency: int | None, burst: bool) -> None:
 
     Run any number of workers on any number of machines. On SIGTERM a worker finishes its requests in flight and exits.
     """
-    config = current_state().config
-    click.echo(f"hubhooks: delivering from queue {config.queue!r}", err=True)
+
+    def ready() -> None:
+        click.echo(f"hubhooks: delivering from queue {current_state().config.queue!r}", err=True)
+
+    with _working():
+        work(current_app._get_current_object(), concurrency, burst, ready)  # type: ignore[attr-defined]
+    click.echo("hubhooks: stopped", err=True)
+
+
+@contextmanager
+def _working() -> Iterator[State]:
+    """Yield the app's state. What keeps a command from working takes one line; the process closes its connections."""
+    state = current_state()
+    state.close_at_exit()
     try:
-        work(current_app._get_current_object(), concurrency, burst)  # type: ignore[attr-defined]
+        yield state
     except CannotWork as reason:
         raise click.ClickException(str(reason)) from None
-    click.echo("hubhooks: stopped", err=True)
+    except state.database_outage.faults as fault:
+        raise click.ClickException(f"Cannot use {state.database_outage.server}: {explained(fault)}") from None
 
 
 @click.command()
@@ -60,10 +75,11 @@ def prune() -> None:
 
     Workers do this once a day. This command does it now, and pauses after each batch so that deliveries go on.
     """
-    state = current_state()
-    if state.config.retention_days is None:
-        return click.echo("hubhooks: nothing to delete, because HUBHOOKS_RETENTION_DAYS is None")
-    deleted = sum(_shown(prune_ended(state), prunable(state)))
+    with _working() as state:
+        if state.config.retention_days is None:
+            return click.echo("hubhooks: nothing to delete, because HUBHOOKS_RETENTION_DAYS is None")
+        check_tables(state)
+        deleted = sum(_shown(prune_ended(state), prunable(state)))
     click.echo(f"hubhooks: deleted {deleted} deliveries that ended more than {state.config.retention_days} days ago")
 
 
@@ -88,7 +104,9 @@ def rotate_keys() -> None:
     SECRET_KEY_FALLBACKS. Restart every web process and worker: a process without the new key keeps encrypting with the
     old one, and cannot read what this command has encrypted. Then run this command. Afterwards, remove the old key.
     """
-    rotated, unreadable = encrypt_anew(current_state())
+    with _working() as state:
+        check_tables(state)
+        rotated, unreadable = encrypt_anew(state)
     click.echo(f"hubhooks: encrypted the secrets and headers of {rotated} webhooks with the newest key")
     if unreadable:
         names = ", ".join(unreadable[:10])
@@ -110,34 +128,35 @@ def orphans(delete: bool, yes: bool, force: bool) -> None:
     it needs a signed-in visitor, the repository counts as existing. Each line has the repository, the name and the id
     of a webhook, separated by tabs.
     """
-    state = current_state()
-    if state.handlers.repository_loader is None:
-        raise click.ClickException("This command needs a repository_loader. Without one, every repository exists.")
-    with state.reading() as session:
-        live = select(Webhook.scope, Webhook.name, Webhook.id).where(Webhook.deleted_id == 0)
-        webhooks = session.execute(live.order_by(Webhook.scope, Webhook.id)).all()
-    names = dict.fromkeys(webhook.scope for webhook in webhooks)
-    # Without a request, a loader that needs a visitor raises, and does not take the repository for missing.
-    missing = {name for name in names if state.details_for_push(name, needs_request=False) is None}
-    found = [webhook for webhook in webhooks if webhook.scope in missing]
-    for webhook in found:
-        click.echo("\t".join(map(str, webhook)))
-    click.echo(f"hubhooks: {len(found)} of {len(webhooks)} webhooks have no repository", err=True)
-    if not (delete and found):
-        return
-    if len(found) * 10 > len(webhooks) and not force:
-        raise click.ClickException(
-            "Nothing was deleted, because this is more than a tenth of all webhooks. Check that your repository_loader "
-            "works outside of a request, then use --force."
-        )
-    if not yes:
-        click.confirm(f"Delete the listed webhooks ({len(found)})?", abort=True, err=True)
-    listed = {webhook.id for webhook in found}
-    deleted = 0
-    for name in sorted(missing):
-        if state.details_for_push(name, needs_request=False) is not None:  # it has been created meanwhile
-            continue
-        with state.writing() as session:
-            wait_for_repository(session, name)
-            deleted += repositories.delete(session, name, only=listed)
-    click.echo(f"hubhooks: deleted {deleted} webhooks", err=True)
+    with _working() as state:
+        if state.handlers.repository_loader is None:
+            raise click.ClickException("This command needs a repository_loader. Without one, every repository exists.")
+        check_tables(state)
+        with state.reading() as session:
+            live = select(Webhook.scope, Webhook.name, Webhook.id).where(Webhook.deleted_id == 0)
+            webhooks = session.execute(live.order_by(Webhook.scope, Webhook.id)).all()
+        names = dict.fromkeys(webhook.scope for webhook in webhooks)
+        # Without a request, a loader that needs a visitor raises, and does not take the repository for missing.
+        missing = {name for name in names if state.details_for_push(name, needs_request=False) is None}
+        found = [webhook for webhook in webhooks if webhook.scope in missing]
+        for webhook in found:
+            click.echo("\t".join(map(str, webhook)))
+        click.echo(f"hubhooks: {len(found)} of {len(webhooks)} webhooks have no repository", err=True)
+        if not (delete and found):
+            return
+        if len(found) * 10 > len(webhooks) and not force:
+            raise click.ClickException(
+                "Nothing was deleted, because this is more than a tenth of all webhooks. Check that your "
+                "repository_loader works outside of a request, then use --force."
+            )
+        if not yes:
+            click.confirm(f"Delete the listed webhooks ({len(found)})?", abort=True, err=True)
+        listed = {webhook.id for webhook in found}
+        deleted = 0
+        for name in sorted(missing):
+            if state.details_for_push(name, needs_request=False) is not None:  # it has been created meanwhile
+                continue
+            with state.writing() as session:
+                wait_for_repository(session, name)
+                deleted += repositories.delete(session, name, only=listed)
+        click.echo(f"hubhooks: deleted {deleted} webhooks", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
@@ -85,6 +86,7 @@ class State:
         self.database_outage = Outage("the database", DATABASE_FAULTS)
         self._engines: dict[tuple[Callable[[Engine], Engine], Engine], Engine] = {}
         self._engines_lock = threading.Lock()
+        self._closes_at_exit = False
         _states.add(self)
 
     @cached_property
@@ -274,6 +276,17 @@ class State:
         finally:
             if pushers and not (registry.has() and registry() is pushers):  # the host's scope is not the app context
                 registry.set(pushers)
+
+    def close_at_exit(self) -> None:
+        """Close the connections to the database when this process exits. Call it in an app context.
+
+        Not earlier: others in the process may be using the same pools.
+        """
+        if self._closes_at_exit:
+            return
+        self._closes_at_exit = True
+        for engine in self.db.engines.values():
+            atexit.register(engine.dispose)  # ours close with the host's
 
     def forget_connections(self) -> None:
         """Leave all open connections to the parent process."""

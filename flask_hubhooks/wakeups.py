@@ -11,6 +11,9 @@ from weakref import WeakSet
 from redis.client import PubSub
 from redis.exceptions import NoPermissionError, RedisError
 from rq import Queue
+from rq.exceptions import NoSuchJobError
+from rq.job import Job
+from rq.registry import FailedJobRegistry
 from rq.serializers import JSONSerializer
 
 from .redis_client import connect
@@ -95,6 +98,15 @@ def _queue(state: State) -> Queue:
 def enqueue_delivery(state: State) -> None:
     """Put a `deliver_due` job on the queue, without arguments, time limit and result."""
     _queue(state).enqueue_call(DELIVER_DUE, timeout=-1, result_ttl=0, failure_ttl=24 * 3600)
+
+
+def newest_failed_job(state: State) -> Job | None:
+    """The job of our queue that failed last, if one did within a day. Raises redis-py's errors."""
+    queue = _queue(state)
+    for job_id in FailedJobRegistry(queue=queue).get_job_ids(-1, -1, cleanup=False):
+        with suppress(NoSuchJobError):
+            return Job.fetch(job_id, connection=state.redis, serializer=JSONSerializer)
+    return None
 
 
 class Listener:

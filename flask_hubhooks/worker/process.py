@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from math import inf
 from time import monotonic, sleep
@@ -23,7 +23,7 @@ from ..dialects import DATABASE_AWAY
 from ..records.retention import prune, takes_turn
 from ..redis_client import connect
 from ..state import State, current_state
-from ..wakeups import enqueue_delivery, wake, wake_unless_queued
+from ..wakeups import enqueue_delivery, newest_failed_job, wake, wake_unless_queued
 from .claims import anything_due
 from .dispatcher import Dispatcher
 from .jobs import dispatchers
@@ -35,8 +35,8 @@ BEAT_S = 1.0
 LINGER_S = 5.0
 """How long a job listens for more work: a wake-up is faster than a job through RQ's queue."""
 HEARTBEAT_BEATS = 30
-PRUNE_BEATS = 60
-"""How often a worker asks whether it is its turn to prune; that is once a day."""
+MINUTE_BEATS = 60
+"""How often a worker looks for jobs that others failed to read, and asks whether it is its turn to prune."""
 PRUNE_SLICE_S = 0.25
 """How long it prunes after a beat, so that the next beat finds due deliveries in time."""
 CONNECT_S = 5.0
@@ -46,18 +46,20 @@ STOP_S = 10.0
 """How long stopping may take beyond the longest time-out in flight: results are recorded in spite of a short outage."""
 
 
-def work(app: Flask, concurrency: int | None = None, burst: bool = False) -> None:
+def work(app: Flask, concurrency: int | None, burst: bool, ready: Callable[[], object]) -> None:
     """Deliver until a signal stops the worker or, with `burst`, until nothing is due.
 
-    The worker waits for servers that are down, and continues when they are back. With `burst`, and for errors that
-    waiting does not fix, it raises `CannotWork` instead. If a server that hangs keeps it from stopping, the process
-    exits. Call this in the main thread, in an app context.
+    It calls `ready` once it has what it needs: tables, keys and Redis. The worker waits for servers that are down, and
+    continues when they are back. With `burst`, and for errors that waiting does not fix, it raises `CannotWork`
+    instead. If a server that hangs keeps it from stopping, the process exits. Call this in the main thread, in an app
+    context.
     """
     state = current_state()
     dispatchers[state] = dispatcher = Dispatcher(state, concurrency, slice_s=inf, linger_s=0.0 if burst else LINGER_S)
     with _exit_if_stopping_hangs(dispatcher), suppress(StopRequested):
         _handle_signals(dispatcher)
         await_servers(state, patient=not burst)
+        ready()
         if burst:
             _deliver_once(state, dispatcher)
         else:
@@ -204,6 +206,7 @@ class _Beat:
         self._app = app
         self._state = state
         self._pruning: Iterator[int] | None = None
+        self._failed_job = ""
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="hubhooks-beat", daemon=True)
         self._thread.start()
@@ -238,11 +241,27 @@ class _Beat:
                     wake_unless_queued(state)
             if beats % HEARTBEAT_BEATS == 0 and worker:
                 worker.keep_job_alive()
-            if beats % PRUNE_BEATS == 0 and state.config.retention_days and takes_turn(state):
-                self._pruning = prune(state)
+            if beats % MINUTE_BEATS == 0:
+                self._look_at_failed_jobs()
+                if state.config.retention_days and takes_turn(state):
+                    self._pruning = prune(state)
         if self._pruning:
             with state.database_outage.watched():
                 self._prune(self._pruning)
+
+    def _look_at_failed_jobs(self) -> None:
+        """Say why a plain `rq worker` fails: it cannot read a job, before any code of ours runs."""
+        failed = newest_failed_job(self._state)
+        if failed is None or failed.id == self._failed_job:
+            return
+        self._failed_job = failed.id
+        result = failed.latest_result()
+        if result and "UnpicklingError" in (result.exc_string or ""):
+            logger.error(
+                "an RQ worker could not read a job of the queue %s at %s: start it with `rq worker --serializer json`",
+                self._state.config.queue,
+                result.created_at.isoformat(timespec="seconds"),
+            )
 
     def _prune(self, batches: Iterator[int]) -> None:
         """Prune for a moment. If the worker stops or the database goes down, the rest is left for another day."""

@@ -1,7 +1,8 @@
-"""Waits for what a worker needs: the tables in the database, and Redis."""
+"""Waits for what a worker needs: the tables in the database, the keys for their secrets, and Redis."""
 
 from __future__ import annotations
 
+import logging
 import re
 import sqlite3
 import time
@@ -9,13 +10,18 @@ from collections.abc import Callable
 from itertools import chain, repeat
 
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
-from sqlalchemy import inspect
+from sqlalchemy import inspect, select
 
+from ..crypto.secret_box import SecretUnreadable
 from ..dialects import DATABASE_AWAY
 from ..outages import Outage, in_one_line
-from ..records.models import Base
+from ..records.models import Base, Webhook
 from ..state import State
 
+logger = logging.getLogger(__name__)
+
+SECRETS = 100
+"""How many of the newest secrets are tried at the start."""
 RETRY_DELAYS_S = (0.5, 1.0, 2.0, 5.0)
 """Between tries to reach a server; the last one repeats."""
 
@@ -30,11 +36,12 @@ class CannotWork(Exception):
 def await_servers(state: State, *, patient: bool = True) -> None:
     """Wait until the database has all tables and Redis answers, before anything else.
 
-    Raises `CannotWork` if a server refuses us, for example because of a wrong password, or if a table or column is
-    missing; also if a server is down, unless `patient`.
+    Raises `CannotWork` if a server refuses us, for example because of a wrong password, if a table or column is
+    missing, or if we lack the keys; also if a server is down, unless `patient`.
     """
     hopeless = _refused if patient else lambda fault: True
-    _await(state.database_outage, lambda: _check_tables(state), hopeless)
+    _await(state.database_outage, lambda: check_tables(state), hopeless)
+    _await(state.database_outage, lambda: _check_keys(state), hopeless)
     _await(state.redis_outage, state.redis.ping, hopeless)
 
 
@@ -64,7 +71,8 @@ def _refused(fault: Exception) -> bool:
     return not isinstance(fault, DATABASE_AWAY) or bool(_REFUSED.search(str(fault)))
 
 
-def _check_tables(state: State) -> None:
+def check_tables(state: State) -> None:
+    """Raise `CannotWork` if the database lacks one of our tables or columns."""
     found, schema = inspect(state.engine), state.db.metadata.schema
     for table in Base.metadata.sorted_tables:
         exists = found.has_table(table.name, schema)
@@ -73,3 +81,30 @@ def _check_tables(state: State) -> None:
             if column.name not in existing:
                 missing = f"column {table.name}.{column.name}" if existing else f"table {table.name}"
                 raise CannotWork(f"The database lacks the {missing}. Run your migrations, or db.create_all().")
+
+
+def _check_keys(state: State) -> None:
+    """Try our keys with the newest secrets. Raises `CannotWork` if they can decrypt none of them."""
+    newest = select(Webhook).where(Webhook.deleted_id == 0).order_by(Webhook.id.desc()).limit(SECRETS)
+    with state.reading() as session:
+        webhooks = session.scalars(newest).all()
+    unreadable = [each for each in webhooks if not _is_readable(state, each)]
+    if not unreadable:
+        return
+    hint = "Check SECRET_KEY, SECRET_KEY_FALLBACKS and HUBHOOKS_ENCRYPTION_KEYS."
+    if len(unreadable) == len(webhooks):
+        raise CannotWork(f"The webhooks' secrets cannot be decrypted. {hint}")
+    logger.warning(
+        "the secrets of %d of the newest %d webhooks cannot be decrypted, so their deliveries are held. %s",
+        len(unreadable),
+        len(webhooks),
+        hint,
+    )
+
+
+def _is_readable(state: State, webhook: Webhook) -> bool:
+    try:
+        state.secrets.decrypt(webhook.encrypted_secret)
+    except SecretUnreadable:
+        return False
+    return True

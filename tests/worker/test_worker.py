@@ -22,8 +22,8 @@ from flask_hubhooks.dialects import first_uuid, utcnow
 from flask_hubhooks.records.models import Attempt, Delivery, Hook
 
 from ..support.host import Host
-from ..support.marks import MakeHost
-from ..support.processes import Process, free_port
+from ..support.marks import URL, MakeHost
+from ..support.processes import Process, free_port, until
 from ..support.receivers import Connection, Receiver, Request, hang, poll
 
 NO_REDIS = "redis://127.0.0.1:1/0"
@@ -524,3 +524,18 @@ def test_plain_rq_worker(host: Host, start: Start, redis_url: str, kind: list[st
         assert process.ends() == 0
     assert host.states(webhook) == ["succeeded"] * 3
     assert len(receiver.requests) == 3
+
+
+def test_an_rq_worker_that_cannot_read(host: Host, start: Start, worker: Start, redis_url: str) -> None:
+    """A plain `rq worker` without `--serializer json` reads no job of ours; a line of our worker says why."""
+    webhook = host.create(URL)
+    host.push()
+    plain = start("rq.cli", "worker", "--burst", "--url", redis_url, "hubhooks")
+    assert plain.ends() == 0
+    assert host.one_delivery(webhook)["attempt_count"] == 0
+    ours = worker()
+    until(lambda: "--serializer json" in ours.log)
+    ours.send(signal.SIGTERM)
+    assert ours.ends() == 0
+    (line,) = (line for line in ours.log.splitlines() if "--serializer json" in line)
+    assert line.startswith("an RQ worker could not read a job of the queue hubhooks at 20")
