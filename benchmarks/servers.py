@@ -62,6 +62,18 @@ class Child:
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0]) * 1024 / 1e6
 
+    @property
+    def peak_mb(self) -> float:
+        """The most memory that it had at once, in millions of bytes."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
+
+    @property
+    def processor_s(self) -> float:
+        """Its processor time so far."""
+        user, system = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
     def ask(self, line: str = "") -> str:
         """Write a line, if given, and read one."""
         assert self._process.stdin and self._process.stdout

@@ -357,6 +357,7 @@ class Exchange:
             response_body=bytes(self.body[:MAX_STORED_BODY]),
             truncated=self.truncated,
             connected=True,
+            costly=error == TOO_MUCH_WORK,
         )
 
     def without_response(

@@ -108,7 +108,6 @@ class Loop:
         self._wakeup_reader, self._wakeup_writer = socket.socketpair()
         self._wakeup_reader.setblocking(False)
         self._wakeup_writer.setblocking(False)
-        self._events: deque[tuple[selectors.SelectorKey, int]] = deque()  # ready sockets that wait for their turns
         self._sleeping = self._stopping = self._ended = False
         self._watch = _Watch()
         self._watch.selector.register(self._wakeup_reader, selectors.EVENT_READ)
@@ -149,9 +148,7 @@ class Loop:
         self._end()
 
     def _step(self) -> None:
-        if not self._events:
-            self._wait()
-        self._attend(until=monotonic() + STEP_S)
+        self._attend(self._wait())
         self._run_timers()
         self._collect()
         while self._resolutions:
@@ -160,8 +157,8 @@ class Loop:
         for _ in range(len(self._inbox)):
             self._begin(*self._inbox.popleft())
 
-    def _wait(self) -> None:
-        """Wait for ready sockets, for the next time to act, or to be woken."""
+    def _wait(self) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait for ready sockets, for the next time to act, or to be woken; returns the sockets in their order."""
         self._sleeping = True
         if self._inbox or self._resolutions or self._stopping:
             wait_s: float | None = 0.0
@@ -177,14 +174,12 @@ class Loop:
         # With each turn libcurl reads all that has arrived of a response. Responses that had many turns, such as
         # floods, come last, so that new exchanges need not wait for them.
         turns = self._watch.turns
-        events.sort(key=lambda event: turns.get(event[0].fd, 0))
-        self._events.extend(events)
+        return sorted(events, key=lambda event: turns.get(event[0].fd, 0))
 
-    def _attend(self, until: float) -> None:
-        """Have libcurl act on ready sockets for a while."""
-        turns = self._watch.turns
-        while self._events:
-            key, mask = self._events.popleft()
+    def _attend(self, events: list[tuple[selectors.SelectorKey, int]]) -> None:
+        """Have libcurl act on ready sockets for a while. Those that are left are ready again in the next step."""
+        turns, until = self._watch.turns, monotonic() + STEP_S
+        for key, mask in events:
             if key.fileobj is self._wakeup_reader:
                 with suppress(BlockingIOError):
                     self._wakeup_reader.recv(4096)

@@ -60,4 +60,5 @@ class Outcome:
     truncated: bool = False  # the body was longer; the connection was closed
     concern: Concern = Concern.HOOK  # whose fault a failure is
     connected: bool = False  # the host was reached, over a new or a kept connection, whatever happened then
+    costly: bool = False  # the response was not read to its end, since it took too much work
     certificate: Certificate | None = None  # the receiver's, if it was refused

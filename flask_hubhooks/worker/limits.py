@@ -6,9 +6,9 @@
   to one after a failure, because a registry that retags 500 tags must not flood a small receiver.
 - Repository: repositories take turns, and so do the hooks of each. While others wait, a repository may use at most a
   quarter of the worker's limit.
-- Breakers: if a hook answers with 502, 503 or 504, or not at all, three times in a row, it is sent nothing for a while.
-  So are all hooks of a host that could not be connected to three times in a row. Then a single request probes. For a
-  host, any connection counts as a success.
+- Breakers: if a hook answers with 502, 503 or 504, or with a flood, or not at all, three times in a row, it is sent
+  nothing for a while. So are all hooks of a host that could not be connected to three times in a row. Then a single
+  request probes. For a host, any connection counts as a success.
 - Urgent deliveries (tests and redeliveries that a person waits for) are sent at once, up to `MAX_URGENT` per hook.
 """
 
@@ -284,11 +284,11 @@ class Limits:
             hook.host.breaker.failed()
         if outcome.concern is Concern.NOBODY or received is None:
             return
-        if outcome.status_code not in (None, 502, 503, 504):
+        if outcome.status_code not in (None, 502, 503, 504) and not outcome.costly:
             hook.breaker.succeeded()
         elif outcome.concern is Concern.HOOK:
             hook.breaker.failed()
-        hook.limit = min(hook.limit + 1, MAX_PER_HOOK) if received else 1
+        hook.limit = min(hook.limit + 1, MAX_PER_HOOK) if received and not outcome.costly else 1
 
     def _hook_of(self, claim: Claim) -> _Hook:
         key = (claim.hook_id, claim.hook_url)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
@@ -21,6 +22,7 @@ from flask_hubhooks.worker.jobs import dispatchers
 
 from ..support.host import Host
 from ..support.marks import on_postgresql
+from ..support.processes import Process, until
 from ..support.receivers import Answer, Connection, Receiver, Request, close, poll, reset
 
 
@@ -244,6 +246,21 @@ def test_breaker_opens(host: Host, caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.text.count("(breaker open)") == 1
     hook = webhook["hooks"][0]["id"]
     assert f"hook {hook} at http://127.0.0.1:{receiver.port} has failed 3 times in a row" in caplog.text
+
+
+def test_breaker_opens_for_floods(host: Host, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A hook whose responses take too much work to read has received them, and is sent nothing for a while."""
+    flooding = Process(tmp_path / "log", {}, "tests.support.flooding")
+    try:
+        until(lambda: flooding.log.endswith("\n"))
+        webhook = push_to(host, f"http://127.0.0.1:{flooding.log.strip()}/", 6)
+        host.run_job()
+    finally:
+        flooding.stop()
+    attempted = [each for each in host.history(webhook) if each["attempt_count"]]
+    assert [each["state"] for each in attempted] == ["succeeded"] * breaker.FAILURES
+    assert all(each["cause"].startswith("The response takes too much work to read.") for each in attempted)
+    assert caplog.text.count("(breaker open)") == 1
 
 
 def test_breaker_opens_once(host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
