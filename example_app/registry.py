@@ -90,20 +90,28 @@ def get_manifest(repository: RepositoryFiles, reference: str) -> Response:
 
 @registry.put("/<path:name>/manifests/<reference>")
 def put_manifest(repository: RepositoryFiles, reference: str) -> Response:
-    """Take a manifest by digest or tag. A tag put is a push: the signal goes out once all is kept."""
-    tag = None if is_digest(reference) else reference
-    if tag and not TAG.fullmatch(tag):
-        raise RegistryError("MANIFEST_INVALID", f"{tag!r} cannot be a tag")
+    """Take a manifest by tag, or by digest with any number of `tag`s in the query.
+
+    Each tag that is put is a push: its signal goes out once all is kept. A manifest without a tag is none, be it one of
+    an index's images or a signature, which names its `subject`.
+    """
+    tags = list(dict.fromkeys(request.args.getlist("tag"))) if is_digest(reference) else [reference]
+    for tag in tags:
+        if not TAG.fullmatch(tag):
+            raise RegistryError("MANIFEST_INVALID", f"{tag!r} cannot be a tag")
     manifest, references = parse(bodies.whole(LARGEST_MANIFEST), request.mimetype)
-    if tag is None and reference != manifest.digest:
+    if is_digest(reference) and reference != manifest.digest:
         raise RegistryError("DIGEST_INVALID", reference)
-    repository.put_manifest(manifest, references, tag)
+    repository.put_manifest(manifest, references, tags)
     models.ensure(repository.name)
-    if tag:
-        images = tuple(each.digest for each in references if each.is_manifest)
+    images = tuple(each.digest for each in references if each.is_manifest)
+    for tag in tags:
         _tell(repository.name, tag, manifest, images)
     location = url_for(".get_manifest", name=repository.name, reference=reference)
-    return _answer(201, location, {"Docker-Content-Digest": manifest.digest})
+    response = _answer(201, location, {"Docker-Content-Digest": manifest.digest})
+    if is_digest(reference) and tags:
+        response.headers["OCI-Tag"] = ", ".join(tags)
+    return response
 
 
 @registry.delete("/<path:name>/manifests/<reference>")

@@ -74,15 +74,15 @@ class RepositoryFiles:
         media_type, _, body = content.partition(b"\n")
         return Manifest(media_type.decode(), body)
 
-    def put_manifest(self, manifest: Manifest, references: list[Reference], tag: str | None) -> None:
-        """Keep a manifest if all it names is here, and let `tag` name it from now on."""
+    def put_manifest(self, manifest: Manifest, references: list[Reference], tags: list[str]) -> None:
+        """Keep a manifest if all it names is here, and let `tags` name it from now on."""
         with self._locked():
             for reference in references:
                 if not self._has(reference):
                     raise RegistryError("MANIFEST_BLOB_UNKNOWN", reference.digest)
             content = manifest.media_type.encode() + b"\n" + manifest.body
             _write(self._manifest(manifest.digest), content)
-            if tag:
+            for tag in tags:
                 _write(self._tag(tag), manifest.digest.encode())
 
     def delete_manifest(self, reference: str) -> None:

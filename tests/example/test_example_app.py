@@ -509,6 +509,33 @@ def test_tag_that_cannot_be(client: FlaskClient) -> None:
     assert error_of(client.get("/v2/acme/app/tags/list")) == (404, "NAME_UNKNOWN")
 
 
+def test_several_tags_at_once(client: FlaskClient, pushes: list[dict[str, Any]]) -> None:
+    """A manifest put by its digest gets every tag in the query, each of which is a push."""
+    image = build_image({"a": b"a"})
+    push(client, image, image.digest)
+    assert pushes == []
+    response = put_manifest(client, image, f"{image.digest}?tag=1.2&tag=1&tag=latest&tag=1")
+    assert (response.status_code, response.headers["OCI-Tag"]) == (201, "1.2, 1, latest")
+    assert [(each["tag"], each["digest"]) for each in pushes] == [(tag, image.digest) for tag in ("1.2", "1", "latest")]
+    for tag in ("1.2", "1", "latest"):
+        assert client.get(f"/v2/acme/app/manifests/{tag}").data == image.manifest
+    assert error_of(put_manifest(client, image, f"{image.digest}?tag=2&tag=.hidden")) == (400, "MANIFEST_INVALID")
+    assert "OCI-Tag" not in put_manifest(client, image, "3?tag=4").headers
+    assert client.get("/v2/acme/app/tags/list").get_json()["tags"] == ["1", "1.2", "3", "latest"]
+
+
+def test_referrers(client: FlaskClient, pushes: list[dict[str, Any]]) -> None:
+    """A manifest with a subject, such as a signature, is kept and is no push."""
+    image = build_image({"a": b"a"})
+    push(client, image, image.digest)
+    subject = {"mediaType": image.media_type, "digest": image.digest, "size": len(image.manifest)}
+    document = json.loads(image.manifest) | {"artifactType": "application/vnd.example.signature", "subject": subject}
+    signature = Image(json.dumps(document).encode(), image.media_type)
+    assert put_manifest(client, signature, digest_of(signature.manifest)).status_code == 201
+    assert client.get(f"/v2/acme/app/manifests/{digest_of(signature.manifest)}").data == signature.manifest
+    assert pushes == []
+
+
 def test_manifest_before_its_content(client: FlaskClient, pushes: list[dict[str, Any]]) -> None:
     """A manifest is taken only when the repository has all it names; until then nothing was pushed."""
     image = build_image({"a": b"a"})
