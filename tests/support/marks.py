@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,11 @@ from .host import Host
 
 on_postgresql = pytest.mark.parametrize("database_uri", ["postgresql"], indirect=True)
 on_sqlite = pytest.mark.parametrize("database_uri", ["sqlite"], indirect=True)
+
+needs_docker_registry = pytest.mark.skipif(
+    not (shutil.which("docker-registry") and shutil.which("skopeo")),
+    reason="docker-registry or skopeo is not installed",
+)
 
 MakeHost = Callable[..., Host]
 """The fixture `make_host`."""
