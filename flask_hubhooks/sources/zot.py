@@ -10,20 +10,16 @@ from ..registry import ImagePush
 from .cloudevents import cloud_event
 from .events import images_of, is_tag, text_at, time_at, warn_of_unknown
 
-PUSHED = "zotregistry.image.updated"
-IGNORED_TYPES = {
-    "zotregistry.image.deleted",
-    "zotregistry.image.lint_failed",
-    "zotregistry.image.scanned",
-    "zotregistry.repository.created",
-}
+PUSHED = "image.updated"
+IGNORED_TYPES = {"image.deleted", "image.lint_failed", "image.scanned", "repository.created"}
 
 
 def pushes(headers: Mapping[str, str], body: bytes) -> list[ImagePush]:
     """Read an event. The images of an index are put by digest, with an event of their own."""
     event = cloud_event(headers, body)
-    if event.type != PUSHED:
-        warn_of_unknown("zot", {event.type} - IGNORED_TYPES)
+    kind = ".".join(event.type.split(".")[-2:])  # after "zotregistry" or the prefix that is configured
+    if kind != PUSHED:
+        warn_of_unknown("zot", {kind} - IGNORED_TYPES)
         return []
     tag = text_at(event.data, "reference")
     if not is_tag(tag):

@@ -61,7 +61,7 @@ def structured(data: dict[str, Any], **attributes: str) -> tuple[dict[str, str],
 @pytest.mark.parametrize("mode", [binary, structured])
 def test_pushed(mode: Any) -> None:
     """A tag that was put is a push, with all that the event tells."""
-    assert pushes(*mode(DATA)) == [PUSH]
+    assert pushes(*mode(DATA)) == pushes(*mode(DATA, type="com.example.registry.image.updated")) == [PUSH]
     assert pushes(*mode({"name": "acme/app", "reference": "v1"}))[0].images == []
 
 

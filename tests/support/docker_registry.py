@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import requests
 
 from example_app.image import Image, build_image, build_layout
 
 from .marks import TOKENS
-from .processes import free_port, until
+from .processes import PROJECT, free_port, until
+
+SOURCES_PAGE = PROJECT / "docs" / "sources.md"
 
 
 @dataclass
 class DockerRegistry:
-    """A registry that runs below `folder`, and sends its events to each of `urls`."""
+    """A registry that runs below `folder`, and sends its events to each of `urls`, as `docs/sources.md` says.
+
+    It does not ignore events that are no pushes unless it is told to.
+    """
 
     folder: Path
     urls: Sequence[str]
-    timeout: str = "1s"
+    timeout: str = "5s"
+    ignoring: bool = False
     port: int = field(default_factory=free_port)
 
     @contextmanager
     def running(self) -> Iterator[DockerRegistry]:
-        config = self.folder / "registry.yml"  # JSON is YAML
-        config.write_text(json.dumps(self._config()))
+        config = self.folder / "registry.yml"
+        config.write_text(self._config())
         with (self.folder / "registry.log").open("wb") as log:
             program = str(shutil.which("docker-registry"))
             process = subprocess.Popen([program, "serve", str(config)], stdout=log, stderr=log)
@@ -42,21 +46,28 @@ class DockerRegistry:
             process.kill()
             process.wait()
 
-    def _config(self) -> dict[str, Any]:
-        endpoint: Mapping[str, object] = {
-            "headers": {"Authorization": [f"Bearer {TOKENS['distribution']}"]},
-            "timeout": self.timeout,
-            "threshold": 5,
-            "backoff": "100ms",
-        }
-        endpoints = [{"name": f"app {number}", "url": url, **endpoint} for number, url in enumerate(self.urls)]
-        return {
-            "version": 0.1,
-            "log": {"level": "warn"},
-            "storage": {"filesystem": {"rootdirectory": str(self.folder / "data")}, "delete": {"enabled": True}},
-            "http": {"addr": f"127.0.0.1:{self.port}"},
-            "notifications": {"events": {"includereferences": True}, "endpoints": endpoints},
-        }
+    def _config(self) -> str:
+        recipe = SOURCES_PAGE.read_text("utf-8").split("```yaml\n")[1].split("```")[0]
+        before, between, endpoint = recipe.partition("  endpoints:\n")
+        if not self.ignoring:
+            endpoint = endpoint.partition("      ignore:\n")[0]
+        endpoint = endpoint.replace("<token>", TOKENS["distribution"])
+        endpoint = endpoint.replace("timeout: 5s", f"timeout: {self.timeout}").replace("backoff: 1s", "backoff: 100ms")
+        url = "https://hooks.example.com/hubhooks/sources/distribution/"
+        assert url in endpoint
+        endpoints = [
+            endpoint.replace(url, each).replace("name: hubhooks", f"name: app-{number}")
+            for number, each in enumerate(self.urls)
+        ]
+        return "\n".join(
+            [
+                "version: 0.1",
+                "log: {level: warn}",
+                f"storage: {{filesystem: {{rootdirectory: {self.folder / 'data'}}}, delete: {{enabled: true}}}}",
+                f"http: {{addr: '127.0.0.1:{self.port}'}}",
+                before + between + "".join(endpoints),
+            ]
+        )
 
     def _answers(self) -> bool:
         try:
