@@ -39,6 +39,7 @@ def ways(host: Host) -> Mapping[str, Way]:
     _age(host)
     failed = f"{mirror['id']}/history/{host.history(mirror)[0]['id']}/"
     under_way, stopped = (_delivery(host, pipeline, tag) for tag in ("v2.4.1", "v2.4.0"))
+    awaiting = _delivery(host, pipeline, "v2.4.1", state="awaiting_callback")
     return {
         "empty": lambda visit: visit.open(repository="acme/empty"),
         "webhooks": lambda visit: visit.open(),
@@ -51,11 +52,14 @@ def ways(host: Host) -> Mapping[str, Way]:
         "delivery-retried": lambda visit: visit.open(failed),
         "delivery-failed": lambda visit: _open_all(visit, failed),
         "delivery-stopped": lambda visit: visit.open(stopped),
+        "delivery-awaiting": lambda visit: visit.open(awaiting),
         "edit": lambda visit: visit.open(f"{pipeline['id']}/"),
         "edit-errors": lambda visit: _mistype(visit, pipeline),
         "rotate-secret": lambda visit: visit.open(f"{pipeline['id']}/rotate-secret/"),
         "delete": lambda visit: visit.open(f"{pipeline['id']}/delete/"),
+        "edit-preview": lambda visit: _preview_changes(visit, pipeline),
         "create-errors": _misname,
+        "create-preview": _preview,
         "secret": _create,
         "secret-rotated": lambda visit: _rotate(visit, pipeline),
         "problem": lambda visit: visit.open("999999/"),
@@ -111,8 +115,9 @@ def _age(host: Host) -> None:
             attempt.duration_ms, attempt.connect_ms, attempt.wait_ms = 84 + index * 37 % 160, 11, 58 + index % 20
 
 
-def _delivery(host: Host, webhook: dict[str, Any], tag: str) -> str:
-    found = next(each for each in host.history(webhook) if each["push"]["tag"] == tag)
+def _delivery(host: Host, webhook: dict[str, Any], tag: str, **wanted: str) -> str:
+    of_tag = (each for each in host.history(webhook) if each["push"]["tag"] == tag)
+    found = next(each for each in of_tag if wanted.items() <= each.items())
     return f"{webhook['id']}/history/{found['id']}/"
 
 
@@ -130,6 +135,22 @@ def _mistype(visit: Visit, webhook: dict[str, Any]) -> None:
     visit.field("Destination URL 2").fill("http://169.254.169.254/latest")
     visit.button("Save").click()
     visit.sees("Nothing was saved")
+
+
+def _preview_changes(visit: Visit, webhook: dict[str, Any]) -> None:
+    visit.open(f"{webhook['id']}/")
+    visit.page.get_by_label("Payload of URL 2 for").select_option("Template of your own")
+    visit.field("Template in JSON").fill('{"scan": "{image}:{tag}", "report_to": "{callback_url}"}')
+    visit.button("Preview what is sent").click()
+    visit.sees('"scan": "127.0.0.1')
+
+
+def _preview(visit: Visit) -> None:
+    visit.open()
+    visit.field("Destination URL").fill("https://keel.example.com/v1/webhooks/harbor")
+    visit.page.get_by_label("Payload for").select_option("harbor")
+    visit.button("Preview what is sent").click()
+    visit.sees("PUSH_ARTIFACT")
 
 
 def _misname(visit: Visit) -> None:

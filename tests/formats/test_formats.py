@@ -371,6 +371,9 @@ def test_any_text(**said: Any) -> None:
     assert resource["resource_url"] == f"registry.example.com/{push.repository}:{push.tag}"
     assert sent["cloudevents"]["data"]["repository"] == push.repository
     assert sent["dockerhub-full"]["push_data"]["images"] == list(push.images)
+    body = FORMATS["cloudevents"].body(push)
+    read = http.from_http_event(http.HTTPMessage({"Content-Type": FORMATS["cloudevents"].content_type}, body))
+    assert read.get_data() == sent["cloudevents"]["data"]
     [event] = sent["distribution"]["events"]
     assert event["target"]["repository"] == push.repository
     assert event["target"]["url"].isascii()
