@@ -15,6 +15,8 @@ from redis import Redis
 from rq import Queue
 from sqlalchemy import exists, select
 
+from flask_hubhooks.formats import DEFAULT_FORMAT
+
 from .host import Notification, db, example_body
 from .row import Run
 from .servers import ROOT, Bench, Child, Failed, child, wait_until
@@ -66,13 +68,19 @@ class Engine:
 
 @contextmanager
 def engine(
-    bench: Bench, due: int, *urls: str | Sequence[str], workers: int = 1, sqlite: bool = False, **settings: Any
+    bench: Bench,
+    due: int,
+    *urls: str | Sequence[str],
+    workers: int = 1,
+    sqlite: bool = False,
+    payload_format: str = DEFAULT_FORMAT,
+    **settings: Any,
 ) -> Iterator[Engine]:
     """Workers on a site of their own, with a webhook for each of these URLs, or chain of them."""
     with ExitStack() as stack:
         own = stack.enter_context(site(bench, sqlite=sqlite, **settings))
         for chain in urls:
-            own.subscribe(*([chain] if isinstance(chain, str) else chain))
+            own.subscribe(*([chain] if isinstance(chain, str) else chain), payload_format=payload_format)
         processes = [stack.enter_context(own.worker()) for _ in range(workers)]
         yield Engine(own, processes, due)
         for each in processes:

@@ -16,6 +16,7 @@ from sqlalchemy import Engine, create_engine, delete, exists, func, insert, lite
 
 from flask_hubhooks import ImagePush
 from flask_hubhooks.dialects import time_ordered_uuid, utcnow
+from flask_hubhooks.formats import DEFAULT_FORMAT
 from flask_hubhooks.records.models import Status, attempts, deliveries, pushes
 from flask_hubhooks.state import State
 from flask_hubhooks.wakeups import wake
@@ -59,10 +60,10 @@ class Site:
         """A worker of ours."""
         return self.child(*WORKER)
 
-    def subscribe(self, *urls: str) -> None:
+    def subscribe(self, *urls: str, payload_format: str = DEFAULT_FORMAT) -> None:
         """Make a webhook with a chain of these, on a repository of its own, and push there once."""
         repository = f"acme/app{next(self._repositories)}"
-        self.create(repository, *urls)
+        self.create(repository, *urls, payload_format=payload_format)
         self.samples.append(self._pushed(repository))
 
     def sample(self, repository: str) -> Sample:
@@ -72,10 +73,11 @@ class Site:
             connection.execute(delete(deliveries).where(deliveries.c.push_id == sample.push["id"]))
         return sample
 
-    def create(self, repository: str, *urls: str, name: str = "") -> None:
+    def create(self, repository: str, *urls: str, name: str = "", payload_format: str = DEFAULT_FORMAT) -> None:
         """Make a webhook by the API."""
-        hooks = {"name": name or f"deploy {urls[0]}", "hooks": [{"hook_url": url} for url in urls]}
-        answer = self.app.test_client().post(f"/v2/repositories/{repository}/webhooks/", json=hooks)
+        hooks = [{"hook_url": url, "payload_format": payload_format} for url in urls]
+        wanted = {"name": name or f"deploy {urls[0]}", "hooks": hooks}
+        answer = self.app.test_client().post(f"/v2/repositories/{repository}/webhooks/", json=wanted)
         if answer.status_code != 201:
             raise Failed(f"no webhook: {answer.text}")
 

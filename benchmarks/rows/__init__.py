@@ -9,6 +9,7 @@ from . import (
     chains,
     dead_backlog,
     footprint,
+    formats,
     history_growth,
     hostile,
     idle_latency,
@@ -30,6 +31,7 @@ ROWS: dict[str, Row] = {
     for row in (
         receiver.ROW,
         throughput.ROW,
+        formats.ROW,
         tls.ROW,
         chains.ROW,
         vs_rq.WORKER,
