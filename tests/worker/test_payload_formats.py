@@ -179,11 +179,17 @@ def test_redelivering_in_another_format(host: Host, receiver: Receiver) -> None:
 
 
 def test_test_pushes(host: Host, receiver: Receiver) -> None:
-    """A test uses the format of its hook."""
-    webhook = create(host, {"hook_url": receiver.url, "payload_format": "harbor"})
-    assert host.api("POST", f"acme/app/webhooks/{webhook['id']}/test/").status_code == 202
-    host.deliver()
-    assert json.loads(receiver.requests[0].body)["type"] == "PUSH_ARTIFACT"
+    """A test uses the format, the template and the placeholders of its hook."""
+    webhook = create(host, {"hook_url": f"{receiver.url}/{{tag}}", "payload_format": "harbor"})
+    for template in (None, TEMPLATE):
+        if template:
+            change(host, webhook, payload_format="template", template=template)
+        assert host.api("POST", f"acme/app/webhooks/{webhook['id']}/test/").status_code == 202
+        host.deliver()
+    event, filled = (json.loads(each.body) for each in receiver.requests)
+    assert event["type"] == "PUSH_ARTIFACT"
+    assert filled == {"image": "registry.example.com/acme/app:hubhooks-test", "by": "alice"}
+    assert {each.path for each in receiver.requests} == {"/hook/hubhooks-test"}
 
 
 @pytest.mark.parametrize("stored", [{"payload_format": "later"}, {"payload_format": "template", "template": "{"}])
