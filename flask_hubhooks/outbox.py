@@ -31,9 +31,11 @@ from .records.models import (
     hooks,
     pushes,
     repository_key,
+    superseding,
     webhooks,
 )
 from .records.scopes import patterns_of
+from .records.superseding import ordered_image
 from .registry import MAX_IMAGES, ImagePush, InvalidName, Repository, as_utc, check_push, storable
 from .signals import push_not_recorded, send_signal
 from .state import State, autocommits
@@ -134,6 +136,7 @@ _HOOKS = (
         hooks.c.id,
         hooks.c.payload_format,
         hooks.c.template,
+        hooks.c.supersede,
         webhooks.c.scope,
         webhooks.c.expect_final_callback,
         webhooks.c.tag_filter,
@@ -182,10 +185,11 @@ def _record(
         return None
     keys = {scope: repository_key(scope) for scope in {chain[0].scope for chain in chains}}
     of_push: dict[str, Any] = {"push_id": push_id, "pushed_at": pushed_at}
+    image = None if kind is Kind.TEST else ordered_image(push.repository, storable(push.tag)[:TEXT_LIMIT])
     rows = [
         of_push | {"repository_key": keys[chain[0].scope]} | row
         for chain in chains
-        for row in _delivery_rows(chain, max_hooks, urgent=kind is Kind.TEST)
+        for row in _delivery_rows(chain, max_hooks, image)
     ]
     session.execute(_INSERT_DELIVERIES, rows)
     first: uuid.UUID = rows[0]["id"]
@@ -264,8 +268,11 @@ def _event_key(source: str, push: ImagePush) -> uuid.UUID | None:
     return uuid.UUID(bytes=hashlib.blake2b(parts.encode(), digest_size=16).digest())
 
 
-def _delivery_rows(chain: Sequence[Any], max_hooks: int | None, *, urgent: bool) -> list[dict[str, Any]]:
-    """One row for each hook: the whole chain keeps the shape that it has now, and the history shows it."""
+def _delivery_rows(chain: Sequence[Any], max_hooks: int | None, image: str | None) -> list[dict[str, Any]]:
+    """One row for each hook: the whole chain keeps the shape that it has now, and the history shows it.
+
+    `image` is the push's `ordered_image`; None for a test.
+    """
     last = len(chain) - 1
     called = chain[:max_hooks]
     ids = sorted(time_ordered_uuid() for _ in called)  # rows are locked in the order of their ids
@@ -278,7 +285,8 @@ def _delivery_rows(chain: Sequence[Any], max_hooks: int | None, *, urgent: bool)
             "chain_length": len(called),
             "callback_expected": (position < last or final_callback(hook.expect_final_callback, len(chain)))
             and has_callback(hook.payload_format, hook.template),
-            **(transitions.later_in_run() if position else transitions.first_of_run(urgent=urgent)),
+            "ordered_image": image if superseding(hook.supersede, hook.payload_format) else None,
+            **(transitions.later_in_run() if position else transitions.first_of_run(urgent=image is None)),
         }
         for position, hook in enumerate(called)
     ]

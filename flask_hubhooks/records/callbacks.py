@@ -14,6 +14,7 @@ from . import transitions
 from .cancelling import REPOSITORY_DELETED
 from .chains import Changes, advance
 from .models import Kind, Status, deliveries, hooks, pushes, webhooks
+from .superseding import Received, supersede
 
 NOT_AWAITED = "Nothing was changed: only a delivery that awaits its callback can be decided."
 
@@ -59,6 +60,7 @@ _CALLED_BACK: Select[Any] = (
         deliveries.c.reason,
         deliveries.c.finished_at,
         deliveries.c.callback_state,
+        deliveries.c.ordered_image,
         pushes.c.kind,
         hooks.c.failing_since,
         webhooks.c.deleted_id,
@@ -112,6 +114,8 @@ def _apply(session: Session, delivery: Row[Any], callback: Callback) -> Changes:
     changes = Changes() if delivery.finished_at else Changes([delivery.id])
     if changes.finished and delivery.position + 1 < delivery.chain_length:
         changes.more_due = advance(session, {(delivery.push_id, delivery.webhook_id)})
+    if delivery.ordered_image and delivery.status is Status.PENDING:
+        supersede(session, [Received(delivery.hook_id, delivery.ordered_image, delivery.push_id)])
     return changes
 
 

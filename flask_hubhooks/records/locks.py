@@ -10,15 +10,20 @@ import uuid
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, select, tuple_
+from sqlalchemy import ColumnElement, FromClause, Select, and_, select, tuple_
 from sqlalchemy.orm import Session
 
-from ..dialects import one_of
+from ..dialects import now_plus, one_of
 from .models import UNSENT, Run, Status, deliveries, unsucceeded
 
 unsent = deliveries.c.status.in_(UNSENT)
 leases = select(deliveries.c.id, deliveries.c.lease_token, deliveries.c.round, deliveries.c.status)
 """Deliveries with the columns that show whether a claim still holds."""
+
+
+def in_flight(rows: FromClause) -> ColumnElement[bool]:
+    """Whether a worker has these deliveries under a lease: their requests may be on the wire."""
+    return and_(rows.c.lease_token.is_not(None), rows.c.next_attempt_at > now_plus(0.0))
 
 
 def in_order(found: Select[Any]) -> Select[Any]:

@@ -294,6 +294,16 @@ class Delivery(Base):
                 ("ix_hubhooks_delivery_hook_due", ("repository_key", "hook_id")),
             )
         ),
+        # For the order of a tag's pushes: those that are pending by when they are due, all others by their push.
+        Index(
+            "ix_hubhooks_delivery_image",
+            "hook_id",
+            "ordered_image",
+            "next_attempt_at",
+            "push_id",
+            postgresql_where=text("ordered_image IS NOT NULL"),
+            sqlite_where=text("ordered_image IS NOT NULL"),
+        ),
         Index(
             "ix_hubhooks_delivery_overdue",
             "give_up_at",
@@ -316,8 +326,12 @@ class Delivery(Base):
     former_repository: Mapped[str | None] = mapped_column(String(255))
     """The name of its repository, once that was deleted or has left the webhook's namespace. The push itself may have
     another name since, and another repository may have this one."""
+    ordered_image: Mapped[str | None]
+    """`repository:tag` of the push if its hook keeps the order of a tag's pushes, see `superseding`. None for tests."""
 
     round: Mapped[int] = mapped_column(default=1, server_default="1")
+    redelivered: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """An owner asked for this round, so that no newer push supersedes it."""
     status: Mapped[Status]
     reason: Mapped[str] = mapped_column(default="", server_default=text("''"))
     """Why it ended or is held, if no attempt and no callback shows that."""

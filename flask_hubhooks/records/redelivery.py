@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, FromClause, and_, case, exists, false, func, or_, select, true, update
+from sqlalchemy import ColumnElement, and_, case, exists, false, func, null, or_, select, true, update
 from sqlalchemy.orm import Session, aliased
 
-from ..dialects import now_plus
-from ..formats import DEFAULT_FORMAT
 from . import transitions
-from .locks import in_order
+from .locks import in_flight, in_order
 from .models import UNFINISHED, Delivery, Hook, Kind, Push, Status, Webhook, deliveries, same_run, unsucceeded
+from .superseding import newest_of_each_tag, ordered_image_of_push
+from .transitions import SUPERSEDED
 
 MAX_RECOVERED = 500
 """Runs that one call of `recover` starts again."""
@@ -29,7 +29,7 @@ def redeliver(session: Session, delivery: Delivery) -> None:
     Raises `NotNow` if the webhook is not active, the hook was removed, a request of the chain is in flight, or an
     earlier hook is unfinished.
     """
-    of_run = select(deliveries.c.position, deliveries.c.status, _in_flight(deliveries).label("in_flight")).where(
+    of_run = select(deliveries.c.position, deliveries.c.status, in_flight(deliveries).label("in_flight")).where(
         same_run(deliveries.c, delivery)
     )
     chain = session.execute(in_order(of_run)).all()
@@ -41,23 +41,21 @@ def redeliver(session: Session, delivery: Delivery) -> None:
         raise NotNow("a delivery of this run is being sent. Try again in a moment")
     if any(each.position < delivery.position and each.status in UNFINISHED for each in chain):
         raise NotNow("an earlier hook of the chain is still under way")
-    _begin_round(session, [delivery], urgent=True)
-
-
-def _in_flight(rows: FromClause) -> ColumnElement[bool]:
-    return and_(rows.c.lease_token.is_not(None), rows.c.next_attempt_at > now_plus(0.0))
+    _begin_round(session, [delivery], redelivered=True)
 
 
 def recover(session: Session, webhook: Webhook, since: datetime, until: datetime | None) -> tuple[int, int]:
     """Send again what a webhook lost since a time and before another, oldest push first, in batches.
 
     Lost is what failed without having been received, or was cancelled by pausing or disabling, each with the rest of
-    its chain. Not included are failures that a receiver itself called back, and runs with a request in flight. Returns
-    how many runs were started again, and how many are left. Raises `NotNow` if the webhook is not active.
+    its chain. Not included are failures that a receiver itself called back, runs with a request in flight, and what a
+    newer push has superseded; of each tag only the newest push is sent to a hook that supersedes. Returns how many runs
+    were started again, and how many are left. Raises `NotNow` if the webhook is not active.
     """
     if not webhook.active:
         raise NotNow("the webhook is not active")
     lost = _lost(webhook, since, until)
+    lost &= newest_of_each_tag(lost, [hook.id for hook in webhook.hooks if hook.supersedes])
     oldest = select(Delivery.push_id).where(lost).order_by(Delivery.pushed_at, Delivery.push_id).limit(MAX_RECOVERED)
     chosen = session.scalars(oldest).all()
     of_webhook = (deliveries.c.webhook_id == webhook.id) & deliveries.c.push_id.in_(chosen)
@@ -77,6 +75,7 @@ def _lost(webhook: Webhook, since: datetime, until: datetime | None) -> ColumnEl
         unsucceeded,
         Delivery.status.in_([Status.FAILED, Status.CANCELLED]),
         Delivery.received_at.is_(None),
+        Delivery.reason != SUPERSEDED,
         Delivery.finished_at >= since,
         Delivery.finished_at < until if until else true(),
         exists().where(Push.id == Delivery.push_id, Push.kind != Kind.TEST),
@@ -87,11 +86,11 @@ def _lost(webhook: Webhook, since: datetime, until: datetime | None) -> ColumnEl
             Hook.id == earlier.hook_id,
             or_(earlier.status != Status.SUCCEEDED, Hook.removed_at.is_not(None)),
         ),
-        ~exists().where(same_run(other.c, Delivery), _in_flight(other)),
+        ~exists().where(same_run(other.c, Delivery), in_flight(other)),
     )
 
 
-def _begin_round(session: Session, first: Sequence[Delivery], *, urgent: bool = False) -> None:
+def _begin_round(session: Session, first: Sequence[Delivery], *, redelivered: bool = False) -> None:
     """Make these deliveries due, and those after them in their chains wait."""
     ids = [each.id for each in first]
     start = aliased(Delivery)
@@ -99,14 +98,19 @@ def _begin_round(session: Session, first: Sequence[Delivery], *, urgent: bool = 
         start.id.in_(ids), same_run(start, deliveries.c), start.position <= deliveries.c.position
     )
     of_pushes = deliveries.c.push_id.in_({each.push_id for each in first})
-    expected = {"callback_expected": _callback_expected(session, first[0].webhook_id)}
-    session.execute(update(deliveries).where(of_pushes, from_start).values(transitions.new_round() | expected))
-    session.execute(update(deliveries).where(deliveries.c.id.in_(ids)).values(transitions.due_now(urgent=urgent)))
+    hooks = session.scalars(select(Hook).where(Hook.webhook_id == first[0].webhook_id)).all()
+    superseding = deliveries.c.hook_id.in_([hook.id for hook in hooks if hook.supersedes])
+    settings = {
+        "callback_expected": _callback_expected(hooks),
+        "ordered_image": case((superseding, ordered_image_of_push), else_=null()),
+    }
+    of_rounds = update(deliveries).where(of_pushes, from_start)
+    session.execute(of_rounds.values(transitions.new_round(redelivered=redelivered) | settings))
+    session.execute(update(deliveries).where(deliveries.c.id.in_(ids)).values(transitions.due_now(urgent=redelivered)))
 
 
-def _callback_expected(session: Session, webhook_id: int) -> ColumnElement[bool]:
+def _callback_expected(hooks: Sequence[Hook]) -> ColumnElement[bool]:
     """Whether a delivery's hook is expected to call back, by the payload format that the hook has now."""
-    others = session.scalars(select(Hook).where(Hook.webhook_id == webhook_id, Hook.payload_format != DEFAULT_FORMAT))
-    silent = [hook.id for hook in others if not hook.has_callback]
+    silent = [hook.id for hook in hooks if not hook.has_callback]
     followed = deliveries.c.position + 1 < deliveries.c.chain_length
     return case((deliveries.c.hook_id.in_(silent), false()), (followed, true()), else_=deliveries.c.callback_expected)

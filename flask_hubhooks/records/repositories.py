@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from ..dialects import try_lock_repository, utcnow, wait_for_repository
 from ..registry import check_repository
+from . import superseding
 from .cancelling import REPOSITORY_DELETED, cancel_all
 from .models import deliveries, hooks, pushes, webhooks
 
@@ -91,7 +92,9 @@ def settle(session: Session) -> None:
         unsettled = select(webhooks.c.id, webhooks.c.deleted_id, webhooks.c.disabled_reason)
         rows = session.execute(unsettled.where(webhooks.c.unsettled, webhooks.c.scope == name)).all()
         cancel_all(session, [each.id for each in rows if each.disabled_reason == REPOSITORY_DELETED])
-        _name_pushes(session, [each.id for each in rows if not each.deleted_id], name)
+        live = [each.id for each in rows if not each.deleted_id]
+        superseding.rename(session, live, name)
+        _name_pushes(session, live, name)
         session.execute(update(webhooks).where(webhooks.c.id.in_([each.id for each in rows])).values(unsettled=False))
 
 

@@ -13,8 +13,8 @@
         |             is expected      +----------------------> AWAITING_CALLBACK
         |                              |                                |
         |                              | succeeded, failed,             | decided_by_callback,
-        | skipped, cancelled           | decided_by_callback,           | overdue, cancelled
-        |                              | overdue, cancelled             |
+        | skipped, cancelled           | decided_by_callback, overdue,  | overdue, cancelled
+        |                              | superseded, cancelled          |
         v                              v                                v
      SKIPPED, CANCELLED    SUCCEEDED, FAILED, CANCELLED    SUCCEEDED, FAILED, EXPIRED, CANCELLED
 
@@ -53,6 +53,7 @@ the lease, or with a delay.
 """
 GAVE_UP = f"Not delivered within {GIVE_UP_AFTER.days} days."
 NO_CALLBACK = "The callback never came."
+SUPERSEDED = "Superseded by a newer push of this tag."
 
 
 def recorded() -> Columns:
@@ -153,6 +154,11 @@ def cancelled(reason: str) -> Columns:
     return _ended(Status.CANCELLED, reason)
 
 
+def superseded() -> Columns:
+    """Its hook has received a newer push of its tag."""
+    return cancelled(SUPERSEDED)
+
+
 def decided_by_callback(status: BindParameter[Status]) -> Columns:
     """A callback decides, before or after the answer, or an owner in its place.
 
@@ -171,10 +177,11 @@ def decided_by_callback(status: BindParameter[Status]) -> Columns:
     }
 
 
-def new_round() -> Columns:
+def new_round(*, redelivered: bool) -> Columns:
     """Sent again: as when it was recorded, but in the next round."""
     return {
         "round": deliveries.c.round + 1,
+        "redelivered": redelivered,
         "status": Status.WAITING,
         "reason": "",
         "retry_step": 0,

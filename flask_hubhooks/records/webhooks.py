@@ -20,7 +20,7 @@ from ..dialects import lock_repository, utcnow
 from ..formats import DEFAULT_FORMAT, BadTemplate, Template
 from ..transport.hook_url import BadURL, canonical_origin
 from ..transport.tls import DEFAULT_TLS, TLS
-from . import request_headers
+from . import request_headers, superseding
 from .cancelling import cancel_hook, cancel_webhook
 from .credentials import headers_of
 from .locks import lock_unsent
@@ -250,6 +250,7 @@ def _set_hooks(session: Session, owner: Owner, webhook: Webhook, wanted: Sequenc
         hook.removed_at, hook.encrypted_authorization = utcnow(), None
     for position, (known, each, chosen) in enumerate(zip(kept, wanted, formats, strict=True)):
         hook = known or Hook(hook_url=str(each.hook_url), creator=owner.name, last_updater=owner.name)
+        superseded = known and hook.supersedes
         if not known:
             webhook.hooks.append(hook)
         if each.hook_url not in (None, hook.hook_url):
@@ -266,6 +267,8 @@ def _set_hooks(session: Session, owner: Owner, webhook: Webhook, wanted: Sequenc
             hook.tls, hook.failing_since = each.tls.content() or None, None
         if each.timeout_s is not None:
             hook.timeout_s = each.timeout_s
+        if known and hook.supersedes is not superseded:
+            superseding.set_order(session, hook)
         hook.position = position
 
 

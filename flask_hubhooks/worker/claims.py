@@ -67,6 +67,7 @@ class Claim(NamedTuple):
     id: uuid.UUID
     lease_token: uuid.UUID
     round: int
+    redelivered: bool
     retry_step: int
     position: int
     chain_length: int
@@ -81,6 +82,7 @@ class Claim(NamedTuple):
     timeout_s: int
     encrypted_authorization: bytes | None
     repository_key: int
+    ordered_image: str | None
     encrypted_secret: bytes
     encrypted_former_secret: bytes | None
     """Only while requests are signed with it too."""

@@ -39,7 +39,7 @@ from ..transport import Concern, Outcome, Request, Transport
 from ..transport.egress import egress_of
 from ..transport.tls import DEFAULT_TLS, TLS
 from ..wakeups import Listener
-from . import claims, open_files, recording
+from . import claims, open_files, recording, tag_order
 from .claims import Claim, Released
 from .limits import SLOW_FACTOR, Limits
 from .masking import MASKED, masked
@@ -237,6 +237,10 @@ class Dispatcher:
         self._completed = 0
         self._claim_limit = limit
         self._claim_not_before = monotonic() + max(POLL_S, monotonic() - began)
+        if any(claim.ordered_image for claim in taken):
+            with self._writing() as session:
+                taken, released = tag_order.keep_order(session, taken)
+            self._record(released)
         self._unfinished += len(taken)
         for claim in taken:
             self._limits.add(claim, began + MAX_WAIT_S)

@@ -21,6 +21,7 @@ from ..records import transitions
 from ..records.chains import Changes, advance
 from ..records.locks import in_order, leases, lock_free, unsent
 from ..records.models import GIVE_UP_AFTER, Run, Status, attempts, deliveries, hooks, unsucceeded, webhooks
+from ..records.superseding import Received, supersede
 from ..records.webhooks import disable
 from ..transport import Concern, Outcome
 from ..transport.hook_url import origin
@@ -96,6 +97,14 @@ def record(
     if with_attempts:
         _insert_attempts(session, results)
     _write_transitions(session, decisions, callback_ttl_s)
+    supersede(
+        session,
+        {
+            Received(each.claim.hook_id, each.claim.ordered_image, each.claim.push_id)
+            for each in results
+            if each.received and each.claim.ordered_image
+        },
+    )
     more_due = bool(decisions.ended_runs) and advance(session, decisions.ended_runs)
     reasons = _write_health(session, decisions)
     webhook_of = {each.claim.hook_id: each.claim.webhook_id for each in results}

@@ -31,7 +31,7 @@ from flask_hubhooks import Repository, state
 from flask_hubhooks.records import retention
 from flask_hubhooks.records.models import Status, attempts, deliveries, hooks, pushes, webhooks
 from flask_hubhooks.transport import Concern, Outcome
-from flask_hubhooks.worker import claims, recording
+from flask_hubhooks.worker import claims, recording, tag_order
 from flask_hubhooks.worker.retry import judge, judge_test
 
 from ..support.delivery_model import CODES, DAY, HEAD_START, LEASE_MARGIN, MAX_TIMEOUT, MEANING, Model
@@ -97,26 +97,34 @@ class Registry(RuleBasedStateMachine):
         self.known: list[Sent] = []
         """What receivers have got, and with it the callback URLs."""
         self.names = count()
-        self.repository = REPOSITORIES[0]
+
+    @property
+    def repository(self) -> str:
+        return self.model.repository
 
     @initialize(skew=st.sampled_from([0.0, -600.0, 600.0]))
     def begin(self, skew: float) -> None:
         self.clock.now_s, self.clock.skew_s = self.model.now, self.model.skew = 0.0, skew
+        self.model.repository = REPOSITORIES[0]
         with self.host.writing() as session:
             if session.get_bind().dialect.name == "postgresql":
                 session.execute(text("TRUNCATE hubhooks_webhook, hubhooks_push CASCADE"))  # rows lie as in a new table
             for table in (attempts, deliveries, pushes, hooks, webhooks):
                 session.execute(delete(table))
-        self.create([URLS[0], URLS[1]], only_versions=False, final=None)
+        self.create([URLS[0], URLS[1]], only_versions=False, final=None, supersede=False)
 
     # Owners
 
     @precondition(lambda self: len(self.model.live) < 3)
-    @rule(shape=shapes, only_versions=st.booleans(), final=final_callbacks)
-    def create(self, shape: list[str], only_versions: bool, final: bool | None) -> None:
-        more = {"tag_filter": ["v*"] if only_versions else [], "expect_final_callback": final}
-        made = self.host.create(*shape, repository=self.repository, name=f"webhook {next(self.names)}", **more)
-        hooks = [ExpectedHook(each["id"], each["hook_url"]) for each in made["hooks"]]
+    @rule(shape=shapes, only_versions=st.booleans(), final=final_callbacks, supersede=st.booleans())
+    def create(self, shape: list[str], only_versions: bool, final: bool | None, supersede: bool) -> None:
+        more = {
+            "tag_filter": ["v*"] if only_versions else [],
+            "expect_final_callback": final,
+            "hooks": [{"hook_url": url, "supersede": supersede} for url in shape],
+        }
+        made = self.host.create(repository=self.repository, name=f"webhook {next(self.names)}", **more)
+        hooks = [ExpectedHook(each["id"], each["hook_url"], supersedes=supersede) for each in made["hooks"]]
         self.model.webhooks.append(ExpectedWebhook(made["id"], hooks, only_versions, final))
 
     @precondition(lambda self: self.model.live)
@@ -152,6 +160,16 @@ class Registry(RuleBasedStateMachine):
         self.model.set_hooks(webhook, kept)
         if moved_hook and moved:
             self.model.set_url(moved_hook, moved)
+
+    @precondition(lambda self: self._hooks())
+    @rule(number=which, supersede=st.booleans())
+    def set_supersede(self, number: int, supersede: bool) -> None:
+        webhook, hook = one_of(self._hooks(), number)
+        assert self._api("PATCH", webhook, f"hooks/{hook.id}/", json={"supersede": supersede}).status_code == 200
+        self.model.set_supersede(hook, supersede)
+
+    def _hooks(self) -> list[tuple[ExpectedWebhook, ExpectedHook]]:
+        return [(webhook, hook) for webhook in self.model.live for hook in webhook.hooks]
 
     @precondition(lambda self: self._wanting())
     @rule(number=which, act=st.sampled_from(["pause", "delete", "remove"]), while_pushing=st.booleans())
@@ -197,7 +215,7 @@ class Registry(RuleBasedStateMachine):
             return
         assert answer.status_code == 202, answer.text
         chain = self.model.chain(webhook, is_test=True, most=None if whole else 1)
-        self._learn(self.model.record("hubhooks-test", None, [chain]))
+        self._learn(self.model.record(self.repository, "hubhooks-test", None, [chain]))
 
     @precondition(lambda self: self.model.chains)
     @rule(number=which)
@@ -246,7 +264,7 @@ class Registry(RuleBasedStateMachine):
         with self.host.app.app_context():
             self.host.hubhooks.repository_renamed(self.repository, new)
             self.host.db.session.commit()
-        self.repository = new
+        self.model.rename_repository(new)
 
     # Pushes
 
@@ -258,6 +276,7 @@ class Registry(RuleBasedStateMachine):
     def _push(self, tag: str, event_id: str | None = None, meanwhile: Callable[[], object] = lambda: None) -> None:
         chains = [self.model.chain(each) for each in self._wanting(tag)]
         event = f"{event_id} of {self.repository}:{tag}" if event_id else None
+        repository = self.repository
 
         def load(name: str) -> Repository:
             self.host.hubhooks.repository_loader(lambda name: Repository())
@@ -265,8 +284,8 @@ class Registry(RuleBasedStateMachine):
             return Repository()
 
         self.host.hubhooks.repository_loader(load)
-        self.host.push(self.repository, tag, event_id=event_id)
-        self._learn(self.model.record(tag, event, chains))
+        self.host.push(repository, tag, event_id=event_id)
+        self._learn(self.model.record(repository, tag, event, chains))
 
     @precondition(lambda self: self._wanting())
     @rule()
@@ -308,12 +327,23 @@ class Registry(RuleBasedStateMachine):
         assert bool(ids) == bool(sendable), "nothing of what is due was claimed"
         if limit == 500 and not left_out:
             assert (ids, ended) == (sendable, due.keys() - sendable), "not all that is due was claimed"
+        for push, chain, _ in (due[each] for each in ids | ended):
+            if not chain.webhook.deleted:
+                push.repository = self.repository
         for id in ended:
             self.model.end_unsendable(*due[id][1:])
-        sent = [(self.model.claimed(*due[each.id], each.lease_token), each) for each in taken]
-        for post, claim in sent:
+        claimed = [(self.model.claimed(*due[each.id], each.lease_token), each) for each in taken]
+        for post, claim in claimed:
             told = (claim.round, claim.retry_step, claim.hook_url, claim.trigger, claim.tag, claim.repository)
             assert told == (post.round, post.step, post.url, post.trigger, post.push.tag, self.repository)
+            assert claim.ordered_image == post.image
+        with self.host.writing() as session:
+            in_order, released = tag_order.keep_order(session, taken)
+        with self.host.writing() as session:
+            claims.release(session, released)
+        urgent = {each.id for each in taken if each.urgent}
+        assert {each.id for each in in_order} == self.model.keep_order([post for post, _ in claimed], urgent)
+        sent = [(post, claim) for post, claim in claimed if claim in in_order]
         self.in_flight += sent
         self.known += [post for post, _ in sent]
         return sent

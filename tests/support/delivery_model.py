@@ -19,6 +19,8 @@ MAX_TIMEOUT = 60
 FAILING_GAP = 3 * DAY
 HEAD_START = 30 * DAY
 """What a person waits for, a test or a redelivery, is due since so long ago."""
+HELD, OUTRANKED, MOST_OUTRANKED = 0.25, 15.0, 300.0
+"""How long a delivery is held back while another push of its tag is on the wire, or after a newer one is due."""
 SCHEDULE = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
 
 UNSENT = {"waiting", "pending"}
@@ -46,6 +48,7 @@ CODES = {answer: int(answer[:3]) if answer[0].isdigit() else None for answer in 
 class Model:
     now: float = 0.0
     skew: float = 0.0
+    repository: str = ""
     webhooks: list[Webhook] = field(default_factory=list)
     pushes: list[Push] = field(default_factory=list)
 
@@ -80,6 +83,22 @@ class Model:
     def delete(self, webhook: Webhook) -> None:
         webhook.deleted = True
         self._cancel(each for chain in self.chains if chain.webhook is webhook for each in chain.deliveries)
+
+    def set_supersede(self, hook: Hook, supersede: bool) -> None:
+        if supersede == hook.supersedes:
+            return
+        hook.supersedes = supersede
+        for push, chain, each in self.all():
+            if each.hook is hook and each.status in UNSENT:
+                each.image = self._image(push, chain, each)
+
+    def rename_repository(self, new: str) -> None:
+        self.repository = new
+        for webhook in self.webhooks:
+            webhook.unsettled = not webhook.repository_deleted
+        for push, chain, _ in self.all():
+            if not chain.webhook.deleted:
+                push.repository = new
 
     def delete_repository(self) -> None:
         """All that is not finished ends, what awaits its callback included."""
@@ -125,13 +144,21 @@ class Model:
         deliveries = [Delivery(hook, position < last or final) for position, hook in enumerate(webhook.hooks)]
         return Chain(webhook, deliveries[:most], is_test)
 
-    def record(self, tag: str, event_id: str | None, chains: list[Chain]) -> Push | None:
+    def record(self, repository: str, tag: str, event_id: str | None, chains: list[Chain]) -> Push | None:
         if not chains or (event_id and any(push.event_id == event_id for push in self.pushes)):
             return None
         for chain in chains:
             self._make_due(chain.deliveries[0], urgent=chain.is_test)
-        self.pushes.append(Push(tag, event_id, chains, self.here))
-        return self.pushes[-1]
+        push = Push(tag, event_id, chains, self.here, repository)
+        for chain in chains:
+            for each in chain.deliveries:
+                each.image = self._image(push, chain, each)
+        self.pushes.append(push)
+        return push
+
+    @staticmethod
+    def _image(push: Push, chain: Chain, delivery: Delivery) -> str | None:
+        return f"{push.repository}:{push.tag}" if delivery.hook.supersedes and not chain.is_test else None
 
     def _make_due(self, delivery: Delivery, urgent: bool = False) -> None:
         delivery.status, delivery.give_up = "pending", self.now + GIVE_UP
@@ -145,35 +172,60 @@ class Model:
         too_early = any(each.status in UNDER_WAY | {"waiting"} for each in chain.deliveries[:position])
         if not chain.webhook.active or chain.deliveries[position].hook.removed or on_the_wire or too_early:
             return 409
-        self._begin_round(chain, position, urgent=True)
+        self._begin_round(chain, position, redelivered=True)
         return 202
 
-    def _begin_round(self, chain: Chain, position: int, urgent: bool = False) -> None:
+    def _begin_round(self, chain: Chain, position: int, redelivered: bool = False) -> None:
         chain.start = position
+        push = next(push for push in self.pushes if chain in push.chains)
         for each in chain.deliveries[position:]:
             fresh = Delivery(each.hook, each.callback_expected, each.id)
             fresh.round, fresh.attempts = each.round + 1, each.attempts
+            fresh.redelivered, fresh.image = redelivered, self._image(push, chain, each)
             vars(each).update(vars(fresh))
-        self._make_due(chain.deliveries[position], urgent)
+        self._make_due(chain.deliveries[position], urgent=redelivered)
 
     def recover(self, webhook: Webhook, since: float) -> int:
         """Begin a round wherever something was lost; returns how many."""
         lost = [
-            (chain, position)
-            for chain in self.chains
+            (push, chain, position)
+            for push in self.pushes
+            for chain in push.chains
             for position in [self._lost(chain, since)]
             if chain.webhook is webhook and position is not None
         ]
-        for chain, position in lost:
+        recovered = [each for each in lost if not self._is_outdated(*each, lost)]
+        for _, chain, position in recovered:
             self._begin_round(chain, position)
-        return len(lost)
+        return len(recovered)
+
+    def _is_outdated(self, push: Push, chain: Chain, position: int, lost: list[tuple[Push, Chain, int]]) -> bool:
+        """Whether a hook that supersedes gets a newer push of the tag, or has had one."""
+        hook = chain.deliveries[position].hook
+        if position or not hook.supersedes:
+            return False
+        sent_too = [(other, each.deliveries[at]) for other, each, at in lost]
+        sent_too += [
+            (other, each)
+            for other, a_chain, each in self.all()
+            if not a_chain.is_test and (each.received is not None or each.status in UNSENT | UNDER_WAY)
+        ]
+        return any(
+            each.hook is hook
+            and (other.repository, other.tag) == (push.repository, push.tag)
+            and self._is_newer(other, push)
+            for other, each in sent_too
+        )
+
+    def _is_newer(self, one: Push, other: Push) -> bool:
+        return self.pushes.index(one) > self.pushes.index(other)
 
     def _lost(self, chain: Chain, since: float) -> int | None:
         for position, each in enumerate(chain.deliveries):
             if each.hook.removed:
                 return None
             if each.status != "succeeded":
-                ours = each.status in ("failed", "cancelled") and each.received is None
+                ours = each.status in ("failed", "cancelled") and each.received is None and not each.superseded
                 late = each.finished is not None and each.finished >= since
                 held = chain.is_test or any(other.leased(self.now) for other in chain.deliveries)
                 return position if ours and late and not held else None
@@ -210,7 +262,79 @@ class Model:
             if chain.deliveries.index(delivery)
             else first
         )
-        return Sent(delivery, chain, push, token, delivery.round, delivery.step, delivery.hook.url, trigger)
+        url, image = delivery.hook.url, delivery.image
+        return Sent(delivery, chain, push, token, delivery.round, delivery.step, url, trigger, image)
+
+    def keep_order(self, taken: Sequence[Sent], urgent: set[uuid.UUID]) -> set[uuid.UUID]:
+        """Hold back or end what must not be sent now of what was claimed; returns the ids of all else."""
+        queues: dict[tuple[Hook, str], list[Sent]] = {}
+        for each in taken:
+            if each.image:
+                queues.setdefault((each.delivery.hook, each.image), []).append(each)
+        sendable = {each.delivery.id for each in taken if not each.image}
+        own = {each.token for each in taken}
+        looked = [self._look(sorted(queue, key=self._rank), own) for queue in queues.values()]
+        for (first, *later), on_the_wire, newer_due, received in looked:
+            supersedable = self._supersedable(first)
+            if received and supersedable:
+                self._supersede([(each.chain, each.delivery) for each in (first, *later)])
+                continue
+            newer_in = 0.0 if newer_due is None else max(0.0, newer_due - self.now)
+            outranked = min(OUTRANKED + newer_in, MOST_OUTRANKED)
+            if on_the_wire:
+                is_urgent = first.delivery.id in urgent
+                self.release(first, -HEAD_START if is_urgent else HELD)
+            elif newer_due is not None and supersedable:
+                self.release(first, outranked)
+            else:
+                sendable.add(first.delivery.id)
+            for each in later:
+                self.release(each, outranked if supersedable else HELD)
+        return sendable
+
+    def _look(self, queue: list[Sent], own: set[uuid.UUID]) -> tuple[list[Sent], bool, float | None, bool]:
+        """A queue, whether another push of its tag is on the wire, when a newer one is due, and if one was received."""
+        first = queue[0]
+        others = [
+            (push, each)
+            for push, _, each in self.all()
+            if push is not first.push and (each.hook, each.image) == (first.delivery.hook, first.image)
+        ]
+        newer = [each for push, each in others if self._is_newer(push, first.push)]
+        return (
+            queue,
+            any(each.leased(self.now) and each.token not in own for _, each in others),
+            min((each.due for each in newer if isinstance(each.due, float)), default=None),
+            any(each.due is None and each.received is not None for each in newer),
+        )
+
+    @staticmethod
+    def _supersedable(sent: Sent) -> bool:
+        return sent.chain.deliveries[0] is sent.delivery and not sent.delivery.redelivered
+
+    def _rank(self, sent: Sent) -> tuple[bool, int]:
+        supersedable, number = self._supersedable(sent), self.pushes.index(sent.push)
+        return supersedable, -number if supersedable else number
+
+    def _received(self, push: Push, delivery: Delivery, image: str) -> None:
+        """End what it supersedes."""
+        self._supersede(
+            [
+                (chain, each)
+                for older, chain, each in self.all()
+                if (each.hook, each.image, each.status) == (delivery.hook, image, "pending")
+                and self._is_newer(push, older)
+                and chain.deliveries[0] is each
+                and not each.redelivered
+                and not each.leased(self.now)
+            ]
+        )
+
+    def _supersede(self, deliveries: Iterable[tuple[Chain, Delivery]]) -> None:
+        for chain, each in deliveries:
+            each.end("cancelled", self.now)
+            each.superseded = True
+            self._advance(chain)
 
     def release(self, sent: Sent, delay: float) -> None:
         if sent.delivery.token == sent.token:
@@ -234,6 +358,9 @@ class Model:
         ]
         for sent, answer in held:
             self._move(sent, answer, sent in stale)
+        for sent, answer in known:
+            if MEANING[answer][0] == RECEIVED and sent.image:
+                self._received(sent.push, sent.delivery, sent.image)
         for sent, _ in held:
             self._advance(sent.chain)
         self._note_health(
@@ -302,6 +429,7 @@ class Model:
     def sweep(self) -> None:
         """End what is overdue and not on the wire, and what was recorded while its repository was being deleted."""
         self._end_of_deleted([each for each in self.webhooks if each.repository_deleted])
+        self._settle()
         for _, chain, each in self.all():
             if (
                 each.status in UNDER_WAY
@@ -311,6 +439,16 @@ class Model:
             ):
                 each.end("failed" if each.status == "pending" else "expired", self.now)
                 self._advance(chain)
+
+    def _settle(self) -> None:
+        """Give what was recorded while the repository was renamed its new name."""
+        for push, chain, each in self.all():
+            if chain.webhook.unsettled and not chain.webhook.deleted:
+                push.repository = self.repository
+                if each.image and each.status in UNSENT:
+                    each.image = f"{self.repository}:{push.tag}"
+        for webhook in self.webhooks:
+            webhook.unsettled = False
 
     def _advance(self, chain: Chain) -> None:
         """Carry a chain on after the last that succeeded, or end what waits behind what did not."""
@@ -348,7 +486,10 @@ class Model:
             return 200 if delivery.said == state else 409
         if delivery.status not in ("pending", "awaiting_callback", "succeeded"):
             return 410
+        was_pending = delivery.status == "pending"
         self._decide(chain, delivery, state)
+        if was_pending and delivery.image:
+            self._received(push, delivery, delivery.image)
         if not chain.is_test:
             delivery.hook.failing_here = None
         return 200

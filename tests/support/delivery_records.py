@@ -22,6 +22,7 @@ class Hook:
     """When it failed last, to the hour."""
     failed_days: int = 0
     removed: bool = False
+    supersedes: bool = False
 
 
 @dataclass(eq=False)
@@ -34,6 +35,8 @@ class Webhook:
     active: bool = True
     deleted: bool = False
     repository_deleted: bool = False
+    unsettled: bool = False
+    """Its repository was renamed, and what was recorded before is not corrected yet."""
 
     def wants(self, tag: str) -> bool:
         return self.active and not self.deleted and bool(self.hooks) and (tag.startswith("v") or not self.only_versions)
@@ -55,6 +58,10 @@ class Delivery:
     finished: float | None = None
     said: str = ""
     """The state that its callback told."""
+    image: str | None = None
+    """Repository and tag, if its hook superseded when it was recorded, sent again or changed."""
+    redelivered: bool = False
+    superseded: bool = False
     attempts: list[tuple[int, str, str, str]] = field(default_factory=list)
     """Of each attempt the round, the trigger, the URL and the answer."""
 
@@ -85,6 +92,8 @@ class Push:
     event_id: str | None
     chains: list[Chain]
     made_here: float
+    repository: str
+    """Its name as it is stored: a push that is recorded during a renaming has the old one at first."""
     forgotten: bool = False
 
 
@@ -100,3 +109,4 @@ class Sent:
     step: int
     url: str
     trigger: str
+    image: str | None
