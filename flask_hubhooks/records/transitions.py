@@ -89,7 +89,7 @@ def due_now(*, urgent: bool = False) -> Columns:
 
 def leased(token: BindParameter[uuid.UUID], lease_s: Seconds) -> Columns:
     """A worker takes a pending delivery; it is due again when the lease ends."""
-    return {"lease_token": token, "next_attempt_at": now_plus(lease_s)}
+    return {"lease_token": token, "reason": "", "next_attempt_at": now_plus(lease_s)}
 
 
 def released(delay_s: Seconds, reason: str | BindParameter[str]) -> Columns:

@@ -186,7 +186,9 @@ def _make_app(world: World, plan: Plan) -> Flask:
     for chain in plan.chains:
         urls = [f"http://127.0.0.1:{ports[(used + k) % PORTS]}{chain.path(k)}" for k in range(chain.length)]
         used += chain.length
-        wanted = {"name": f"w{chain.number}", "hooks": [{"hook_url": url} for url in urls]}
+        supersede = chain.number % 2 == 1  # no tag is pushed twice, so nothing is superseded
+        hooks = [{"hook_url": url, "supersede": supersede} for url in urls]
+        wanted = {"name": f"w{chain.number}", "hooks": hooks}
         answer = client.post(f"/v2/repositories/{chain.repository}/webhooks/", json=wanted)
         assert answer.status_code == 201, answer.text
     with app.app_context():

@@ -12,7 +12,7 @@ from sqlalchemy.sql.visitors import iterate
 from flask_hubhooks.records import request_headers
 from flask_hubhooks.records.models import hooks
 from flask_hubhooks.state import State
-from flask_hubhooks.worker import breaker, claims, dispatcher, retry
+from flask_hubhooks.worker import breaker, claims, dispatcher, retry, tag_order
 from flask_hubhooks.worker import process as worker
 
 DEADLINE_S = 3
@@ -23,6 +23,7 @@ LEASE_S = DEADLINE_S + LEASE_MARGIN_S
 LEASE_LEFT_S = LEASE_S - MAX_WAIT_S
 """How long nobody else sends a delivery, at least, after its POST has begun."""
 SCHEDULE_S = (1, 1, 2, 2, 3, 3, 3, 3, 3)
+OUTRANKED_S = 2.0
 OPEN_S = (0.5, 1.0, 2.0)
 BACK_OFF_S = (0.1, 0.2, 0.5)
 LINGER_S = 0.5
@@ -40,6 +41,7 @@ def quicken(name: str) -> None:
     _replace(dispatcher, "BACK_OFF_S", BACK_OFF_S)
     _replace(request_headers, "USER_AGENT", name)
     _replace(retry, "SCHEDULE_S", SCHEDULE_S)
+    _replace(tag_order, "OUTRANKED_S", OUTRANKED_S)
     _replace(breaker, "OPEN_S", OPEN_S)
     _replace(worker, "LINGER_S", LINGER_S)
 

@@ -291,6 +291,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--supersede", choices=("yes", "no"), default="yes", help="no: see that it would be noticed")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     return run(parser.parse_args())
 
 

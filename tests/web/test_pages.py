@@ -266,7 +266,7 @@ def test_rearranging(filled: Filled) -> None:
 
 
 def test_choosing_formats(filled: Filled) -> None:
-    """Each URL has a payload format, named by receiver, and a template where it is of the owner's own."""
+    """Each URL has a payload format, named by receiver, perhaps a template, and may supersede older pushes."""
     check_page(
         filled.owner.send(
             name="chosen",
@@ -274,21 +274,24 @@ def test_choosing_formats(filled: Filled) -> None:
             hook_id=[""] * 3,
             payload_format=["slack", "template", "dockerhub"],
             template=["", '{"tag":\r\n"{tag}"}', "left over"],
+            supersede=["yes", "no", ""],
         ),
         201,
     )
     made = filled.host.api("GET", f"{filled.repository}/webhooks/?name=chosen").get_json()["results"][0]
-    assert [(each["payload_format"], each["template"]) for each in made["hooks"]] == [
-        ("slack", None),
-        ("template", '{"tag":\n"{tag}"}'),
-        ("dockerhub", None),
+    assert [(each["payload_format"], each["template"], each["supersede"]) for each in made["hooks"]] == [
+        ("slack", None, True),
+        ("template", '{"tag":\n"{tag}"}', False),
+        ("dockerhub", None, False),
     ]
     shown = filled.owner.get(f"{made['id']}/").text
-    assert re.findall(r'<option value="([^"]*)" selected>([^<]*)', shown)[:6:2] == [
+    chosen = re.findall(r'<option value="([^"]*)" selected>([^<]*)', shown)
+    assert chosen[:9:3] == [
         ("slack", "Slack, Mattermost, Rocket.Chat"),
         ("template", "Template of your own"),
         ("dockerhub", "Docker Hub"),
     ]
+    assert [value for value, _ in chosen[1:9:3]] == ["yes", "no", ""]
     assert "{tag}" in shown.partition("<textarea")[2].partition("</textarea>")[0]
 
 

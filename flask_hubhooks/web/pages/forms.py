@@ -15,12 +15,13 @@ from wtforms import ValidationError
 
 from ...formats import DEFAULT_FORMAT
 from ...formats.hints import Hint, hint
+from ...records.models import Webhook
 from ..endpoints import read_body
 from .translation import gettext as _
 from .translation import marked
 
-FINAL_CALLBACK = {"": None, "yes": True, "no": False}
-"""The value of `expect_final_callback` for each choice."""
+CHOICES = {"": None, "yes": True, "no": False}
+"""The values of `expect_final_callback` and `supersede` by their choices."""
 
 Form = MultiDict[str, str]
 
@@ -61,6 +62,8 @@ class URLField:
     public_key_sha256: str = ""
     credentials: str = ""
     """Whether to `keep` or `remove` its user name and password; "" if it has none."""
+    supersede: str | None = ""
+    """A key of `CHOICES`. None if the form does not ask."""
 
     @property
     def hint(self) -> Hint | None:
@@ -95,8 +98,8 @@ class WebhookForm:
     """The document of the preview, if one was asked for."""
 
     @classmethod
-    def of(cls, webhook: Mapping[str, Any], final_callback: bool | None, version: str) -> WebhookForm:
-        """Make the form of a webhook's document and its stored `expect_final_callback`."""
+    def of(cls, webhook: Mapping[str, Any], row: Webhook, version: str) -> WebhookForm:
+        """Make the form of a webhook's document and its row, which has what the document shows by its meaning."""
         return cls(
             name=webhook["name"],
             urls=[
@@ -109,11 +112,12 @@ class WebhookForm:
                     next(iter(each["tls"] or ()), ""),
                     **each["tls"] or {},
                     credentials="keep" if each["has_credentials"] else "",
+                    supersede=_choice(hook.supersede),
                 )
-                for each in webhook["hooks"]
+                for each, hook in zip(webhook["hooks"], row.hooks, strict=True)
             ]
             or [URLField()],
-            final_callback=next(word for word, meaning in FINAL_CALLBACK.items() if meaning is final_callback),
+            final_callback=_choice(row.expect_final_callback),
             tag_filter=" ".join(webhook["tag_filter"]),
             headers=[HeaderField(name) for name in webhook["headers"] or ()],
             version=version,
@@ -132,6 +136,7 @@ class WebhookForm:
             "ca",
             "public_key_sha256",
             "credentials",
+            "supersede",
         )
         urls = [
             URLField(
@@ -144,8 +149,9 @@ class WebhookForm:
                 ca.replace("\r\n", "\n"),
                 key.strip(),
                 credentials,
+                supersede if "supersede" in form else None,
             )
-            for url, id_, format_, template, timeout_s, tls, ca, key, credentials in zip_longest(
+            for url, id_, format_, template, timeout_s, tls, ca, key, credentials, supersede in zip_longest(
                 *map(form.getlist, fields), fillvalue=""
             )
         ]
@@ -165,7 +171,7 @@ class WebhookForm:
         return {
             "name": self.name,
             "hooks": [_hook(each) for each in self.urls if each.url],
-            "expect_final_callback": FINAL_CALLBACK.get(self.final_callback),
+            "expect_final_callback": CHOICES.get(self.final_callback),
             "tag_filter": self.patterns(),
             "headers": {each.name: each.value or None for each in self.headers if each.name or each.value},
         }
@@ -249,6 +255,10 @@ class WebhookForm:
             self.focus = "add-header"
 
 
+def _choice(value: bool | None) -> str:
+    return next(word for word, meaning in CHOICES.items() if meaning is value)
+
+
 def _hook(typed: URLField) -> dict[str, Any]:
     hook: dict[str, Any] = {"hook_url": typed.url, "payload_format": typed.payload_format}
     if typed.payload_format == "template":
@@ -260,6 +270,8 @@ def _hook(typed: URLField) -> dict[str, Any]:
         hook["tls"] = {typed.tls: values.get(typed.tls, "")} if typed.tls else None
     if typed.credentials == "remove":
         hook["has_credentials"] = False
+    if typed.supersede is not None:
+        hook["supersede"] = CHOICES.get(typed.supersede)
     return hook | {"id": int(typed.id)} if re.fullmatch("[0-9]{1,19}", typed.id) else hook
 
 

@@ -117,7 +117,7 @@ def _refuse(form: WebhookForm, refused: Refused | Problem) -> None:
 def show_form(call: Call, webhook_id: int) -> Response:
     row = read_webhook(call, webhook_id)
     document = call.viewer.document(WEBHOOK_DOCUMENT, row)
-    form = WebhookForm.of(document, row.expect_final_callback, version(document))
+    form = WebhookForm.of(document, row, version(document))
     return _edit(call, document, form)
 
 
