@@ -18,6 +18,7 @@ from flask_hubhooks import ImagePush
 from flask_hubhooks.dialects import time_ordered_uuid, utcnow
 from flask_hubhooks.formats import DEFAULT_FORMAT
 from flask_hubhooks.records.models import Status, attempts, deliveries, pushes
+from flask_hubhooks.records.superseding import ordered_image
 from flask_hubhooks.state import State
 from flask_hubhooks.wakeups import wake
 
@@ -103,10 +104,13 @@ class Site:
             for row in rows:
                 del row["id"]
             ids = connection.scalars(insert(pushes).returning(pushes.c.id, sort_by_parameter_order=True), rows).all()
-            for push_id, sample in zip(ids, alike, strict=True):
+            for push_id, row, sample in zip(ids, rows, alike, strict=True):
                 own = sorted(time_ordered_uuid() for _ in sample.deliveries)
                 its = {"push_id": push_id, "pushed_at": now, "created_at": now}
                 due += [{**each, **its, "id": id_} for each, id_ in zip(sample.deliveries, own, strict=True)]
+                for each in due[-len(own) :]:
+                    if each["ordered_image"]:
+                        each["ordered_image"] = ordered_image(row["repository"], row["tag"])
                 due[-len(own)] |= {"next_attempt_at": now, **first}
             connection.execute(insert(deliveries), due)
             committed = perf_counter()
