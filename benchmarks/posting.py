@@ -21,16 +21,17 @@ class Posting:
     """Posts what is added, over so many connections; each is kept for as long as the server keeps it."""
 
     def __init__(self, connections: int) -> None:
-        self._urls: asyncio.Queue[str] = asyncio.Queue()
+        self._requests: asyncio.Queue[tuple[str, bytes, str, float | None]] = asyncio.Queue()
         self.milliseconds: list[float] = []
         self._tasks = [asyncio.create_task(self._run()) for _ in range(connections)]
 
-    def add(self, url: str) -> None:
-        self._urls.put_nowait(url)
+    def add(self, url: str, body: bytes = BODY, headers: str = "", due: float | None = None) -> None:
+        """Post a callback, or another `body` with header lines; it is timed from `due`, or from when it is sent."""
+        self._requests.put_nowait((url, body, headers, due))
 
     async def done(self) -> None:
         """Wait until all that was added is posted; raises what went wrong."""
-        done = asyncio.create_task(self._urls.join())
+        done = asyncio.create_task(self._requests.join())
         await asyncio.wait([done, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
         for task in self._tasks:
             if task.done():
@@ -39,12 +40,12 @@ class Posting:
     async def _run(self) -> None:
         connection: _Connection | None = None
         while True:
-            url = urlsplit(await self._urls.get())
-            began = perf_counter()
-            head = f"POST {url.path} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: {len(BODY)}\r\n\r\n"
-            connection = await self._posted(connection, url, head.encode() + BODY)
+            target, body, headers, due = await self._requests.get()
+            url, began = urlsplit(target), due or perf_counter()
+            head = f"POST {url.path} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
+            connection = await self._posted(connection, url, head.encode() + body)
             self.milliseconds.append((perf_counter() - began) * 1000)
-            self._urls.task_done()
+            self._requests.task_done()
 
     async def _posted(self, kept: _Connection | None, url: SplitResult, request: bytes) -> _Connection | None:
         """Send a request, over a kept connection unless the server has closed it since; returns what is kept now."""
@@ -62,12 +63,12 @@ class Posting:
 
 
 async def _exchanged(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> bool:
-    """Send a request and read its answer; returns whether the connection is kept. Anything but 200 is a fault."""
+    """Send a request and read its answer; returns whether the connection is kept. Anything but a 2xx is a fault."""
     writer.write(request)
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
     body = await reader.readexactly(length)
-    assert head.split(b" ", 2)[1] == b"200", head + body
+    assert head.split(b" ", 2)[1].startswith(b"2"), head + body
     return b"connection: close" not in head
 
 

@@ -19,6 +19,7 @@ from . import (
     receiver,
     scale_out,
     slow_receiver,
+    sources,
     sqlite,
     throughput,
     tls,
@@ -51,6 +52,7 @@ ROWS: dict[str, Row] = {
         memory.ROW,
         footprint.ROW,
         callbacks.ROW,
+        sources.ROW,
         sqlite.ROW,
     )
 }
