@@ -20,6 +20,7 @@ from .records.credentials import encrypt_anew
 from .records.models import Webhook
 from .records.retention import prunable
 from .records.retention import prune as prune_ended
+from .records.scopes import REGISTRY, is_pattern
 from .state import State, current_state
 from .worker.process import work
 from .worker.readiness import CannotWork, check_tables
@@ -122,11 +123,12 @@ def rotate_keys() -> None:
 @click.option("--force", is_flag=True, help="Delete even if it is more than a tenth of all webhooks.")
 @with_appcontext
 def orphans(delete: bool, yes: bool, force: bool) -> None:
-    """List webhooks whose repository does not exist.
+    """List webhooks whose repository or namespace does not exist.
 
     The repository_loader decides: a repository does not exist if it returns None. If it raises, for example because
-    it needs a signed-in visitor, the repository counts as existing. Each line has the repository, the name and the id
-    of a webhook, separated by tabs.
+    it needs a signed-in visitor, the repository counts as existing. A namespace does not exist if its webhooks got
+    pushes, or its repositories have webhooks, and none of these repositories exists any more. Each line has the
+    repository or the namespace, the name and the id of a webhook, separated by tabs.
     """
     with _working() as state:
         if state.handlers.repository_loader is None:
@@ -136,12 +138,11 @@ def orphans(delete: bool, yes: bool, force: bool) -> None:
             live = select(Webhook.scope, Webhook.name, Webhook.id).where(Webhook.deleted_id == 0)
             webhooks = session.execute(live.order_by(Webhook.scope, Webhook.id)).all()
         names = dict.fromkeys(webhook.scope for webhook in webhooks)
-        # Without a request, a loader that needs a visitor raises, and does not take the repository for missing.
-        missing = {name for name in names if state.details_for_push(name, needs_request=False) is None}
+        missing = {name for name in names if not _exists(state, name)}
         found = [webhook for webhook in webhooks if webhook.scope in missing]
         for webhook in found:
             click.echo("\t".join(map(str, webhook)))
-        click.echo(f"hubhooks: {len(found)} of {len(webhooks)} webhooks have no repository", err=True)
+        click.echo(f"hubhooks: {len(found)} of {len(webhooks)} webhooks have no repository or namespace", err=True)
         if not (delete and found):
             return
         if len(found) * 10 > len(webhooks) and not force:
@@ -154,9 +155,23 @@ def orphans(delete: bool, yes: bool, force: bool) -> None:
         listed = {webhook.id for webhook in found}
         deleted = 0
         for name in sorted(missing):
-            if state.details_for_push(name, needs_request=False) is not None:  # it has been created meanwhile
+            if _exists(state, name):  # it has been created meanwhile
                 continue
             with state.writing() as session:
                 wait_for_repository(session, name)
                 deleted += repositories.delete(session, name, only=listed)
         click.echo(f"hubhooks: deleted {deleted} webhooks", err=True)
+
+
+def _exists(state: State, scope: str) -> bool:
+    """Whether a repository exists, or any of those that we know of in a namespace. One without any counts as existing.
+
+    Without a request, a loader that needs a visitor raises, and does not take the repository for missing.
+    """
+    if scope == REGISTRY:
+        return True
+    known = {scope}
+    if is_pattern(scope):
+        with state.reading() as session:
+            known = repositories.known_in(session, scope)
+    return not known or any(state.details_for_push(name, needs_request=False) is not None for name in sorted(known))

@@ -151,9 +151,9 @@ class Locked(Exception):
 
 
 def lock_repository(session: Session, repository: str) -> None:
-    """Keep others from changing the repository's webhooks until the commit; raises `Locked` if it is locked already.
+    """Keep others from changing the webhooks of a repository or another scope until the commit.
 
-    SQLite has one writer at a time anyway.
+    Raises `Locked` if it is locked already. SQLite has one writer at a time anyway.
     """
     if not try_lock_repository(session, repository):
         raise Locked
@@ -170,6 +170,12 @@ def wait_for_repository(session: Session, repository: str) -> None:
     """Lock the repository as `lock_repository` does, and wait until that is possible."""
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK_KEY})"), {"repository": repository})
+
+
+def share_lock(session: Session, scope: str) -> None:
+    """Keep others from locking a namespace or the registry as `lock_repository` does; others may share the lock."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text(f"SELECT pg_advisory_xact_lock_shared({_LOCK_KEY})"), {"repository": scope})
 
 
 _LOCK_KEY = "hashtextextended('hubhooks ' || :repository, 0)"

@@ -68,6 +68,16 @@ class HubHooks(Blueprint):
         self._handlers.authorizer = function
         return function
 
+    def namespace_authorizer(self, function: AuthorizerT) -> AuthorizerT:
+        """Decorate `function(action, pattern)`, which decides who may "read" or "write" webhooks of many repositories.
+
+        The pattern is `acme/*` for the webhooks of the namespace `acme`, which get the pushes of all repositories below
+        it, and `*` for those of the whole registry. It answers as an `authorizer` does. Without it there are no such
+        webhooks, and their URLs are 404. The `authorizer` is never asked about patterns.
+        """
+        self._handlers.namespace_authorizer = function
+        return function
+
     def repository_loader(self, function: Loader) -> Loader:
         """Decorate `function(name)`, which returns a `Repository`, or None if there is no such repository."""
         self._handlers.repository_loader = function
@@ -113,7 +123,9 @@ class HubHooks(Blueprint):
             accept(state, push)
 
     def repository_deleted(self, name: str) -> None:
-        """Delete the webhooks of a repository that the host deletes, and cancel their unfinished deliveries.
+        """Delete the webhooks of a repository that the host deletes, and cancel the repository's unfinished deliveries.
+
+        The webhooks of its namespaces stay. `acme/*` deletes those of the namespace `acme`, and nothing else below it.
 
         It always writes in `db.session`, whatever `join_session` is, and is committed or rolled back with it. Call it
         last before your commit: until then that repository's deliveries are locked. In autocommit it commits at once.
@@ -124,6 +136,9 @@ class HubHooks(Blueprint):
 
     def repository_renamed(self, old: str, new: str) -> None:
         """Move a repository's webhooks, with their history, secrets and callback URLs, to its new name.
+
+        Unfinished deliveries to the webhooks of a namespace that it leaves are cancelled. To rename a namespace, rename
+        `acme/*` first, and then its repositories.
 
         It writes in `db.session` as `repository_deleted` does. If both names have webhooks, it raises
         `RepositoryHasWebhooks`, a `ValueError`, and changes nothing.

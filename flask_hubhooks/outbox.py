@@ -12,7 +12,7 @@ from datetime import datetime
 from itertools import count, groupby
 from typing import Any
 
-from sqlalchemy import Engine, Select, event, exists, insert, select
+from sqlalchemy import Engine, Select, event, exists, false, insert, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, SessionTransaction
 
@@ -34,7 +34,7 @@ from .records.models import (
     superseding,
     webhooks,
 )
-from .records.scopes import patterns_of
+from .records.scopes import is_pattern, patterns_of
 from .records.superseding import ordered_image
 from .registry import MAX_IMAGES, ImagePush, InvalidName, Repository, as_utc, check_push, storable
 from .signals import push_not_recorded, send_signal
@@ -44,7 +44,7 @@ from .wakeups import wake
 logger = logging.getLogger(__name__)
 
 TEST_TAG = "hubhooks-test"
-MAX_RECENT_PUSHES, MAX_RECENT_TAGS = 1000, 100
+MAX_RECENT_PUSHES, MAX_RECENT_TAGS, MAX_RECENT_WEBHOOKS = 1000, 100, 10
 
 
 def accept(state: State, push: ImagePush) -> None:
@@ -150,17 +150,17 @@ _ACTIVE_HOOKS = _HOOKS.where(one_of(webhooks.c.scope, "scopes"), webhooks.c.dele
 
 
 def record_test(
-    session: Session, webhook: Webhook, pusher: str, details: dict[str, Any], whole_chain: bool
+    session: Session, webhook: Webhook, repository: str, pusher: str, details: dict[str, Any], whole_chain: bool
 ) -> uuid.UUID | None:
     """Record a test push for one webhook; returns the id of its first delivery, or None if it has no hooks.
 
-    A test ignores the tag filter, and is sent for a paused webhook too. It calls only the first hook, or the
+    A test ignores the filters, and is sent for a paused webhook too. It calls only the first hook, or the
     `whole_chain`.
     """
     chain = list(session.execute(_HOOKS.where(webhooks.c.id == webhook.id)))
     if not chain:
         return None
-    push = ImagePush(webhook.scope, TEST_TAG, pusher=pusher)
+    push = ImagePush(repository, TEST_TAG, pusher=pusher)
     return _record(session, push, details, [chain], kind=Kind.TEST, max_hooks=None if whole_chain else 1)
 
 
@@ -204,23 +204,27 @@ _INSERT_PUSH = {
 _INSERT_DELIVERIES = insert(deliveries).values(transitions.recorded())
 
 
-def recent_tags(session: Session, repository: str) -> list[str]:
-    """The tags of recent pushes, each once, newest first."""
-    tags = (row.tag for row in session.execute(_recent_pushes(repository)))
+def recent_tags(session: Session, scope: str) -> list[str]:
+    """The tags of recent pushes to a repository or in a namespace, each once, newest first."""
+    tags = (row.tag for row in session.execute(_recent_pushes(session, scope)))
     return list(dict.fromkeys(tags))[:MAX_RECENT_TAGS]
 
 
-def latest_push(session: Session, repository: str) -> Push | None:
-    """The latest push to a repository's webhooks, or None."""
-    row = session.execute(_recent_pushes(repository).limit(1)).first()
+def latest_push(session: Session, scope: str) -> Push | None:
+    """The latest push to a repository or in a namespace, or None."""
+    row = session.execute(_recent_pushes(session, scope).limit(1)).first()
     return session.get(Push, row.id) if row else None
 
 
-def _recent_pushes(repository: str) -> Select[Any]:
+def _recent_pushes(session: Session, scope: str) -> Select[Any]:
     """Select the ids and tags of recent pushes, newest first.
 
-    Only pushes to the repository's present webhooks count: its name may have belonged to another repository before.
+    Only pushes to present webhooks count: a repository's name may have belonged to another one before.
     """
+    return _recent_in_namespace(session, scope) if is_pattern(scope) else _recent_in_repository(scope)
+
+
+def _recent_in_repository(repository: str) -> Select[Any]:
     recent = (
         select(Push.id, Push.tag, Push.pushed_at)
         .where(Push.repository == repository, Push.kind == Kind.PUSH)
@@ -230,11 +234,29 @@ def _recent_pushes(repository: str) -> Select[Any]:
     )
     to_live_webhooks = exists().where(
         deliveries.c.push_id == recent.c.id,
+        deliveries.c.former_repository.is_(None),
         webhooks.c.id == deliveries.c.webhook_id,
-        webhooks.c.scope == repository,
+        webhooks.c.scope.in_([repository, *patterns_of(repository)]),
         webhooks.c.deleted_id == 0,
     )
     return select(recent.c.id, recent.c.tag).where(to_live_webhooks).order_by(recent.c.pushed_at.desc())
+
+
+def _recent_in_namespace(session: Session, scope: str) -> Select[Any]:
+    """Select recent pushes to the newest webhooks of a namespace, since no index finds all pushes in it."""
+    live = select(webhooks.c.id).where(webhooks.c.scope == scope, webhooks.c.deleted_id == 0)
+    newest = session.scalars(live.order_by(webhooks.c.id.desc()).limit(MAX_RECENT_WEBHOOKS))
+    recent = [
+        select(deliveries.c.push_id)
+        .where(deliveries.c.webhook_id == webhook_id, deliveries.c.former_repository.is_(None))
+        .order_by(deliveries.c.pushed_at.desc())
+        .limit(MAX_RECENT_PUSHES)
+        .subquery()
+        for webhook_id in newest
+    ]
+    pushed = or_(false(), *(pushes.c.id.in_(select(each.c.push_id)) for each in recent))
+    found = select(pushes.c.id, pushes.c.tag).where(pushes.c.kind == Kind.PUSH, pushed)
+    return found.order_by(pushes.c.pushed_at.desc())
 
 
 def _insert_push(

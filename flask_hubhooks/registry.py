@@ -90,6 +90,8 @@ class InvalidName(ValueError):
 def check_push(push: ImagePush) -> None:
     """Raise `InvalidName` if it is not the push of a tag of a repository."""
     check_repository(push.repository)
+    if push.repository == "*" or push.repository.endswith("/*"):
+        raise InvalidName(f"not a repository name: {push.repository!r} stands for many")
     if not isinstance(push.tag, str) or not _TAG.fullmatch(push.tag):
         raise InvalidName(
             "not a tag: a tag has 1 to 128 letters, digits, '_', '.' and '-', and begins with neither '.' nor '-'"

@@ -45,6 +45,7 @@ class Handlers:
     """Functions of the host, each set by the decorator of its name on `HubHooks`."""
 
     authorizer: Authorizer | None = None
+    namespace_authorizer: Authorizer | None = None
     repository_loader: Callable[[str], Repository | None] | None = None
     push_adapter: Callable[..., ImagePush | None] | None = None
     sources: dict[str, Source] = field(default_factory=dict)

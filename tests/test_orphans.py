@@ -54,7 +54,7 @@ def test_orphans_are_listed(host: Host) -> None:
     result = orphans(host)
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines() == lines
-    assert "2 of 20 webhooks have no repository" in result.stderr
+    assert "2 of 20 webhooks have no repository or namespace" in result.stderr
     assert set(asked.values()) == {1} and len(asked) == 10
     assert live(host).total() == 20
 
@@ -115,7 +115,7 @@ def test_created_while_it_asks(host: Host, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr("click.confirm", confirm)
     result = orphans(host, "--delete")
-    assert "4 of 40 webhooks have no repository" in result.stderr
+    assert "4 of 40 webhooks have no repository or namespace" in result.stderr
     assert (result.exit_code, "deleted 2 webhooks" in result.stderr) == (0, True), result.output
     assert (live(host)["acme/app0"], live(host)["acme/app1"]) == (1, 2)
 

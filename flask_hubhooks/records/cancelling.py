@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, exists, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from . import transitions
-from .locks import locked_ids, unsent
+from .locks import in_order, locked_ids, unsent
 from .models import UNFINISHED, Delivery, Hook, Kind, Push, Status, deliveries, hooks, pushes, same_run, webhooks
 
 switched_off = or_(
@@ -19,6 +20,7 @@ switched_off = or_(
 """Whether a delivery with this webhook, hook and push is not to be sent. A test is sent for a paused webhook too."""
 SWITCHED_OFF = "The webhook was paused, disabled or deleted, or the hook was removed."
 REPOSITORY_DELETED = "The repository was deleted."
+REPOSITORY_LEFT = "The repository was renamed and has left the namespace."
 """The reason of cancelled deliveries, and the `disabled_reason` of the webhooks of a deleted repository."""
 
 
@@ -49,6 +51,20 @@ def cancel_all(session: Session, webhook_ids: Collection[int]) -> None:
     """Cancel all unfinished deliveries of webhooks of a deleted repository: no callback decides them any more."""
     unfinished = deliveries.c.status.in_(UNFINISHED)
     _cancel(session, unfinished & deliveries.c.webhook_id.in_(webhook_ids), REPOSITORY_DELETED)
+
+
+def cut_off(session: Session, push_ids: Select[Any], webhook_ids: Select[Any], reason: str) -> None:
+    """Cancel what webhooks of namespaces have not finished of these pushes, since their repository is no longer theirs.
+
+    Their history keeps the name that the repository has now, and the repository's own pages no longer show it.
+    """
+    theirs = deliveries.c.push_id.in_(push_ids) & deliveries.c.webhook_id.in_(webhook_ids)
+    locked = in_order(select(deliveries.c.id).where(theirs, deliveries.c.former_repository.is_(None))).cte("locked")
+    name = select(pushes.c.repository).where(pushes.c.id == deliveries.c.push_id).scalar_subquery()
+    cut = update(deliveries).where(deliveries.c.id.in_(select(locked.c.id)))
+    session.execute(cut.values(former_repository=name))
+    unfinished = deliveries.c.status.in_(UNFINISHED) & deliveries.c.former_repository.is_not(None)
+    _cancel(session, unfinished & theirs, reason)
 
 
 def _cancel(session: Session, condition: ColumnElement[bool], reason: str) -> None:

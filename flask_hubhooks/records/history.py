@@ -10,12 +10,13 @@ from datetime import datetime, timedelta, timezone
 from itertools import groupby
 from typing import Any, TypeVar
 
-from sqlalchemy import BigInteger, ColumnElement, and_, literal, not_, select, tuple_
+from sqlalchemy import BigInteger, ColumnElement, and_, func, literal, not_, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session, contains_eager, joinedload
 
 from ..dialects import UTCDateTime
 from ..transport.causes import cause
 from .models import ID_LIMIT, UNSENT, Attempt, Delivery, Push, Status, Webhook, unsucceeded
+from .scopes import is_pattern
 
 _CURSOR = re.compile(r"(older|newer):(-?[0-9]{1,18}):([0-9]{1,19}):([0-9]{1,4})")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -55,15 +56,15 @@ class Page:
     newer: str | None
 
 
-def page(session: Session, webhook: Webhook, wanted: Mapping[str, Any]) -> Page:
-    """The page that a query, as `HistorySchema` loads it, asks for."""
-    order = order_of(by_push=wanted["tag"] is not None or wanted["pusher"] is not None)
+def page(session: Session, webhook: Webhook, wanted: Mapping[str, Any], scope: str) -> Page:
+    """The page that a query, as `HistorySchema` loads it, asks for, as users of `scope` see it."""
+    order = order_for(webhook, scope, wanted["repository"], wanted["tag"], wanted["pusher"])
     newer, start = start_of(wanted["cursor"], order)
     size = wanted["page_size"]
     query = (
         select(Delivery)
         .join(Delivery.push)
-        .where(Delivery.webhook_id == webhook.id, *_filters(webhook, wanted, order), *start)
+        .where(*shown(webhook, scope, wanted["repository"]), *_filters(webhook, wanted, order), *start)
         .options(contains_eager(Delivery.push), joinedload(Delivery.hook))
         .order_by(*order.oldest_first() if newer else order.newest_first())
         .limit(size + 1)
@@ -72,6 +73,20 @@ def page(session: Session, webhook: Webhook, wanted: Mapping[str, Any]) -> Page:
     rows, has_older, has_newer = cut(rows, size, newer, bool(start))
     edges = [(each.pushed_at, each.push_id, each.position) for each in rows]
     return Page(rows, *cursors(edges, has_older, has_newer))
+
+
+def shown(webhook: Webhook, scope: str, repository: str | None = None) -> Iterator[ColumnElement[bool]]:
+    """The deliveries of a webhook that users of `scope` see, or only those of one repository.
+
+    Of an inherited webhook a repository's users see what was pushed to their repository, and nothing of an earlier one
+    of that name. All but the first condition need the push.
+    """
+    yield Delivery.webhook_id == webhook.id
+    if webhook.scope != scope:
+        yield from (Push.repository == scope, Delivery.former_repository.is_(None))
+    if repository is not None:
+        name = func.coalesce(Delivery.former_repository, Push.repository)
+        yield from (Push.repository == repository, name == repository)  # the first one for the index
 
 
 def cut(rows: list[_Row], size: int, newer: bool, started: bool) -> tuple[list[_Row], bool, bool]:
@@ -138,8 +153,13 @@ class Order:
         yield from (self.pushed_at, self.push_id, Delivery.position.desc())
 
 
-def order_of(*, by_push: bool) -> Order:
-    if by_push:
+def order_for(webhook: Webhook, scope: str, repository: str | None, *filters: str | None) -> Order:
+    """The order for one repository, or for filters of the push.
+
+    The indexes of pushes begin with the repository, so they are of no use for a whole namespace.
+    """
+    filtered = any(each is not None for each in filters) and not is_pattern(webhook.scope)
+    if filtered or repository is not None or webhook.scope != scope:
         return Order(Push.pushed_at, Push.id)
     return Order(Delivery.pushed_at, Delivery.push_id)
 
@@ -148,13 +168,19 @@ def _filters(webhook: Webhook, wanted: Mapping[str, Any], order: Order) -> Itera
     if wanted["status"]:
         yield from _with_status(wanted["status"])
     if wanted["tag"] is not None:
-        yield from (Push.repository == webhook.scope, Push.tag == wanted["tag"])
+        yield from (*of_own_repository(webhook), Push.tag == wanted["tag"])
     if wanted["pusher"] is not None:
-        yield from (Push.repository == webhook.scope, Push.pusher == wanted["pusher"])
+        yield from (*of_own_repository(webhook), Push.pusher == wanted["pusher"])
     if wanted["since"]:
         yield order.pushed_at >= wanted["since"]
     if wanted["until"]:
         yield order.pushed_at < wanted["until"]
+
+
+def of_own_repository(webhook: Webhook) -> Iterator[ColumnElement[bool]]:
+    """What is true of all pushes of a repository's webhook, for the indexes of pushes."""
+    if not is_pattern(webhook.scope):
+        yield Push.repository == webhook.scope
 
 
 def _with_status(word: str) -> Iterator[ColumnElement[bool]]:

@@ -1,7 +1,7 @@
 """Locks on deliveries, in one order for all transactions, so that no two wait for each other.
 
-The order is: the repository, deliveries by their ids, hooks, and then webhooks. SQLite, which has one writer at a time,
-ignores row locks.
+The order is: namespaces, the repository, deliveries by their ids, hooks, and then webhooks. SQLite, which has one
+writer at a time, ignores row locks.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ def redeliver(session: Session, delivery: Delivery) -> None:
     """Begin a new round for a delivery and all that follow it in its chain.
 
     The delivery is due at once and urgent, the others wait for it. Its id stays, so that receivers can tell a repeat.
-    Raises `NotNow` if the webhook is not active, the hook was removed, a request of the chain is in flight, or an
-    earlier hook is unfinished.
+    Raises `NotNow` if the webhook is not active, the hook was removed, the repository is gone, a request of the chain
+    is in flight, or an earlier hook is unfinished.
     """
     of_run = select(deliveries.c.position, deliveries.c.status, in_flight(deliveries).label("in_flight")).where(
         same_run(deliveries.c, delivery)
@@ -35,6 +35,8 @@ def redeliver(session: Session, delivery: Delivery) -> None:
     chain = session.execute(in_order(of_run)).all()
     if not delivery.webhook.active:
         raise NotNow("the webhook is not active")
+    if delivery.former_repository is not None:
+        raise NotNow("the repository was deleted or has left the namespace")
     if delivery.hook.removed_at:
         raise NotNow("the hook has been removed from its webhook")
     if any(each.in_flight for each in chain):
@@ -76,6 +78,7 @@ def _lost(webhook: Webhook, since: datetime, until: datetime | None) -> ColumnEl
         Delivery.status.in_([Status.FAILED, Status.CANCELLED]),
         Delivery.received_at.is_(None),
         Delivery.reason != SUPERSEDED,
+        Delivery.former_repository.is_(None),
         Delivery.finished_at >= since,
         Delivery.finished_at < until if until else true(),
         exists().where(Push.id == Delivery.push_id, Push.kind != Kind.TEST),

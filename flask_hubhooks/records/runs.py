@@ -52,18 +52,22 @@ class RunSummary:
     state: Status
 
 
-def page(session: Session, webhook: Webhook, wanted: Mapping[str, Any], size: int) -> RunPage:
-    """The `size` runs that a query, as `HistoryPageSchema` loads it, asks for; in three statements."""
-    order = history.order_of(by_push=bool(wanted["tag"]))
+def page(session: Session, webhook: Webhook, wanted: Mapping[str, Any], size: int, scope: str) -> RunPage:
+    """The `size` runs that a query, as `HistoryPageSchema` loads it, asks for, as users of `scope` see them.
+
+    It takes three statements.
+    """
+    repository = wanted["repository"] or None
+    order = history.order_for(webhook, scope, repository, wanted["tag"] or None)
     newer, start = history.start_of(wanted["cursor"] or None, order)
     found = (
         select(order.pushed_at, order.push_id)
         .distinct()
         .select_from(Delivery)
-        .where(Delivery.webhook_id == webhook.id, *_filters(webhook, wanted), *start)
+        .where(*history.shown(webhook, scope, repository), *_filters(webhook, wanted), *start)
         .limit(size + 1)
     )
-    if wanted["tag"]:
+    if wanted["tag"] or repository or webhook.scope != scope:
         found = found.join(Delivery.push)
     if newer:
         found = found.order_by(order.pushed_at, order.push_id)
@@ -85,7 +89,7 @@ def page(session: Session, webhook: Webhook, wanted: Mapping[str, Any], size: in
 
 def _filters(webhook: Webhook, wanted: Mapping[str, Any]) -> Iterator[ColumnElement[bool]]:
     if wanted["tag"]:
-        yield from (Push.repository == webhook.scope, Push.tag == wanted["tag"])
+        yield from (*history.of_own_repository(webhook), Push.tag == wanted["tag"])
     if wanted["outcome"] == "succeeded":  # the last hook is called when all before it have succeeded
         yield and_(Delivery.status == Status.SUCCEEDED, Delivery.position == Delivery.chain_length - 1)
     elif wanted["outcome"]:
@@ -109,12 +113,12 @@ def _runs_of(session: Session, webhook: Webhook, push_ids: Sequence[int]) -> lis
     return [list(run) for _, run in groupby(rows, lambda each: each.push_id)]
 
 
-def recent(session: Session, webhooks: Sequence[Webhook]) -> dict[int, list[RunSummary]]:
-    """The latest runs of each webhook, by its id, newest first; in one statement."""
+def recent(session: Session, webhooks: Sequence[Webhook], scope: str) -> dict[int, list[RunSummary]]:
+    """The latest runs of each webhook that users of `scope` see, by its id, newest first; in one statement."""
     found: dict[int, list[RunSummary]] = {each.id: [] for each in webhooks}
     if not found:
         return found
-    rows = session.execute(union_all(*(_latest_of(each) for each in webhooks)))
+    rows = session.execute(union_all(*(_latest_of(each, scope) for each in webhooks)))
     in_order = sorted(rows, key=lambda row: (row.webhook_id, row.pushed_at, row.push_id, -row.position), reverse=True)
     for (webhook_id, _), run in groupby(in_order, lambda row: (row.webhook_id, row.push_id)):
         steps = list(run)
@@ -122,14 +126,16 @@ def recent(session: Session, webhooks: Sequence[Webhook]) -> dict[int, list[RunS
     return found
 
 
-def _latest_of(webhook: Webhook) -> Any:
+def _latest_of(webhook: Webhook, scope: str) -> Any:
     """Select all deliveries of a webhook's latest pushes, since the outcome of a run depends on all of them."""
     columns = deliveries.c
+    order = history.order_for(webhook, scope, None)
+    found = select(order.pushed_at.label("pushed_at"), order.push_id.label("push_id")).distinct().select_from(Delivery)
+    if webhook.scope != scope:
+        found = found.join(Delivery.push)
     pushed = (
-        select(columns.pushed_at, columns.push_id)
-        .distinct()
-        .where(columns.webhook_id == webhook.id)
-        .order_by(columns.pushed_at.desc(), columns.push_id.desc())
+        found.where(*history.shown(webhook, scope))
+        .order_by(order.pushed_at.desc(), order.push_id.desc())
         .limit(RECENT_RUNS)
         .subquery()
     )

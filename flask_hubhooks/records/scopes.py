@@ -48,3 +48,8 @@ def patterns_of(repository: str) -> list[str]:
 def covers(scope: str, repository: str) -> bool:
     """Whether webhooks of this scope get the pushes of a repository."""
     return repository.startswith(scope[:-1]) if is_pattern(scope) else repository == scope
+
+
+def sample_repository(scope: str) -> str:
+    """The repository of a scope, or a made-up one of a namespace, for tests and examples."""
+    return f"{scope[:-1]}hubhooks-test" if is_pattern(scope) else scope

@@ -126,11 +126,11 @@ def set_order(session: Session, hook: Hook) -> None:
     session.execute(update(deliveries).where(unsent, deliveries.c.hook_id == hook.id).values(ordered_image=image))
 
 
-def rename(session: Session, webhook_ids: Collection[int], repository: str) -> None:
-    """Keep the order of a tag's pushes over a renaming of the repository."""
+def rename(session: Session, condition: ColumnElement[bool], repository: str) -> None:
+    """Keep the order of a tag's pushes over a renaming of the repository, of the deliveries that fulfil a condition."""
     name = select(repository + ":" + pushes.c.tag).where(pushes.c.id == deliveries.c.push_id).scalar_subquery()
     misnamed = and_(deliveries.c.ordered_image.is_not(None), deliveries.c.ordered_image != name)
-    chosen = locked_ids(unsent & deliveries.c.webhook_id.in_(webhook_ids) & misnamed).cte("chosen")
+    chosen = locked_ids(unsent & condition & misnamed).cte("chosen")
     session.execute(update(deliveries).where(deliveries.c.id.in_(select(chosen.c.id))).values(ordered_image=name))
 
 

@@ -23,9 +23,10 @@ from ..transport.tls import DEFAULT_TLS, TLS
 from . import request_headers, superseding
 from .cancelling import cancel_hook, cancel_webhook
 from .credentials import headers_of
+from .filters import stored_filter
 from .locks import lock_unsent
 from .models import Hook, Webhook, webhooks
-from .scopes import is_pattern
+from .scopes import is_pattern, patterns_of
 
 MAX_SLUG = 200
 _OTHER_THAN_LETTERS = re.compile(r"-+")
@@ -75,6 +76,16 @@ class Owner:
 def live(scope: str) -> ColumnElement[bool]:
     """The webhooks of a scope that are not deleted."""
     return (Webhook.scope == scope) & (Webhook.deleted_id == 0)
+
+
+def inherited_by(session: Session, scope: str) -> list[int]:
+    """The ids of the webhooks of namespaces and of the registry that get a repository's pushes; none of a pattern."""
+    if is_pattern(scope):
+        return []
+    found = select(Webhook.id, Webhook.repository_filter).where(
+        Webhook.scope.in_(patterns_of(scope)), Webhook.deleted_id == 0
+    )
+    return [each.id for each in session.execute(found) if stored_filter(each.repository_filter).matches(scope)]
 
 
 def create(session: Session, owner: Owner, wanted: Mapping[str, Any]) -> tuple[Webhook, str]:

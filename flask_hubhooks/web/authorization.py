@@ -12,8 +12,9 @@ from flask_wtf.csrf import validate_csrf
 from werkzeug.wrappers import Response as AnyResponse
 from wtforms import ValidationError as CSRFInvalid
 
+from ..records.scopes import REGISTRY, is_namespace, is_pattern
 from ..records.webhooks import Owner
-from ..registry import storable
+from ..registry import MAX_NAME_LENGTH, Repository, storable
 from ..state import Authorizer, State, current_state
 from .document_fields import Viewer
 from .problems import Problem, not_found, not_json
@@ -29,42 +30,54 @@ class Call:
     """A request that the host's authorizer let through."""
 
     state: State
-    repository: str
+    action: str
+    """"read" or "write"."""
+    scope: str
+    """The repository, or the pattern of a namespace or the registry, whose webhooks it is about."""
     user: str
     details: dict[str, Any]
-    """The `Repository.snapshot` of what the host knows."""
+    """The `Repository.snapshot` of what the host knows; of a pattern, the defaults."""
     viewer: Viewer
     counted: bool = False
     """Whether `count_send` has counted it: a request that is repeated after a conflict counts once."""
 
     @property
     def owner(self) -> Owner:
-        return Owner(self.user, self.repository, self.state.config, self.state.secrets)
+        return Owner(self.user, self.scope, self.state.config, self.state.secrets)
 
 
-def authorized(action: str, repository: str) -> Call:
+def authorized(action: str, scope: str) -> Call:
     """Ask the host whether the visitor may "read" or "write". Raises 403 or 404, and whatever the authorizer raises."""
     state = current_state()
-    authorize = state.handlers.authorizer
+    check_served(scope)
+    authorize = state.handlers.namespace_authorizer if is_pattern(scope) else state.handlers.authorizer
     if authorize is None:
         raise Problem(403, "The registry has no authorizer, so nobody may use its webhooks.")
-    if len(repository) > 255 or "\0" in repository:
+    if len(scope) > MAX_NAME_LENGTH or "\0" in scope:
         raise not_found()
     with state.visiting_host_session():
         try:
-            user = user_of(authorize(action, repository))
+            user = user_of(authorize(action, scope))
         except WrongAnswer as wrong:
-            wrong.log(authorize, action, repository)
+            wrong.log(authorize, action, scope)
             raise Problem(500, "The registry could not identify you. Its log says why.") from None
         if user is None:
-            if action == "write" and _may("read", repository, authorize):
-                raise Problem(403, "You may read this repository's webhooks, but not change them.")
+            if action == "write" and _may("read", scope, authorize):
+                raise Problem(403, "You may read these webhooks, but not change them.")
             raise not_found()
-        details = state.details_of(repository)
+        details = Repository().snapshot() if is_pattern(scope) else state.details_of(scope)
         if details is None:
             raise not_found()
-        may_write = action == "write" or _may("write", repository, authorize)
-    return Call(state, repository, user, details, Viewer(state, may_write))
+        may_write = action == "write" or _may("write", scope, authorize)
+    return Call(state, action, scope, user, details, Viewer(state, scope, may_write))
+
+
+def check_served(scope: str) -> None:
+    """Raise 404 for a pattern that is not a namespace, and for all of them if the host does not authorize them."""
+    if is_pattern(scope):
+        is_valid = scope == REGISTRY or is_namespace(scope.removesuffix("/*"))
+        if not (is_valid and current_state().handlers.namespace_authorizer):
+            raise not_found()
 
 
 class Answered(Exception):
@@ -84,7 +97,7 @@ class WrongAnswer(TypeError):
         shown = " with a NUL character" if isinstance(answer, str) else shown
         super().__init__(f"{kind}{shown}")
 
-    def log(self, authorize: Authorizer, action: str, repository: str) -> None:
+    def log(self, authorize: Authorizer, action: str, scope: str) -> None:
         named = getattr(authorize, "__qualname__", type(authorize).__qualname__)
         logger.error(
             "the authorizer %s.%s returned a value of type %s for %r on %r: it must return the user's name as a "
@@ -93,7 +106,7 @@ class WrongAnswer(TypeError):
             named,
             self,
             action,
-            repository,
+            scope,
         )
 
 
@@ -112,12 +125,12 @@ def user_of(answer: object) -> str | None:
     raise WrongAnswer(answer)
 
 
-def _may(action: str, repository: str, authorize: Authorizer) -> bool:
+def _may(action: str, scope: str, authorize: Authorizer) -> bool:
     """Ask the authorizer about an action that is not the request's own. Only a user's name means yes."""
     try:
-        return user_of(authorize(action, repository)) is not None
+        return user_of(authorize(action, scope)) is not None
     except WrongAnswer as wrong:
-        wrong.log(authorize, action, repository)
+        wrong.log(authorize, action, scope)
         return False
     except Exception:  # the authorizer may abort, redirect or fail for users with read access only
         return False

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 from operator import attrgetter
@@ -28,18 +29,34 @@ class Viewer:
     """The user a document is made for: readers see outcomes, writers see exchanges."""
 
     state: State
+    scope: str
     may_write: bool
+
+    def of(self, scope: str) -> Viewer:
+        """Return the viewer of webhooks of a scope: of inherited ones everybody sees what readers see."""
+        return self if scope == self.scope else replace(self, may_write=False)
 
     def document(self, schema: Document, value: Any) -> Any:
         """Serialize a value, leaving out what this user may not see."""
+        with self.looking():
+            return schema.dump(value)
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """Make documents for this user."""
         former = _viewer.set(self)
         try:
-            return schema.dump(value)
+            yield
         finally:
             _viewer.reset(former)
 
 
 _viewer: ContextVar[Viewer] = ContextVar("hubhooks_viewer")
+
+
+def viewer() -> Viewer:
+    """The user that the present document is made for."""
+    return _viewer.get()
 
 
 class Document(Schema):
@@ -168,6 +185,17 @@ class WritersField(Field):
 
 class WritersText(WritersField, Text):
     """Text that is null for users without write access."""
+
+
+class WritersList(WritersField, List):
+    """A list that is null for users without write access."""
+
+
+class Inherited(Flag):
+    """Whether a webhook belongs to a namespace of the repository it is shown for, or to the registry."""
+
+    def reader(self) -> Read:
+        return lambda webhook: webhook.scope != _viewer.get().scope
 
 
 class HeaderNames(Field):

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from ..formats import PAYLOAD_FORMATS
 from ..formats.hints import Hint, hint
 from ..records.history import Context, LastAttempt
-from ..records.models import DOCKER_WORDS, Attempt, Delivery, Hook, Kind, Status, Webhook
+from ..records.models import DOCKER_WORDS, Attempt, Delivery, Hook, Kind, Push, Status, Webhook
 from ..state import current_state
 from ..transport.causes import cause
 from ..transport.hook_url import hosts
@@ -27,6 +27,7 @@ from .document_fields import (
     Flag,
     HeaderNames,
     HookURL,
+    Inherited,
     JSONSchema,
     Link,
     List,
@@ -35,7 +36,9 @@ from .document_fields import (
     Text,
     Time,
     WritersField,
+    WritersList,
     WritersText,
+    viewer,
 )
 from .schemas import CALLBACK_STATES
 
@@ -57,6 +60,14 @@ class AttemptView:
 
     row: Attempt
     body: str
+
+
+@dataclass(frozen=True)
+class PushView:
+    """A push, and the name that its repository has for whoever looks at it."""
+
+    row: Push
+    repository: str
 
 
 @dataclass(frozen=True)
@@ -163,10 +174,18 @@ class WebhookDocument(Document):
     id = Number()
     slug = Text("The name in a form for URLs.")
     name = Text()
+    scope = Text("The repository it belongs to, or `acme/*` for the namespace `acme`, or `*` for the registry.")
+    inherited = Inherited("Whether it belongs to a namespace of the repository or to the registry.")
     active = Flag()
     disabled_reason = Text('Why the registry disabled the webhook; "" if it did not.')
     expect_final_callback = Flag(read="expects_final_callback")
     tag_filter = List(items={"type": "string"}, read=lambda webhook: webhook.tag_filter.split())
+    repository_filter = WritersList(
+        "Patterns of repositories' names; empty unless it belongs to a namespace. Null without write access.",
+        items={"type": "string"},
+        read=lambda webhook: webhook.repository_filter.split(),
+        null=True,
+    )
     headers = HeaderNames(null=True)
     creator = Text()
     last_updater = Text()
@@ -174,6 +193,13 @@ class WebhookDocument(Document):
     last_updated = Time()
     former_secret_until = Time("Until then requests are also signed with the former secret.", null=True)
     hooks = Nested(HookDocument, many=True)
+
+    def dump(self, obj: Any, *, many: bool | None = None) -> Any:
+        """Serialize webhooks. Of an inherited one everybody sees what readers see."""
+        if self.many if many is None else many:
+            return [self.dump(each, many=False) for each in obj]
+        with viewer().of(obj.scope).looking():
+            return super().dump(obj, many=False)
 
 
 class CreatedWebhookDocument(WebhookDocument):
@@ -208,13 +234,14 @@ class NewSecretDocument(Document):
 class PushDocument(Document):
     """A push of a tag, or a test."""
 
+    prefix: ClassVar = "row."
     kind = Choice([each.value for each in Kind])
-    repository = Text()
+    repository = Text(read="repository")
     tag = Text()
     digest = Text()
     media_type = Text()
     images = List(
-        "The digests of the images in an index.", items={"type": "string"}, read=lambda push: push.images or []
+        "The digests of the images in an index.", items={"type": "string"}, read=lambda push: push.row.images or []
     )
     pusher = Text()
     pushed_at = Time()
@@ -267,7 +294,10 @@ class DeliveryDocument(Document):
     chain = Nested(StepDocument, "All deliveries of the run in order.", read="chain", many=True)
     attempt_count = Count()
     duration_ms = Count("The duration of the latest attempt.", read="latest.duration_ms", null=True)
-    push = Nested(PushDocument)
+    push = Nested(
+        PushDocument,
+        read=lambda view: PushView(view.row.push, view.row.former_repository or view.row.push.repository),
+    )
     callback_expected = Flag()
     callback = Nested(CallbackDocument, read=lambda view: view.row if view.row.callback_state else None, null=True)
     created_at = Time()
@@ -368,7 +398,7 @@ class PreviewDocument(Document):
     """The requests that a webhook would send for a push, in the order of its hooks."""
 
     is_sample = Flag("Whether the push is made up.")
-    push = Nested(PushDocument)
+    push = Nested(PushDocument, read=lambda preview: PushView(preview.push, preview.push.repository))
     requests = Nested(PreviewedRequestDocument, many=True)
 
 

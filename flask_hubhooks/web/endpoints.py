@@ -22,11 +22,12 @@ from werkzeug.wrappers import Response as AnyResponse
 from ..dialects import CONFLICT_TRIES, DATABASE_AWAY, Locked, is_conflict
 from ..outages import explained
 from ..records.history import BadCursor
+from ..records.scopes import REGISTRY, is_pattern, scope_of_namespace
 from ..records.webhooks import Refused
 from ..state import current_state
-from .authorization import Answered, Call, authorized, refuse_foreign_origin, refuse_forms
+from .authorization import Answered, Call, authorized, check_served, refuse_foreign_origin, refuse_forms
 from .document_fields import Document
-from .problems import Problem, invalid, not_json
+from .problems import Problem, invalid, not_found, not_json
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,13 @@ MAX_JSON_DEPTH = 16
 MAX_LOCKED_S = 4.0
 """How long a request is repeated that finds its repository locked."""
 
+WEBHOOKS_OF = {
+    "repository": "/v2/repositories/<path:repository>/webhooks/",
+    "namespace": "/v2/namespaces/<path:namespace>/webhooks/",
+    "registry": "/v2/registry/webhooks/",
+}
+"""Where the webhooks of each kind of scope are served."""
+
 View = Callable[..., Response]
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
@@ -46,7 +54,8 @@ class Endpoint:
     """Declares the function below it as one method of a route of the API.
 
     Routes, checks, answers and the OpenAPI document follow from it; the operation is named after the function. All
-    methods of a rule are declared one after the other.
+    methods of a rule are declared one after the other. The rule of an endpoint with `access` continues each of
+    `WEBHOOKS_OF`.
 
     The function is called with the `Call`, what `query` or `body` loads, and the ids in the URL. It returns a value
     that `returns` serializes. An endpoint without `access` is open to everybody: its function is called with the
@@ -74,7 +83,7 @@ class Endpoint:
     if_match: bool = False
     """The function calls `require_match`."""
     location: str = ""
-    """The path of the new resource, below the repository's webhooks; `{id}` is the id in the response."""
+    """The path of the new resource, below the webhooks of its scope; `{id}` is the id in the response."""
     problems: tuple[int, ...] = ()
     """Statuses of problems that do not follow from the other arguments."""
     function: Callable[..., Any] = field(init=False)
@@ -88,11 +97,12 @@ class Endpoint:
         """Answer a request: authorize it, check its input, call the function, serialize the value."""
         if self.access is None:
             return run_with_retries(lambda: self._response(None, self.function(**ids), ids))
-        repository = ids.pop("repository")
+        scope = scope_in(ids)
+        ids = {name: value for name, value in ids.items() if name not in ("repository", "namespace")}
         if self.access == "write":
             refuse_foreign_origin(current_state())
         try:
-            call = authorized(self.access, repository)
+            call = authorized(self.access, scope)
         except (Unauthorized, Forbidden) as refusal:  # the authorizer aborted
             if refusal.response is None and _asks_for_json():
                 raise _problem_of(refusal) from None
@@ -125,7 +135,22 @@ def add_endpoints(blueprint: Blueprint) -> None:
     """Put the API's routes on the blueprint; a route is named after its first endpoint."""
     for rule, group in groupby(ENDPOINTS, lambda each: each.rule):
         endpoints = list(group)
-        add_route(blueprint, rule, endpoints[0].function.__name__, {each.method: each.answer for each in endpoints})
+        name, views = endpoints[0].function.__name__, {each.method: each.answer for each in endpoints}
+        if endpoints[0].access is None:
+            add_route(blueprint, rule, name, views)
+            continue
+        for kind, path in WEBHOOKS_OF.items():
+            add_route(blueprint, path + rule, name if kind == "repository" else f"{name}_of_{kind}", views, scope_in)
+
+
+def scope_in(parts: Mapping[str, Any]) -> str:
+    """Return the scope that the parts of an API's URL name; raises 404 for one that is not served."""
+    repository = parts.get("repository")
+    if repository is not None and is_pattern(repository):
+        raise not_found()
+    scope = scope_of_namespace(parts["namespace"]) if "namespace" in parts else repository or REGISTRY
+    check_served(scope)
+    return scope
 
 
 def add_route(
@@ -133,15 +158,19 @@ def add_route(
     rule: str,
     name: str,
     views: Mapping[str, View],
+    check: Callable[[Mapping[str, Any]], object] | None = None,
     answer_problem: Callable[[Problem], Response] = Problem.response,
 ) -> None:
     """Serve `rule` with a view for each method, with and without its final slash, and never with a redirect.
 
-    Routing errors never reach a blueprint, so the route takes every method and answers 405 itself.
+    `check` gets the parts of the URL first, whatever the method, and may raise a `Problem`. Routing errors never reach
+    a blueprint, so the route takes every method and answers 405 itself.
     """
 
     def answer(**arguments: Any) -> AnyResponse:
         try:
+            if check:
+                check(arguments)
             response = _view(views)(**arguments)
         except Problem as problem:
             response = answer_problem(problem)
@@ -186,7 +215,7 @@ def run_with_retries(answer: Callable[[], Response]) -> Response:
         except Locked:
             if monotonic() >= locked_until:
                 raise Problem(
-                    503, "This repository is being changed. Try again.", headers={"Retry-After": "5"}
+                    503, "These webhooks are being changed. Try again.", headers={"Retry-After": "5"}
                 ) from None
             sleep(LOCKED_RETRY_S)
         except Refused as refused:
@@ -304,8 +333,11 @@ def json_response(content: Any, status: int = 200) -> Response:
 
 
 def api_url(call: Call, path: str = "", query: Mapping[str, object] | None = None) -> str:
-    """Return the absolute URL of a path below the repository's webhooks. It never depends on the Host header."""
-    url = f"{call.state.config.external_url}/v2/repositories/{quote(call.repository)}/webhooks/{path}"
+    """Return the absolute URL of a path below the webhooks of a scope. It never depends on the Host header."""
+    below = f"repositories/{quote(call.scope)}"
+    if is_pattern(call.scope):
+        below = "registry" if call.scope == REGISTRY else f"namespaces/{quote(call.scope.removesuffix('/*'))}"
+    url = f"{call.state.config.external_url}/v2/{below}/webhooks/{path}"
     return f"{url}?{urlencode(query, safe=':')}" if query else url
 
 

@@ -21,7 +21,7 @@ from ..state import current_state
 from ..version import VERSION
 from .document_fields import Document, JSONSchema
 from .documents import OpenAPIDocument
-from .endpoints import ENDPOINTS, MAX_JSON_DEPTH, Endpoint, json_response
+from .endpoints import ENDPOINTS, MAX_JSON_DEPTH, WEBHOOKS_OF, Endpoint, json_response
 
 TITLE = "Webhooks of the registry's repositories"
 ABOUT = """\
@@ -29,7 +29,7 @@ The registry decides how clients sign in, for example with an `Authorization` he
 may answer 401 or redirect to a sign-in page. Clients without read access to a repository get the same 404 as for a
 repository that does not exist.
 
-A repository's name is everything in the path up to the last segment `webhooks`, slashes included.
+A repository's name is everything in the path up to the last segment `webhooks`, slashes included. So is a namespace's.
 
 Every URL is served with and without its final slash. `HEAD` is answered wherever `GET` is. `OPTIONS` lists the allowed
 methods in `Allow`; all other methods are answered with 405. Responses must not be cached. A URL that matches none of
@@ -46,6 +46,10 @@ PARAMETERS: dict[str, JSONSchema] = {
     "repository": {
         "description": "The repository's full name, such as `acme/app`; its slashes may be written as `%2F`.",
         "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    },
+    "namespace": {
+        "description": "The namespace, such as `acme` for all repositories below `acme/`. It may have several parts.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 253, "pattern": "^[^*?[/]+(/[^*?[/]+)*$"},
     },
     "webhook_id": {
         "description": "The webhook's `id`.",
@@ -68,6 +72,8 @@ PARAMETERS: dict[str, JSONSchema] = {
         "schema": {"type": "string", "minLength": 1},
     },
 }
+NAME_ENDS = {"namespace": "OfNamespace", "registry": "OfRegistry"}
+"""The ends of the operations' names for webhooks that belong to no repository."""
 PROBLEMS = {
     400: "The request is not valid. `errors` has the messages by field.",
     401: "The source's token is missing or wrong.",
@@ -79,8 +85,8 @@ PROBLEMS = {
     412: "The resource has changed since it was read. See `If-Match`.",
     413: "The body is too large.",
     415: "The body was not sent as JSON.",
-    429: "Too many tests, redeliveries and recoveries of this repository within a minute.",
-    503: "The registry's database or Redis server is unavailable, or the repository is being changed.",
+    429: "Too many tests, redeliveries and recoveries of the repository or namespace within a minute.",
+    503: "The registry's database or Redis server is unavailable, or the webhooks are being changed.",
 }
 PROBLEM_HEADERS = {401: "WWW-Authenticate", 405: "Allow", 429: "Retry-After", 503: "Retry-After"}
 HEADERS: dict[str, JSONSchema] = {
@@ -119,12 +125,14 @@ PROBLEM: JSONSchema = {
     returns=OpenAPIDocument(),
 )
 def read_openapi() -> Response:
-    return json_response(document(current_state().config))
+    state = current_state()
+    kinds = WEBHOOKS_OF if state.handlers.namespace_authorizer else ("repository",)
+    return json_response(document(state.config, tuple(kinds)))
 
 
 @lru_cache(maxsize=8)
-def document(config: Config) -> dict[str, Any]:
-    """Build the document of all endpoints, with the limits of a config."""
+def document(config: Config, kinds: tuple[str, ...]) -> dict[str, Any]:
+    """Build the document of all endpoints for these kinds of scopes, with the limits of a config."""
     plugin = _Plugin(schema_name_resolver=_schema_name)
     spec = APISpec(
         title=TITLE,
@@ -170,15 +178,20 @@ def document(config: Config) -> dict[str, Any]:
             "`Authorization` and as a password of basic authentication.",
         },
     )
-    for rule, endpoints in groupby(ENDPOINTS, lambda each: each.rule):
-        spec.path(
-            re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule),
-            operations={each.method.lower(): _operation(each, plugin.converter, config) for each in endpoints},
-            parameters=[
-                {"name": name, "in": "path", "required": True} | PARAMETERS[name]
-                for name in re.findall(r"(\w+)>", rule)
-            ],
-        )
+    for rule, group in groupby(ENDPOINTS, lambda each: each.rule):
+        endpoints = list(group)
+        rules = {kind: WEBHOOKS_OF[kind] + rule for kind in kinds} if endpoints[0].access else {"": rule}
+        for kind, full in rules.items():
+            spec.path(
+                re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", full),
+                operations={
+                    each.method.lower(): _operation(each, kind, plugin.converter, config) for each in endpoints
+                },
+                parameters=[
+                    {"name": name, "in": "path", "required": True} | PARAMETERS[name]
+                    for name in re.findall(r"(\w+)>", full)
+                ],
+            )
     content = spec.to_dict()
     for name in ("WebhookWanted", "WebhookChange", "PreviewWanted"):
         content["components"]["schemas"][name]["properties"]["hooks"]["maxItems"] = config.max_hooks
@@ -193,11 +206,11 @@ def _headers(names: Sequence[str]) -> JSONSchema:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
-def _operation(endpoint: Endpoint, converter: OpenAPIConverter, config: Config) -> JSONSchema:
+def _operation(endpoint: Endpoint, kind: str, converter: OpenAPIConverter, config: Config) -> JSONSchema:
     name, security = endpoint.function.__name__, "registry" if endpoint.access else endpoint.security
     first, *more = name.split("_")
     operation: JSONSchema = {
-        "operationId": first + "".join(each.title() for each in more),
+        "operationId": first + "".join(each.title() for each in more) + NAME_ENDS.get(kind, ""),
         "summary": endpoint.summary,
         "tags": [endpoint.tag],
         "security": [{security: []}] if security else [],

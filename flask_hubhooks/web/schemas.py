@@ -29,6 +29,7 @@ from ..records.models import DEFAULT_TIMEOUT_S, DOCKER_WORDS, NUMBER_LIMIT, Stat
 from ..records.request_headers import HEADERS_LIMIT, NAME_LIMIT, VALUE_LIMIT, BadHeader, check_name, check_value
 from ..records.runs import OUTCOMES
 from ..records.webhooks import HookWanted, template_fault, tls_fault
+from ..registry import MAX_NAME_LENGTH as MAX_REPOSITORY_LENGTH
 from ..registry import as_utc, storable
 from ..state import current_state
 from ..transport.egress import Forbidden, egress_of
@@ -403,6 +404,15 @@ class SendTestSchema(Strict):
     """A test of the first hook, or of the whole chain."""
 
     chain = StrictBoolean(load_default=False)
+    repository = fields.String(
+        load_default=None,
+        validate=[Length(min=1, max=MAX_REPOSITORY_LENGTH), printable],
+        metadata={
+            "maxLength": MAX_REPOSITORY_LENGTH,
+            "description": "Of a namespace or the registry: the repository whose push it is, by default a made-up one.",
+        }
+        | _PRINTABLE,
+    )
 
 
 class RecoverSchema(Strict):
@@ -447,6 +457,7 @@ class WebhookListSchema(PageSchema):
 class HistorySchema(PageSchema):
     """A page of deliveries. `status` is Docker Hub's word or the exact state."""
 
+    repository = fields.String(load_default=None, validate=printable, metadata=_PRINTABLE)
     cursor = fields.String(load_default=None)
     status = fields.String(load_default=None, validate=OneOf([*DOCKER_WORDS, *(each.value for each in Status)]))
     tag = fields.String(load_default=None, validate=printable, metadata=_PRINTABLE)
@@ -472,6 +483,7 @@ class HistoryPageSchema(Schema):
 
     cursor = fields.String(load_default="")
     outcome = fields.String(load_default="", validate=OneOf(["", *OUTCOMES]))
+    repository = Stripped(load_default="", validate=printable)
     tag = Stripped(load_default="", validate=printable)
 
 

@@ -313,7 +313,7 @@ def test_requests_take_no_connection_while_they_wait(host: Host, monkeypatch: py
         assert not [each for each in waiting if each.done()]
         for each in waiting:
             answer = problem(each.result(timeout=20), 503)
-            assert "repository is being changed" in answer["detail"]
+            assert "webhooks are being changed" in answer["detail"]
     assert edit().status_code == 200
     assert call_back().status_code == 200
 

@@ -48,7 +48,10 @@ def problem(answer: TestResponse, status: int) -> dict[str, Any]:
 
 @dataclass
 class Host:
-    """`alice` owns `acme/*` and `bob` owns `bob/*`; `reader` may read all. They sign in by naming themselves."""
+    """`alice` owns `acme/*`, `bob` owns `bob/*`, and `root` the registry; `reader` may read all.
+
+    They sign in by naming themselves.
+    """
 
     database_uri: str
     redis_url: str
@@ -60,11 +63,14 @@ class Host:
     session_options: dict[str, Any] = field(default_factory=dict)
     metadata: MetaData | None = None
     sources: Mapping[str, Source] = field(default_factory=dict)
+    namespaces: bool = True
 
     def __post_init__(self) -> None:
         self.db = SQLAlchemy(session_options=self.session_options, metadata=self.metadata)
         self.hubhooks = HubHooks(self.db, self.push_signal, join_session=self.join_session)
         self.hubhooks.authorizer(authorize)
+        if self.namespaces:
+            self.hubhooks.namespace_authorizer(authorize_namespace)
         self.hubhooks.repository_loader(load)
         for name, read in self.sources.items():
             self.hubhooks.source(name)(read)
@@ -96,11 +102,12 @@ class Host:
         return state
 
     def api(self, method: str, path: str, user: str | None = "alice", **options: Any) -> TestResponse:
-        """A request to the API, below `/v2/repositories/`; `user` signs in."""
+        """A request to the API, below `/v2/repositories/` or at an absolute path; `user` signs in."""
         headers = options.pop("headers", {}) | ({"X-User": user} if user else {})
         if method == "POST" and options.get("json") is None and not {"data", "content_type"} & options.keys():
             options["content_type"] = "application/json"
-        return self.client.open(f"/v2/repositories/{path}", method=method, headers=headers, **options)
+        path = path if path.startswith("/") else f"/v2/repositories/{path}"
+        return self.client.open(path, method=method, headers=headers, **options)
 
     def create(self, *urls: str, repository: str = "acme/app", name: str = "deploy", **more: Any) -> dict[str, Any]:
         """Make a webhook; of more than one URL a chain."""
@@ -269,6 +276,7 @@ def kept(host: Host, model: Any) -> list[str]:
 
 
 def authorize(action: str, repository: str) -> str | None:
+    assert repository != "*" and not repository.endswith("/*"), "it is never asked about patterns"
     user = request.headers.get("X-User")
     if user is None:
         abort(401)
@@ -277,5 +285,16 @@ def authorize(action: str, repository: str) -> str | None:
     return None
 
 
+def authorize_namespace(action: str, pattern: str) -> str | None:
+    user = request.headers.get("X-User")
+    if user is None:
+        abort(401)
+    assert pattern == "*" or pattern.endswith("/*")
+    if pattern.startswith(OWNERS.get(user, "//")) or user == "root" or (user == "reader" and action == "read"):
+        return user
+    return None
+
+
 def load(name: str) -> Repository | None:
+    assert name != "*" and not name.endswith("/*"), "it is never asked about patterns"
     return None if name.endswith("/missing") else Repository(description="An app", star_count=7)

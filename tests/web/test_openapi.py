@@ -92,11 +92,26 @@ def test_every_route(host: Host) -> None:
     for path, rule in rules.items():
         ids = {"webhook_id": 1, "hook_id": 1, "delivery_id": uuid.UUID(int=0)}
         with host.app.test_request_context():
-            _, url = rule.build(
-                {"repository": "acme/app", "token": "t", "source": "zot"} | ids, append_unknown=False
-            ) or ("", "")
+            names = {"repository": "acme/app", "namespace": "acme", "token": "t", "source": "zot"}
+            _, url = rule.build(names | ids, append_unknown=False) or ("", "")
         allowed = set(host.client.options(url).headers["Allow"].lower().split(", "))
         assert {*paths[path], "options"} - {"parameters"} == allowed - {"head"}
+
+
+@on_sqlite
+def test_every_scope(host: Host) -> None:
+    """The operations of namespaces and of the registry are those of repositories, but for their names."""
+    paths = document(host)["paths"]
+    base = "/v2/repositories/{repository}/webhooks/"
+    for path in [each for each in paths if each.startswith(base)]:
+        operations = dict(paths[path])
+        parameters = operations.pop("parameters")[1:]
+        ends = {"/v2/namespaces/{namespace}/webhooks/": "OfNamespace", "/v2/registry/webhooks/": "OfRegistry"}
+        for other, end in ends.items():
+            same = dict(paths[path.replace(base, other)])
+            assert [each for each in same.pop("parameters", []) if each["name"] != "namespace"] == parameters
+            renamed = {name: each | {"operationId": each["operationId"] + end} for name, each in operations.items()}
+            assert same == renamed
 
 
 @on_sqlite
@@ -184,7 +199,8 @@ def test_every_answer(make_host: MakeHost, monkeypatch: pytest.MonkeyPatch) -> N
 
     Headers are compared both ways, and no schema of an answer lets pass what it does not name.
     """
-    host = make_host(config=WITH_SOURCES | {"HUBHOOKS_MAX_SENDS_PER_MINUTE": 4, "TESTING": True})
+    config = WITH_SOURCES | {"HUBHOOKS_MAX_SENDS_PER_MINUTE": 4, "TESTING": True}
+    host = make_host(config=config, namespaces=False)
     checked = Checked(host)
     _use_webhooks(host)
     _deliver(host)
@@ -285,7 +301,8 @@ CONFIG: dict[str, Any] = {
     "operations": [
         {
             # What they take cannot be told by a schema: names that are free, ids of hooks that are there, URLs with a
-            # host, base64 of so many bytes, patterns without an impossible range, cursors that were given out.
+            # host, base64 of so many bytes, patterns without an impossible range, cursors that were given out,
+            # the webhook's repository.
             "include-operation-id": [
                 "createWebhook",
                 "previewWebhook",
@@ -293,6 +310,7 @@ CONFIG: dict[str, Any] = {
                 "addHook",
                 "editHook",
                 "rotateSecret",
+                "sendTest",
                 "matchTags",
                 "listDeliveries",
                 "postCallback",
@@ -321,7 +339,7 @@ def not_found(_: Exception) -> Response:
 def signed_in(make_host: MakeHost) -> Host:
     """A host app whose clients sign in with the Authorization header."""
     limits = {"HUBHOOKS_MAX_SENDS_PER_MINUTE": 1_000_000, "HUBHOOKS_MAX_WEBHOOKS": 10_000}
-    host = make_host(config=WITH_SOURCES | limits)
+    host = make_host(config=WITH_SOURCES | limits, namespaces=False)
     host.hubhooks.authorizer(authorize)
     host.app.register_error_handler(404, not_found)
     with host.app.app_context():

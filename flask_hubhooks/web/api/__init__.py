@@ -1,6 +1,6 @@
-"""The JSON API under `/v2/repositories/<repository>/webhooks/`."""
+"""The JSON API of webhooks. Each rule continues those of `endpoints.WEBHOOKS_OF`."""
 
-WEBHOOKS = "/v2/repositories/<path:repository>/webhooks/"
+WEBHOOKS = ""
 WEBHOOK = WEBHOOKS + "<int:webhook_id>/"
 HOOK = WEBHOOK + "hooks/<int:hook_id>/"
 DELIVERY = WEBHOOK + "history/<uuid:delivery_id>/"

@@ -15,6 +15,7 @@ from ...outbox import latest_push
 from ...records import request_headers, webhooks
 from ...records.credentials import headers_of
 from ...records.models import Hook, Kind, Push, Webhook
+from ...records.scopes import sample_repository
 from ...worker.masking import MASKED
 from ..authorization import Call
 from ..documents import PreviewDocument
@@ -58,7 +59,7 @@ class Preview:
 def preview_webhook(call: Call, wanted: dict[str, Any]) -> Preview:
     """Preview a new webhook. It is refused as creating it would be."""
     with call.state.reading() as session:
-        push = latest_push(session, call.repository) if wanted["push"] == "latest" else None
+        push = latest_push(session, call.scope) if wanted["push"] == "latest" else None
         webhook, _ = webhooks.build(session, call.owner, wanted)
     return _preview(call, webhook, push)
 
@@ -66,7 +67,7 @@ def preview_webhook(call: Call, wanted: dict[str, Any]) -> Preview:
 def preview_edit(call: Call, wanted: dict[str, Any], webhook_id: int) -> Preview:
     """Preview changes to a webhook. They are made in a transaction that is rolled back, so they are refused alike."""
     with call.state.reading() as session:
-        push = latest_push(session, call.repository)
+        push = latest_push(session, call.scope)
     with editing(call, webhook_id) as (session, webhook):
         webhooks.edit(session, call.owner, webhook, wanted)
         preview = _preview(call, webhook, push)
@@ -77,7 +78,7 @@ def preview_edit(call: Call, wanted: dict[str, Any], webhook_id: int) -> Preview
 def _preview(call: Call, webhook: Webhook, latest: Push | None) -> Preview:
     push = latest or Push(
         kind=Kind.PUSH,
-        repository=call.repository,
+        repository=sample_repository(call.scope),
         tag="latest",
         digest=SAMPLE_DIGEST,
         media_type=SAMPLE_MEDIA_TYPE,

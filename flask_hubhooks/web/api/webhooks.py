@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from flask import request
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import Session, selectinload
 
 from ...dialects import lock_repository, utcnow
@@ -41,20 +41,20 @@ WEBHOOK_DOCUMENT, HOOK_DOCUMENT = WebhookDocument(), HookDocument()
 @Endpoint(
     "GET",
     WEBHOOKS,
-    summary="List the webhooks of a repository",
+    summary="List webhooks: those of the scope, then those that a repository inherits",
     access="read",
     query=WebhookListSchema(),
     returns=WebhookPageDocument(),
 )
 def list_webhooks(call: Call, query: dict[str, Any]) -> Page:
-    filters = [live(call.repository)]
+    filters: list[ColumnElement[bool]] = []
     if query["active"] is not None:
         filters.append(Webhook.active.is_(query["active"]))
     if query["name"]:
         filters.append(Webhook.name.icontains(query["name"], autoescape=True))
     number, size = query["page"], query["page_size"]
     with call.state.reading() as session:
-        rows, count = page_of_webhooks(session, filters, Webhook.id, number, size)
+        rows, count = page_of_webhooks(session, call, filters, Webhook.id, number, size)
 
     def url(number: int) -> str:
         return api_url(call, query=request.args.to_dict() | {"page": number})
@@ -68,12 +68,13 @@ def list_webhooks(call: Call, query: dict[str, Any]) -> Page:
 
 
 def page_of_webhooks(
-    session: Session, filters: Sequence[ColumnElement[bool]], order: Any, number: int, size: int
+    session: Session, call: Call, filters: Sequence[ColumnElement[bool]], order: Any, number: int, size: int
 ) -> tuple[Sequence[Webhook], int]:
     """Return the webhooks of a page, which counts from 1, and how many webhooks there are on all pages."""
-    count = session.scalar(select(func.count()).select_from(Webhook).where(*filters)) or 0
-    rows = select(Webhook).where(*filters).options(_WITH_HOOKS).order_by(order).limit(size).offset((number - 1) * size)
-    return session.scalars(rows).all(), count
+    shown = or_(live(call.scope), Webhook.id.in_(webhooks.inherited_by(session, call.scope)))
+    count = session.scalar(select(func.count()).select_from(Webhook).where(shown, *filters)) or 0
+    rows = select(Webhook).where(shown, *filters).options(_WITH_HOOKS).order_by(Webhook.scope != call.scope, order)
+    return session.scalars(rows.limit(size).offset((number - 1) * size)).all(), count
 
 
 @Endpoint(
@@ -110,7 +111,7 @@ def match_tags(call: Call, query: dict[str, Any]) -> MatchingTags:
     """Try a filter, which need not belong to any webhook yet, on the repository's recent tags."""
     tag_filter = Filter(query["tag_filter"])
     with call.state.reading() as session:
-        tags = recent_tags(session, call.repository)
+        tags = recent_tags(session, call.scope)
     return MatchingTags(
         [tag for tag in tags if tag_filter.matches(tag)], [tag for tag in tags if not tag_filter.matches(tag)]
     )
@@ -248,13 +249,21 @@ _WITH_HOOKS = selectinload(Webhook.hooks).immediateload(Hook.webhook)
 
 
 def find_webhook(session: Session, call: Call, webhook_id: int, *, with_hooks: bool = False) -> Webhook:
-    """Return a webhook of the repository; raises 404."""
+    """Return a webhook of the call's scope, or one that its repository inherits; raises 404.
+
+    From here on the call sees of an inherited webhook what readers see. If it is to change something, that raises 403.
+    """
     row = None
     if webhook_id <= ID_LIMIT:
-        found = select(Webhook).where(Webhook.id == webhook_id, live(call.repository))
+        found = select(Webhook).where(Webhook.id == webhook_id, Webhook.deleted_id == 0)
         row = session.scalar(found.options(_WITH_HOOKS) if with_hooks else found)
+    if row is not None and row.scope != call.scope and row.id not in webhooks.inherited_by(session, call.scope):
+        row = None
     if row is None:
         raise not_found()
+    if row.scope != call.scope and call.action == "write":
+        raise Problem(403, f"This webhook is inherited from {row.scope}, and can be changed only there.")
+    call.viewer = call.viewer.of(row.scope)
     return row
 
 
@@ -279,5 +288,5 @@ def _errors_of_hook(index: int) -> Iterator[None]:
 def editing(call: Call, webhook_id: int) -> Iterator[tuple[Session, Webhook]]:
     """A transaction in which nobody else edits the repository's webhooks; raises 404."""
     with call.state.writing() as session:
-        lock_repository(session, call.repository)
+        lock_repository(session, call.scope)
         yield session, find_webhook(session, call, webhook_id, with_hooks=True)

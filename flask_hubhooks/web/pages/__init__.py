@@ -1,6 +1,7 @@
 """The routes of the pages under `/r/<repository>/webhooks/`.
 
-A repository's name is everything up to the last segment `webhooks`.
+A repository's name is everything up to the last segment `webhooks`. The pages of a namespace are at its pattern, such
+as `/r/acme/*/webhooks/`, and those of the registry at `/r/*/webhooks/`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def add_routes(blueprint: Blueprint) -> None:
     delivery = one + "history/<uuid:delivery_id>/"
 
     def add(rule: str, name: str, **views: View) -> None:
-        add_route(blueprint, rule, f"pages_{name}", views, problem_page)
+        add_route(blueprint, rule, f"pages_{name}", views, answer_problem=problem_page)
 
     add(
         every,

@@ -12,7 +12,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ...dialects import utcnow
-from ...records.models import Webhook, attempts, deliveries
+from ...records import history
+from ...records.models import Attempt, Delivery, Webhook
 from ...records.runs import OUTCOMES
 
 DAYS = 7
@@ -74,22 +75,20 @@ class Chart:
 _OUTCOME_OF = {status: name for name, states in OUTCOMES.items() for status in states}
 
 
-def read_chart(session: Session, webhook: Webhook) -> Chart:
-    """Read the chart of a webhook, in one statement."""
+def read_chart(session: Session, webhook: Webhook, scope: str) -> Chart:
+    """Read the chart of a webhook, as users of `scope` see it, in one statement."""
     now = utcnow()
-    rows = session.execute(
-        select(
-            deliveries.c.id,
-            deliveries.c.pushed_at,
-            deliveries.c.status,
-            attempts.c.duration_ms,
-            attempts.c.status_code,
-        )
-        .join_from(deliveries, attempts, attempts.c.delivery_id == deliveries.c.id, isouter=True)
-        .where(deliveries.c.webhook_id == webhook.id, deliveries.c.pushed_at > now - timedelta(days=DAYS))
-        .order_by(deliveries.c.pushed_at.desc(), deliveries.c.push_id.desc())
+    order = history.order_for(webhook, scope, None)
+    found = (
+        select(Delivery.id, Delivery.pushed_at, Delivery.status, Attempt.duration_ms, Attempt.status_code)
+        .join_from(Delivery, Attempt, Attempt.delivery_id == Delivery.id, isouter=True)
+        .where(*history.shown(webhook, scope), order.pushed_at > now - timedelta(days=DAYS))
+        .order_by(order.pushed_at.desc(), order.push_id.desc())
         .limit(MAX_ATTEMPTS)
-    ).all()
+    )
+    if webhook.scope != scope:
+        found = found.join(Delivery.push)
+    rows = session.execute(found).all()
     by_day = defaultdict(list)
     for row in rows:
         by_day[row.pushed_at.date()].append(row)

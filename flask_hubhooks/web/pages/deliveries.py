@@ -43,8 +43,8 @@ def show_history(call: Call, query: dict[str, Any], webhook_id: int) -> Response
     with call.state.reading() as session:
         row = find_webhook(session, call, webhook_id, with_hooks=True)
         size = min(MAX_RUNS, max(1, MAX_DELIVERIES // max(1, len(row.hooks))))
-        found = runs.page(session, row, query, size)
-        chart = read_chart(session, row)
+        found = runs.page(session, row, query, size, call.scope)
+        chart = read_chart(session, row, call.scope)
     return page(
         call,
         "history.html",
@@ -52,7 +52,7 @@ def show_history(call: Call, query: dict[str, Any], webhook_id: int) -> Response
         chains=[_shown_run(call, delivery_views(run, found.context)) for run in found.runs],
         chart=chart,
         outcomes=list(OUTCOMES),
-        query={name: query[name] for name in ("outcome", "tag") if query[name]},
+        query={name: query[name] for name in ("outcome", "repository", "tag") if query[name]},
         older=found.older,
         newer=found.newer,
     )
@@ -68,7 +68,7 @@ def _shown_run(call: Call, views: Sequence[DeliveryView]) -> dict[str, Any]:
 def show(call: Call, query: dict[str, Any], webhook_id: int, delivery_id: uuid.UUID) -> Response:
     with call.state.reading() as session:
         webhook = find_webhook(session, call, webhook_id)
-        row = api.find_delivery(session, webhook, delivery_id)
+        row = api.find_delivery(session, call, webhook, delivery_id)
         context = history.context(session, [row])
         attempts = _read_attempts(session, row, query["attempt"])
         run = _shown_run(call, delivery_views(context.runs[row.push_id], context))
@@ -171,7 +171,7 @@ def pin_key(call: Call, sent: Form, webhook_id: int, delivery_id: uuid.UUID) -> 
     """Pin the key of the certificate that an attempt was shown; the hook's other settings stay."""
     number = sent.get("attempt", "")
     with editing(call, webhook_id) as (session, webhook):
-        delivery = api.find_delivery(session, webhook, delivery_id)
+        delivery = api.find_delivery(session, call, webhook, delivery_id)
         attempt = session.get(Attempt, (delivery.id, int(number))) if re.fullmatch("[0-9]{1,9}", number) else None
         if attempt is None:
             raise not_found()
@@ -187,10 +187,10 @@ def pin_key(call: Call, sent: Form, webhook_id: int, delivery_id: uuid.UUID) -> 
 
 def send_test(call: Call, sent: Form, webhook_id: int) -> Response:
     """Send a test to the first hook or the whole chain, and redirect to the delivery."""
-    delivery = api.send_test(call, {"chain": sent.get("chain") == "yes"}, webhook_id)
+    delivery = api.send_test(call, {"chain": sent.get("chain") == "yes", "repository": None}, webhook_id)
     return _see(call, webhook_id, delivery.row.id, "test")
 
 
 def _see(call: Call, webhook_id: int, delivery_id: uuid.UUID, notice: str) -> Response:
-    here = {"repository": call.repository, "webhook_id": webhook_id, "delivery_id": delivery_id}
+    here = {"repository": call.scope, "webhook_id": webhook_id, "delivery_id": delivery_id}
     return see(".pages_delivery", **here, notice=notice)

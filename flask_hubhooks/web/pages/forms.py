@@ -87,6 +87,7 @@ class WebhookForm:
     urls: list[URLField] = field(default_factory=lambda: [URLField()])
     final_callback: str = ""
     tag_filter: str = ""
+    repository_filter: str = ""
     headers: list[HeaderField] = field(default_factory=list)
     version: str = ""
     errors: dict[str, list[str]] = field(default_factory=dict)
@@ -119,6 +120,7 @@ class WebhookForm:
             or [URLField()],
             final_callback=_choice(row.expect_final_callback),
             tag_filter=" ".join(webhook["tag_filter"]),
+            repository_filter=" ".join(webhook["repository_filter"]),
             headers=[HeaderField(name) for name in webhook["headers"] or ()],
             version=version,
         )
@@ -161,6 +163,7 @@ class WebhookForm:
             urls=urls or [URLField()],
             final_callback=form.get("final_callback", ""),
             tag_filter=form.get("tag_filter", ""),
+            repository_filter=form.get("repository_filter", ""),
             headers=[HeaderField(name.strip(), value) for name, value in zip(names, values, strict=False)],
             version=form.get("version", ""),
             errors={"": [_(EXPIRED)]} if is_expired(form) else {},
@@ -173,6 +176,7 @@ class WebhookForm:
             "hooks": [_hook(each) for each in self.urls if each.url],
             "expect_final_callback": CHOICES.get(self.final_callback),
             "tag_filter": self.patterns(),
+            "repository_filter": self.repository_filter.split(),
             "headers": {each.name: each.value or None for each in self.headers if each.name or each.value},
         }
 
@@ -188,8 +192,8 @@ class WebhookForm:
                 places = {each.name: index for index, each in enumerate(self.headers)}
                 for key, text in _flattened(messages):
                     self._add("headers" if key is None else f"header-{places[key]}", [text])
-            elif name == "tag_filter":
-                patterns = self.patterns()
+            elif name in ("tag_filter", "repository_filter"):
+                patterns = getattr(self, name).split()
                 self._add(
                     name, [_of(patterns[key], text) if key is not None else text for key, text in _flattened(messages)]
                 )

@@ -16,6 +16,7 @@ from jinja2 import BaseLoader, ChoiceLoader, Environment, FileSystemLoader, Pref
 from markupsafe import Markup
 
 from ...dialects import utcnow
+from ...records.scopes import is_pattern
 from ...state import current_state
 from ..authorization import Call
 from ..problems import Problem
@@ -65,7 +66,8 @@ def _environment(hosts: Environment) -> Environment:
 def page(call: Call, template: str, status: int = 200, **context: Any) -> Response:
     """Render a page for a visitor who may read the repository's webhooks."""
     known = {
-        "repository": call.repository,
+        "repository": call.scope,
+        "is_pattern": is_pattern(call.scope),
         "repository_url": call.details["repo_url"],
         "may_write": call.viewer.may_write,
         "notice": words.notice(request.args.get("notice", "")),

@@ -16,7 +16,8 @@ from ...records import runs, webhooks
 from ...records.credentials import FORMER_SECRET_TTL
 from ...records.filters import BadPattern, Filter, check_tag_pattern
 from ...records.models import Webhook
-from ...records.webhooks import Refused, live
+from ...records.scopes import sample_repository
+from ...records.webhooks import Refused
 from ...worker.masking import MASKED
 from ..api import previews
 from ..api import webhooks as api
@@ -47,8 +48,8 @@ def show_all(call: Call, query: dict[str, Any]) -> Response:
 
 def _list(call: Call, form: WebhookForm, number: int = 1, status: int = 200) -> Response:
     with call.state.reading() as session:
-        rows, count = page_of_webhooks(session, [live(call.repository)], Webhook.id.desc(), number, WEBHOOKS)
-        recent = runs.recent(session, rows)
+        rows, count = page_of_webhooks(session, call, [], Webhook.id.desc(), number, WEBHOOKS)
+        recent = runs.recent(session, rows, call.scope)
     return page(
         call,
         "webhooks.html",
@@ -65,11 +66,12 @@ def _list(call: Call, form: WebhookForm, number: int = 1, status: int = 200) -> 
 
 
 def _example(call: Call) -> str:
+    repository = sample_repository(call.scope)
     today = utcnow().replace(hour=0, minute=0, second=0, microsecond=0)  # else it would change while it is read
     content = dockerhub.payload(
         external_url=call.state.config.external_url,
-        callback_url=dockerhub.make_callback_url(call.state.config.external_url, call.repository, MASKED),
-        repository=call.repository,
+        callback_url=dockerhub.make_callback_url(call.state.config.external_url, repository, MASKED),
+        repository=repository,
         tag="latest",
         pusher=call.user,
         pushed_at=today,
@@ -123,7 +125,7 @@ def show_form(call: Call, webhook_id: int) -> Response:
 
 def _edit(call: Call, webhook: dict[str, Any], form: WebhookForm, status: int = 200) -> Response:
     with call.state.reading() as session:
-        tags = recent_tags(session, call.repository)
+        tags = recent_tags(session, call.scope)
     patterns = [each for each in form.patterns() if _is_pattern(each)]
     matches = Filter(patterns).matches
     return page(
@@ -162,7 +164,7 @@ def edit(call: Call, sent: Form, webhook_id: int) -> Response:
                 if form.version != version(call.viewer.document(WEBHOOK_DOCUMENT, row)):
                     raise Refused({"": [_(CHANGED)]})
                 webhooks.edit(session, call.owner, row, wanted)
-            return see(".pages_webhooks", repository=call.repository, notice="saved")
+            return see(".pages_webhooks", repository=call.scope, notice="saved")
         except (Refused, Problem) as refused:
             _refuse(form, refused)
     return _edit(call, _document(call, webhook_id), form, 400)
@@ -186,9 +188,9 @@ def _back(call: Call, webhook_id: int, notice: str) -> Response:
     """Redirect to where the button was, given by `at`: the webhook's history, or a page of the list."""
     at = request.args.get("at", "")
     if at == "history":
-        return see(".pages_history", repository=call.repository, webhook_id=webhook_id, notice=notice)
+        return see(".pages_history", repository=call.scope, webhook_id=webhook_id, notice=notice)
     page_number = at if re.fullmatch("[1-9][0-9]{0,5}", at) else None
-    return see(".pages_webhooks", repository=call.repository, page=page_number, notice=notice)
+    return see(".pages_webhooks", repository=call.scope, page=page_number, notice=notice)
 
 
 def confirm_delete(call: Call, webhook_id: int) -> Response:
@@ -197,7 +199,7 @@ def confirm_delete(call: Call, webhook_id: int) -> Response:
 
 def delete(call: Call, sent: Form, webhook_id: int) -> Response:
     api.delete_webhook(call, webhook_id)
-    return see(".pages_webhooks", repository=call.repository, notice="deleted")
+    return see(".pages_webhooks", repository=call.scope, notice="deleted")
 
 
 def confirm_rotation(call: Call, webhook_id: int) -> Response:
