@@ -55,9 +55,8 @@ def take_events(source: str) -> EventsTaken:
     token = dict(state.config.source_tokens).get(source, "")
     if not token:
         raise Problem(404, "This source is not on. HUBHOOKS_SOURCE_TOKENS has no token for it.")
-    if not any([hmac.compare_digest(each, token.encode()) for each in _credentials(source)]) and not _signed(
-        source, token
-    ):
+    shown = [hmac.compare_digest(each, token.encode()) for each in _credentials(source)]
+    if not any(shown) and not _signed(source, token):
         raise Problem(
             401, "The source's token is missing or wrong. Send it as Authorization: Bearer …", headers=_CHALLENGE
         )
