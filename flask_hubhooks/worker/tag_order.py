@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, literal_column, not_, select, update
+from sqlalchemy import ColumnElement, Select, literal_column, not_, or_, select, update
 from sqlalchemy.orm import Session
 
 from ..dialects import now_plus, one_of
@@ -39,14 +39,18 @@ def keep_order(session: Session, claims: Sequence[Claim]) -> tuple[list[Claim], 
 
     The transaction that made the claims has committed.
     """
+    ordered = [each for each in claims if each.ordered_image]
+    contended = set(session.scalars(_CONTENDED, {"ids": [each.id for each in ordered]}))
+    if not contended:  # as usual
+        return list(claims), []
     of_tags: defaultdict[tuple[int, str], list[Claim]] = defaultdict(list)
-    for each in claims:
-        if each.ordered_image:
+    for each in ordered:
+        if each.id in contended and each.ordered_image:
             of_tags[each.hook_id, each.ordered_image].append(each)
     queues = [sorted(queue, key=_rank) for queue in of_tags.values()]
     which = {"ids": [queue[0].id for queue in queues], "own_leases": list({each.lease_token for each in claims})}
     others = {row.id: row for row in session.execute(_OTHERS, which)}
-    sendable = {each.id for each in claims if not each.ordered_image}
+    sendable = {each.id for each in claims if each.id not in contended}
     superseded: list[Claim] = []
     released: list[Released] = []
     for first, *later in queues:
@@ -111,6 +115,16 @@ def _of_other(value: ColumnElement[Any], *conditions: ColumnElement[bool]) -> Co
     return first.correlate(_mine).scalar_subquery()
 
 
+_CONTENDED = select(_mine.c.id).where(
+    one_of(_mine.c.id, "ids"),
+    or_(
+        _of_other(_other.c.id, _other.c.next_attempt_at.is_not(None)).is_not(None),
+        _of_other(_other.c.id, _newer, _other.c.next_attempt_at.is_(None), _other.c.received_at.is_not(None)).is_not(
+            None
+        ),
+    ),
+)
+"""Those of which another push of the tag is pending, or a newer one was received."""
 _OTHERS = select(
     _mine.c.id,
     now_plus(0.0).label("now"),
