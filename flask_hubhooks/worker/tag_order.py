@@ -39,18 +39,18 @@ def keep_order(session: Session, claims: Sequence[Claim]) -> tuple[list[Claim], 
 
     The transaction that made the claims has committed.
     """
-    ordered = [each for each in claims if each.ordered_image]
-    contended = set(session.scalars(_CONTENDED, {"ids": [each.id for each in ordered]}))
-    if not contended:  # as usual
-        return list(claims), []
     of_tags: defaultdict[tuple[int, str], list[Claim]] = defaultdict(list)
-    for each in ordered:
-        if each.id in contended and each.ordered_image:
+    for each in claims:
+        if each.ordered_image:
             of_tags[each.hook_id, each.ordered_image].append(each)
-    queues = [sorted(queue, key=_rank) for queue in of_tags.values()]
+    single = [queue[0].id for queue in of_tags.values() if len(queue) == 1]
+    free = set(single) - set(session.scalars(_CONTENDED, {"ids": single}) if single else ())
+    queues = [sorted(queue, key=_rank) for queue in of_tags.values() if queue[0].id not in free]
+    if not queues:  # as usual
+        return list(claims), []
+    sendable = free | {each.id for each in claims if not each.ordered_image}
     which = {"ids": [queue[0].id for queue in queues], "own_leases": list({each.lease_token for each in claims})}
     others = {row.id: row for row in session.execute(_OTHERS, which)}
-    sendable = {each.id for each in claims if each.id not in contended}
     superseded: list[Claim] = []
     released: list[Released] = []
     for first, *later in queues:
