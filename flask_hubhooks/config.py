@@ -63,6 +63,12 @@ def _registry_host(value: object) -> str:
     return text
 
 
+def _credentials(value: str) -> str:
+    if not re.fullmatch(r"[^:\x00-\x1f\x7f]+:[^\x00-\x1f\x7f]+", _text(value)):
+        raise ValueError
+    return value
+
+
 def _source_tokens(value: object) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, Mapping):
         raise TypeError
@@ -233,6 +239,17 @@ class Config:
         secret=True,
     )
     """Pairs of a source that is on and the token that its registry sends."""
+    registry_url: str | None = _key(
+        None, _or_none(_url), "None or an absolute http(s) URL without user name, query or fragment", secret=True
+    )
+    """Where the worker reaches the registry, without a final slash; a push of CNCF Distribution waits for its tag."""
+    registry_auth: str | None = _key(
+        None,
+        _or_none(_credentials),
+        "None or a user name and a password that may pull all repositories, such as 'user:password'",
+        secret=True,
+    )
+    """What the worker signs in to the registry with."""
     queue: str = _key("hubhooks", _queue, "1 to 64 letters, digits, '_' or '-'")
     """The RQ queue, and the prefix of our other Redis keys."""
     concurrency: int = _number(1000, 65_536)
@@ -343,6 +360,11 @@ class Config:
             raise ConfigError(
                 f"{PREFIX}REGISTRY_HOST is not set. With {PREFIX}SOURCE_TOKENS the registry is usually another server "
                 "than this app. Set it to what users write before an image's name, such as 'registry.example.com'."
+            )
+        if config.registry_auth and not config.registry_url:
+            raise ConfigError(
+                f"{PREFIX}REGISTRY_AUTH is set, but {PREFIX}REGISTRY_URL is not. Set it to the registry's URL, such as "
+                "'https://registry.example.com'."
             )
         if config.redis_sentinels and not urlsplit(config.redis_url).hostname:
             raise ConfigError(

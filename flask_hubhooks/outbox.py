@@ -10,13 +10,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import count, groupby
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Engine, Select, event, exists, false, insert, or_, select
+from sqlalchemy import Engine, Float, Select, bindparam, event, exists, false, insert, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, SessionTransaction
 
-from .dialects import CONFLICT_TRIES, DATABASE_AWAY, is_conflict, one_of, time_ordered_uuid, utcnow
+from .config import Config
+from .dialects import CONFLICT_TRIES, DATABASE_AWAY, is_conflict, now_plus, one_of, time_ordered_uuid, utcnow
 from .formats import has_callback
 from .outages import explained
 from .records import transitions
@@ -47,6 +48,31 @@ TEST_TAG = "hubhooks-test"
 MAX_RECENT_PUSHES, MAX_RECENT_TAGS, MAX_RECENT_WEBHOOKS = 1000, 100, 10
 
 
+class TagWait(NamedTuple):
+    """How long a push waits for the registry to write its tag before it is delivered.
+
+    CNCF Distribution sends its event before it writes the tag, and we are fast enough that receivers would pull the old
+    image (https://github.com/distribution/distribution/issues/2625).
+    """
+
+    seconds: float = 0.0
+    """At most, if the tag is looked up."""
+    reason: str = ""
+    looked_up: bool = False
+    """Whether workers ask the registry for the tag, see `worker.awaited_tags`."""
+
+
+NO_WAIT = TagWait()
+WAIT_FOR_TAG = TagWait(60.0, "Waiting for the registry to show the tag.", looked_up=True)
+DELAY = TagWait(2.0, "Waiting 2 s for the registry to write the tag.")
+
+
+def _tag_wait(config: Config, source: str, push: ImagePush) -> TagWait:
+    if source != "distribution" or not push.digest:
+        return NO_WAIT
+    return WAIT_FOR_TAG if config.registry_url else DELAY
+
+
 def accept(state: State, push: ImagePush) -> None:
     """Record a push in a transaction of our own and wake a worker. Our own errors are logged, never raised."""
     with _errors_reported(state, push):
@@ -72,7 +98,17 @@ def _record_all(state: State, engine: Engine, pushes: Sequence[ImagePush], sourc
     for tries in count(1):
         try:
             with state.writing(engine) as session:
-                recorded = [_record(session, push, details[push.repository], chains, source) for push, chains in wanted]
+                recorded = [
+                    _record(
+                        session,
+                        push,
+                        details[push.repository],
+                        chains,
+                        source,
+                        tag_wait=_tag_wait(state.config, source, push),
+                    )
+                    for push, chains in wanted
+                ]
             break
         except DATABASE_AWAY as fault:
             if tries == CONFLICT_TRIES or not is_conflict(fault):
@@ -171,6 +207,7 @@ def _record(
     chains: list[list[Any]],
     source: str = "",
     *,
+    tag_wait: TagWait = NO_WAIT,
     kind: Kind = Kind.PUSH,
     max_hooks: int | None = None,
 ) -> uuid.UUID | None:
@@ -179,7 +216,8 @@ def _record(
     Returns the id of the first delivery, or None if the same event has been recorded before.
     """
     pushed_at = as_utc(push.pushed_at) if push.pushed_at else utcnow()
-    push_id = _insert_push(session, push, pushed_at, details or Repository(is_private=True).snapshot(), source, kind)
+    details = details or Repository(is_private=True).snapshot()
+    push_id = _insert_push(session, push, pushed_at, details, source, kind, tag_wait)
     if push_id is None:
         logger.info("push of %s:%s was recorded before: event %s", push.repository, push.tag, push.event_id)
         return None
@@ -189,7 +227,7 @@ def _record(
     rows = [
         of_push | {"repository_key": keys[chain[0].scope]} | row
         for chain in chains
-        for row in _delivery_rows(chain, max_hooks, image)
+        for row in _delivery_rows(chain, max_hooks, image, tag_wait)
     ]
     session.execute(_INSERT_DELIVERIES, rows)
     first: uuid.UUID = rows[0]["id"]
@@ -197,7 +235,13 @@ def _record(
 
 
 _INSERT_PUSH = {
-    dialect: insert(pushes).on_conflict_do_nothing(index_elements=["event_key"]).returning(pushes.c.id)
+    dialect: insert(pushes)
+    .values(
+        tag_look_up_at=now_plus(bindparam("tag_look_up_in_s", type_=Float)),
+        tag_awaited_until=now_plus(bindparam("tag_awaited_for_s", type_=Float)),
+    )
+    .on_conflict_do_nothing(index_elements=["event_key"])
+    .returning(pushes.c.id)
     for dialect, insert in (("postgresql", postgresql.insert), ("sqlite", sqlite.insert))
 }
 """They return nothing for a known event. Any other conflict is an error."""
@@ -260,7 +304,13 @@ def _recent_in_namespace(session: Session, scope: str) -> Select[Any]:
 
 
 def _insert_push(
-    session: Session, push: ImagePush, pushed_at: datetime, details: dict[str, Any], source: str, kind: Kind
+    session: Session,
+    push: ImagePush,
+    pushed_at: datetime,
+    details: dict[str, Any],
+    source: str,
+    kind: Kind,
+    tag_wait: TagWait,
 ) -> int | None:
     values = {
         "source": source,
@@ -274,6 +324,8 @@ def _insert_push(
         "pusher": storable(push.pusher or "")[:TEXT_LIMIT],
         "pushed_at": pushed_at,
         "snapshot": details,
+        "tag_look_up_in_s": 0.0 if tag_wait.looked_up else None,
+        "tag_awaited_for_s": tag_wait.seconds if tag_wait.looked_up else None,
     }
     push_id: int | None = session.execute(_INSERT_PUSH[session.get_bind().dialect.name], values).scalar()
     return push_id
@@ -290,11 +342,14 @@ def _event_key(source: str, push: ImagePush) -> uuid.UUID | None:
     return uuid.UUID(bytes=hashlib.blake2b(parts.encode(), digest_size=16).digest())
 
 
-def _delivery_rows(chain: Sequence[Any], max_hooks: int | None, image: str | None) -> list[dict[str, Any]]:
+def _delivery_rows(
+    chain: Sequence[Any], max_hooks: int | None, image: str | None, tag_wait: TagWait
+) -> list[dict[str, Any]]:
     """One row for each hook: the whole chain keeps the shape that it has now, and the history shows it.
 
     `image` is the push's `ordered_image`; None for a test.
     """
+    first = transitions.first_of_run(urgent=image is None, delay_s=tag_wait.seconds, reason=tag_wait.reason)
     last = len(chain) - 1
     called = chain[:max_hooks]
     ids = sorted(time_ordered_uuid() for _ in called)  # rows are locked in the order of their ids
@@ -308,7 +363,7 @@ def _delivery_rows(chain: Sequence[Any], max_hooks: int | None, image: str | Non
             "callback_expected": (position < last or final_callback(hook.expect_final_callback, len(chain)))
             and has_callback(hook.payload_format, hook.template),
             "ordered_image": image if superseding(hook.supersede, hook.payload_format) else None,
-            **(transitions.later_in_run() if position else transitions.first_of_run(urgent=image is None)),
+            **(transitions.later_in_run() if position else first),
         }
         for position, hook in enumerate(called)
     ]

@@ -118,13 +118,13 @@ class Deliveries:
 
     def send(self, request: transport.Request, done: Callable[[Outcome], None]) -> None:
         """Stand in for the transport: the receiver answers at once."""
-        self._sent += 1
+        self._sent += request.method == "POST"  # others ask the registry for a tag
         if request.url not in self._receivers:
             answered: SimpleQueue[Outcome] = SimpleQueue()
             self._network.send(request, answered.put)
             return done(answered.get())
         try:
-            outcome = self._receivers[request.url].post(request.body, request.headers)
+            outcome = self._receivers[request.url].answer(request)
         except Exception as fault:
             self._faults.append(fault)  # the dispatcher would only log it
             raise
@@ -216,12 +216,13 @@ class Receiver:
         self.callbacks.append(answer)
         return answer
 
-    def post(self, body: bytes, headers: Mapping[str, str]) -> Outcome:
+    def answer(self, request: transport.Request) -> Outcome:
         """Take a request and return its outcome, as the real transport does."""
         started_at, began = utcnow(), monotonic()
         answer = self.answers[min(len(self.requests), len(self.answers) - 1)]
-        own = {"Host": urlsplit(self.url).netloc, "Content-Length": str(len(body))}  # added by a real transport
-        self.requests.append(Request("POST", self.url, CaseInsensitiveDict(own | dict(headers)), body))
+        own = {"Host": urlsplit(self.url).netloc, "Content-Length": str(len(request.body))}  # as a real transport adds
+        headers = CaseInsensitiveDict(own | dict(request.headers))
+        self.requests.append(Request(request.method, self.url, headers, request.body))
         if self.calls_back:
             self.call_back(self.calls_back)
         return _outcome(answer if isinstance(answer, Answer) else Answer(answer), started_at, began)

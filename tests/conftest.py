@@ -35,6 +35,7 @@ hypothesis.settings.load_profile("busy")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-skips", action="store_true", help="count a skipped test as a failed one")
+    parser.addoption("--tag-race-pushes", type=int, default=4, help="how many images test_tag_race.py pushes")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -74,6 +74,9 @@ def test_defaults() -> None:
         ("REGISTRY_HOST", "registry.example.com", "registry.example.com"),
         ("REGISTRY_HOST", "localhost:5000", "localhost:5000"),
         ("REGISTRY_HOST", "[2001:db8::1]:5000", "[2001:db8::1]:5000"),
+        ("REGISTRY_URL", None, None),
+        ("REGISTRY_URL", "http://registry:5000/", "http://registry:5000"),
+        ("REGISTRY_URL", "https://example.com/registry", "https://example.com/registry"),
         ("REDIS_URL", "rediss://cache", "rediss://cache"),
         ("REDIS_URL", "unix:///run/redis.sock", "unix:///run/redis.sock"),
         ("REDIS_URL", "rediss://cache?ssl_ca_certs=/ca.pem", "rediss://cache?ssl_ca_certs=/ca.pem"),
@@ -163,6 +166,8 @@ ACCEPTED = {
     "REDIS_URL": "redis://, rediss:// or unix://",
     "REGISTRY_HOST": "a host, or a host and port, such as 'registry.example.com:5000'",
     "SOURCE_TOKENS": "a dict of sources and their tokens, such as {'distribution': '…'}",
+    "REGISTRY_URL": "None or an absolute http(s) URL without user name, query or fragment",
+    "REGISTRY_AUTH": "None or a user name and a password that may pull all repositories, such as 'user:password'",
     "REDIS_SENTINELS": "a list of URLs that start with redis:// or rediss://, such as ['redis://sentinel-1:26379']",
     "QUEUE": "1 to 64 letters, digits, '_' or '-'",
     "CONCURRENCY": "a whole number from 1 to 65536",
@@ -206,6 +211,16 @@ REFUSED: dict[str, list[object]] = {
         {"distribution": "é" * 16},
         {5: "x" * 16},
     ],
+    "REGISTRY_URL": [
+        5,
+        "",
+        "registry:5000",
+        "ftp://registry",
+        "https://ann:pw@registry",
+        "https://registry?a",
+        "http://a b",
+    ],
+    "REGISTRY_AUTH": [5, "", "ann", ":pw", "ann:", "ann:p\nw", ("ann", "pw")],
     "REDIS_SENTINELS": [None, "redis://one", [5], ["one:26379"], ["unix:///run/sentinel.sock"], ["redis://"]],
     "QUEUE": [None, 5, "", "a b", "a:b", "é", "a" * 65, "a\n"],
     "CONCURRENCY": [None, True, 0, -1, 65_537, 1.5, "64"],
@@ -333,6 +348,9 @@ def test_secret_key_is_required(key: object) -> None:
         {"HUBHOOKS_EXTERNAL_URL": "https://admin:hunter2@example.com"},
         {"HUBHOOKS_PROXY": "socks5://ann:hunter2@proxy"},
         {"HUBHOOKS_PROXY": "http://ann:hunter2@proxy:port"},
+        {"HUBHOOKS_REGISTRY_URL": "https://ann:hunter2@registry.example.com"},
+        {"HUBHOOKS_REGISTRY_AUTH": "hunter2"},
+        {"HUBHOOKS_REGISTRY_AUTH": "ann:hunter2"},
         {"HUBHOOKS_SOURCE_TOKENS": {"distribution": "hunter2"}},
         {"HUBHOOKS_SOURCE_TOKENS": {"distribution": "hunter2" * 3}},
         {"HUBHOOKS_SOURCE_TOKENS": {"nonsense": "hunter2" * 3}, "HUBHOOKS_REGISTRY_HOST": "registry.example.com"},
@@ -443,3 +461,12 @@ def test_short_secret_key(key: str | bytes, warned: int, caplog: pytest.LogCaptu
     app.register_blueprint(HubHooks(db))
     assert caplog.text.count("SECRET_KEY has less than 16 bytes") == warned
     assert "x" * 15 not in caplog.text
+
+
+def test_the_registrys_password_needs_its_url() -> None:
+    """A password without the URL that it is for is a mistake."""
+    auth = {"HUBHOOKS_REGISTRY_AUTH": "ann:pass:word"}
+    assert refusal(REQUIRED | auth).startswith("HUBHOOKS_REGISTRY_AUTH is set, but HUBHOOKS_REGISTRY_URL is not.")
+    config = registered(REQUIRED | auth | {"HUBHOOKS_REGISTRY_URL": "http://registry:5000"})
+    assert config.registry_auth == "ann:pass:word"
+    assert "ann" not in repr(config)

@@ -240,6 +240,12 @@ class Push(Base):
         Index("ix_hubhooks_push_recent", "repository", "pushed_at"),
         Index("ix_hubhooks_push_tag", "repository", "tag", "pushed_at"),
         Index("ix_hubhooks_push_pusher", "repository", "pusher", "pushed_at"),
+        Index(
+            "ix_hubhooks_push_tag_look_up",
+            "tag_look_up_at",
+            postgresql_where=text("tag_look_up_at IS NOT NULL"),
+            sqlite_where=text("tag_look_up_at IS NOT NULL"),
+        ),
     )
 
     id: Mapped[RowId] = mapped_column(primary_key=True)
@@ -258,6 +264,16 @@ class Push(Base):
     pushed_at: Mapped[datetime]
     snapshot: Mapped[dict[str, Any]] = mapped_column(JSON)
     """A `Repository.snapshot`, perhaps of an earlier version with fewer keys."""
+    tag_look_up_at: Mapped[datetime | None]
+    """When the registry is asked next whether it shows the tag; while it is being asked, when another worker may ask.
+    None: nothing waits for the tag."""
+    tag_awaited_until: Mapped[datetime | None]
+    """When deliveries that wait for the tag are sent without it. None again once the registry has shown the tag."""
+
+    @property
+    def sent_without_tag(self) -> bool:
+        """Whether its deliveries were sent although the registry did not show the tag."""
+        return self.tag_awaited_until is not None and self.tag_look_up_at is None
 
 
 class Delivery(Base):

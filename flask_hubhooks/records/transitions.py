@@ -4,7 +4,7 @@
         |  recorded
         +------------------------------+
         | later hooks of a chain       | first hook
-        v             due_now          v      leased, released, retry_in
+        v             due_now          v      leased, released, retry_in, tag_shown
      WAITING ----------------------> PENDING <----------------------+
         |     the hook before it       |  |                         |
         |     succeeded                |  +-------------------------+
@@ -64,18 +64,19 @@ def recorded() -> Columns:
     }
 
 
-def first_of_run(*, urgent: bool = False) -> Columns:
-    """The parameters of a new delivery that is due at once."""
+def first_of_run(*, urgent: bool = False, delay_s: float = 0.0, reason: str = "") -> Columns:
+    """The parameters of a new delivery that is due at once, or after a delay."""
     return {
         "status": Status.PENDING,
-        "due_in_s": URGENT_S if urgent else 0.0,
+        "reason": reason,
+        "due_in_s": URGENT_S if urgent else delay_s,
         "give_up_in_s": GIVE_UP_AFTER.total_seconds(),
     }
 
 
 def later_in_run() -> Columns:
     """The parameters of a new delivery that waits for the hook before it."""
-    return {"status": Status.WAITING, "due_in_s": None, "give_up_in_s": None}
+    return {"status": Status.WAITING, "reason": "", "due_in_s": None, "give_up_in_s": None}
 
 
 def due_now(*, urgent: bool = False) -> Columns:
@@ -85,6 +86,11 @@ def due_now(*, urgent: bool = False) -> Columns:
         "next_attempt_at": now_plus(URGENT_S if urgent else 0.0),
         "give_up_at": now_plus(GIVE_UP_AFTER.total_seconds()),
     }
+
+
+def tag_shown() -> Columns:
+    """A pending delivery that was never tried need not wait for its tag any longer."""
+    return {"reason": "", "next_attempt_at": now_plus(0.0)}
 
 
 def leased(token: BindParameter[uuid.UUID], lease_s: Seconds) -> Columns:

@@ -1,4 +1,4 @@
-"""Sends POSTs that cannot be led into the internal network and that end at a deadline.
+"""Sends requests that cannot be led into the internal network and that end at a deadline.
 
 libcurl does the work, on one event loop in one thread. Connections are only made where the `Egress` allows it, and one
 deadline bounds the whole exchange. Redirects, netrc, cookies and the proxies of the environment are ignored. Of a
@@ -31,7 +31,7 @@ STOP_S = 5.0
 
 
 class Transport:
-    """Sends POSTs over connections that are kept; one transport serves all threads of a process.
+    """Sends requests over connections that are kept; one transport serves all threads of a process.
 
     `egress` says where they may go. `ca_bundle`, a file of certificates, replaces certifi's. `client_certificate`, the
     files of a certificate and its key, is shown to receivers that ask for one. Both are read again when they change.
@@ -82,7 +82,7 @@ class Transport:
             self._finalizer.detach()
 
     def send(self, request: Request, done: Done) -> None:
-        """POST a body, and call `done` with the outcome, on the loop's thread.
+        """Send a request, and call `done` with the outcome, on the loop's thread.
 
         Whatever is wrong with the URL, the headers, the network or the receiver becomes part of the `Outcome`. If there
         is a status line, it counts: if the body breaks off or does not end by the deadline, `status_code` stays, and

@@ -182,14 +182,19 @@ class Exchange:
         """
         self.resolution = resolution
         self.resolved_at = monotonic()
-        handle.setopt(pycurl.FRESH_CONNECT, self.stale_connection)
-        self.stale_connection = False
         target, request = self.target, self.request
+        # A trusted request may connect to addresses that hooks may not, so they share no connections.
+        handle.setopt(pycurl.FRESH_CONNECT, self.stale_connection or request.trusted)
+        handle.setopt(pycurl.FORBID_REUSE, request.trusted)
+        self.stale_connection = False
         host = f"[{target.host}]" if ":" in target.host else target.host
         absolute = self.proxy is not None and target.scheme == "http"  # RFC 9112 section 3.2.2
         handle.setopt(pycurl.URL, f"{target.scheme}://{host}:{target.port}/")
         handle.setopt(pycurl.REQUEST_TARGET, target.url if absolute else target.path)
-        handle.setopt(pycurl.POSTFIELDS, request.body)
+        if request.method == "POST":
+            handle.setopt(pycurl.POSTFIELDS, request.body)
+        else:
+            handle.setopt(pycurl.NOBODY if request.method == "HEAD" else pycurl.HTTPGET, 1)
         handle.setopt(pycurl.HTTPHEADER, encode_headers(request.headers))
         self._set_route(handle)
         self._set_tls(handle)
@@ -244,7 +249,7 @@ class Exchange:
         if self.ready_at:
             self.sending_twice = True
             return pycurl.SOCKET_BAD
-        if self.proxy is None:
+        if self.proxy is None and not self.request.trusted:
             zone = address.addr[3] if len(address.addr) == 4 else 0
             try:
                 self.settings.egress.check_addresses(self.target.host, (f"{host}%{zone}" if zone else host,))

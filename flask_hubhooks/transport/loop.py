@@ -38,6 +38,7 @@ from . import causes
 from .egress import Forbidden, is_address
 from .exchange import NOT_FORMED, Done, Exchange, KeptSockets, Meter, Settings, make_handle
 from .hook_url import BadURL
+from .hook_url import target as parse
 from .outcome import Concern, Outcome, Request
 from .resolver import Lookup, OnResolved, Resolution, shared_resolver
 from .tls import DEFAULT_TLS
@@ -223,12 +224,14 @@ class Loop:
         """Check where a request goes, and resolve the name of the host or of the proxy."""
         request = exchange.request
         try:
-            exchange.target = target = self._settings.egress.target(request.url)
+            exchange.target = target = (
+                parse(request.url) if request.trusted else self._settings.egress.target(request.url)
+            )
         except Forbidden as forbidden:
             return self._answer(exchange, exchange.without_response(str(forbidden), Concern.NOBODY, blocked=True))
         except BadURL:
             return self._answer(exchange, exchange.without_response(NOT_FORMED, Concern.HOOK))
-        exchange.proxy = proxy = self._settings.proxy_for(target)
+        exchange.proxy = proxy = None if request.trusted else self._settings.proxy_for(target)
         host = proxy.host if proxy else target.host
         if is_address(host):
             return self._start(exchange, None)
@@ -261,7 +264,7 @@ class Loop:
         elif not resolution.addresses:
             error = causes.lookup_failed(host, resolution.failure)
             return self._answer(exchange, exchange.without_response(error, Concern.HOST))
-        else:
+        elif not exchange.request.trusted:
             try:
                 self._settings.egress.check_addresses(host, resolution.addresses)
             except Forbidden as forbidden:
@@ -318,7 +321,7 @@ class Loop:
     def _finish(self, handle: Any, code: int, message: str) -> None:
         exchange = self._running.pop(handle)
         try:
-            if not exchange.stale_connection:
+            if not (exchange.stale_connection or exchange.request.trusted):
                 self._remember_socket(handle)
             self._multi.remove_handle(handle)
             if exchange.stale_connection:
@@ -354,12 +357,12 @@ class Loop:
     # Answered
 
     def _answer(self, exchange: Exchange, outcome: Outcome) -> None:
-        """Call `done`, and keep the handle for another request, unless it has TLS settings of a hook.
+        """Call `done`, and keep the handle for another POST, unless it has TLS settings of a hook.
 
         pycurl cannot unset a pin, and no other request may ever go out with the checks that a pin switches off.
         """
         handle, done = self._handles.pop(exchange, None), exchange.done
-        usable_again = exchange.request.tls == DEFAULT_TLS
+        usable_again = exchange.request.tls == DEFAULT_TLS and exchange.request.method == "POST"
         exchange.clear()
         if handle is not None and usable_again and len(self._idle) < MAX_KEPT_HANDLES:
             self._idle.append((handle, exchange))

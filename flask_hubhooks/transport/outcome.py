@@ -17,7 +17,7 @@ MAX_STORED_HEADERS = 16 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One POST."""
+    """One request."""
 
     url: str
     body: bytes
@@ -30,6 +30,10 @@ class Request:
     """How the receiver's certificate is verified; it does not concern a proxy's."""
     deadline_s: float = 15.0
     """It bounds the whole exchange: resolving, connecting, sending, and reading the response."""
+    method: str = "POST"
+    """POST, or GET or HEAD, which have no body."""
+    trusted: bool = False
+    """The operator chose where it goes: it may go to any address, and not through the proxy."""
 
 
 class Concern(Enum):
@@ -46,7 +50,7 @@ class Concern(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The outcome of one POST; nothing in it contains the URL's path or query."""
+    """The outcome of one request; nothing in it contains the URL's path or query."""
 
     started_at: datetime  # aware, UTC
     duration_ms: int

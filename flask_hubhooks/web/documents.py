@@ -245,6 +245,10 @@ class PushDocument(Document):
     )
     pusher = Text()
     pushed_at = Time()
+    sent_without_tag = Flag(
+        "The registry did not show the tag within 60 s, and it was sent nevertheless: receivers may have pulled an "
+        "older image."
+    )
 
 
 class CallbackDocument(Document):

@@ -172,6 +172,7 @@ _ANYTHING_DUE = select(
         select(_FOUND).where(_FOUND.c.due).exists(),
         _OVERDUE.limit(_first).scalar_subquery().is_not(None),
         exists().where(webhooks.c.unsettled),
+        exists().where(pushes.c.tag_look_up_at <= _now),
     )
 )
 # A subquery by the primary key: a join's plan would depend on the statistics of another table.
@@ -286,7 +287,7 @@ webhook got, too, keep that name: the namespace may have lost the repository, an
 
 
 def anything_due(session: Session) -> bool:
-    """Whether `claim` or `expire_overdue` would find work now."""
+    """Whether `claim`, `expire_overdue` or `AwaitedTags` would find work now."""
     return bool(session.scalar(_ANYTHING_DUE, {"after": LOWEST_KEY, "steps": 2**31 - 1}))
 
 

@@ -39,7 +39,7 @@ from ..transport import Concern, Outcome, Request, Transport
 from ..transport.egress import egress_of
 from ..transport.tls import DEFAULT_TLS, TLS
 from ..wakeups import Listener
-from . import claims, open_files, recording, tag_order
+from . import awaited_tags, claims, open_files, recording, tag_order
 from .claims import Claim, Released
 from .limits import SLOW_FACTOR, Limits
 from .masking import MASKED, masked
@@ -128,6 +128,7 @@ class Dispatcher:
         most = room * SLOW_FACTOR if transport else open_files.max_requests(room * SLOW_FACTOR)
         self._transport = transport or guarded_transport(state.config, most)
         self._limits = limits or Limits(room, most)
+        self._tags = awaited_tags.AwaitedTags(state, self._transport.send, lambda: self._done.put(None))
         self._turns = claims.Turns()
         self._done: SimpleQueue[Result | Released | None] = SimpleQueue()
         self._sending = threading.local()
@@ -173,6 +174,7 @@ class Dispatcher:
         quiet_since = monotonic()
         self._sweep_not_before = 0.0
         self._turns.freed()
+        self._tags.hurry()
         locked_until = inf
         wait_s = 0.0
         while True:
@@ -182,18 +184,21 @@ class Dispatcher:
             try:
                 if woken and not cut_short:  # a new push does not wait until the results of others are recorded
                     self._claim_not_before = -inf
+                    self._tags.hurry()
                     self._look_for_work()
             finally:
                 self._record(done)
             self._record_locked()
             self._release(everything=cut_short)
-            if not cut_short and (done or not woken):
+            if cut_short:
+                self._tags.give_back(self._writing)
+            elif done or not woken:
                 self._look_for_work()
-            if done or self._unfinished:
+            if done or self._unfinished or self._tags.look_ups:
                 quiet_since = monotonic()
             if cut_short and not self._unfinished:
                 locked_until = min(locked_until, monotonic() + STOP_LOCKED_S)
-            if self._unfinished:
+            if self._unfinished or self._tags.look_ups:
                 wait_s = POLL_S
             elif self._locked and monotonic() < locked_until:
                 wait_s = LOCKED_S
@@ -203,10 +208,12 @@ class Dispatcher:
                 self._listener.stop()
                 wait_s = 0.0
             else:
-                wait_s = LISTEN_S
+                wait_s = min(LISTEN_S, self._tags.wait_s)
 
     def _look_for_work(self) -> None:
         try:
+            if self._tags.attend(self._writing):
+                self._claim_not_before = -inf
             self._claim()
             self._expire_overdue()
         except DATABASE_AWAY as fault:
@@ -219,6 +226,7 @@ class Dispatcher:
         while monotonic() >= self._sweep_not_before:
             with self._writing() as session:
                 expired = claims.expire_overdue(session, MAX_CLAIM)
+                awaited_tags.give_up(session)
             if len(expired.finished) < MAX_CLAIM:
                 self._sweep_not_before = monotonic() + SWEEP_S
             announce(self._state, expired)

@@ -25,13 +25,15 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from sqlalchemy import delete, event, select, text
+from sqlalchemy import delete, event, func, select, text
 
-from flask_hubhooks import Repository, state
+from flask_hubhooks import ImagePush, Repository, state
+from flask_hubhooks.outbox import accept_from_source
 from flask_hubhooks.records import retention
 from flask_hubhooks.records.models import Status, attempts, deliveries, hooks, pushes, webhooks
 from flask_hubhooks.transport import Concern, Outcome
-from flask_hubhooks.worker import claims, recording, tag_order
+from flask_hubhooks.worker import awaited_tags, claims, recording, tag_order
+from flask_hubhooks.worker.registry_client import Shown
 from flask_hubhooks.worker.retry import judge, judge_test
 
 from ..support.delivery_model import CODES, DAY, HEAD_START, LEASE_MARGIN, MAX_TIMEOUT, MEANING, Model
@@ -41,7 +43,8 @@ from ..support.delivery_records import Hook as ExpectedHook
 from ..support.delivery_records import Webhook as ExpectedWebhook
 from ..support.delivery_rows import check_rows
 from ..support.host import Host
-from ..support.stopped_clock import StoppedClock, stopped_clock
+from ..support.marks import WITH_SOURCES, MakeHost
+from ..support.stopped_clock import StoppedClock, seconds, stopped_clock
 
 REPOSITORIES = ["acme/app", "acme/new"]
 """The names that the repository has in turn."""
@@ -273,6 +276,41 @@ class Registry(RuleBasedStateMachine):
     def push(self, tag: str, event_id: str | None) -> None:
         self._push(tag, event_id)
 
+    @precondition(lambda self: self._wanting())
+    @rule(tag=tags)
+    def push_before_the_tag_is_written(self, tag: str) -> None:
+        """CNCF Distribution tells of a push whose tag it does not show yet."""
+        chains, digest = [self.model.chain(each) for each in self._wanting(tag)], f"sha256:{next(self.names)}"
+        with self.host.app.app_context():
+            accept_from_source(self.host.state, "distribution", [ImagePush(self.repository, tag, digest=digest)])
+        self._learn(self.model.record(self.repository, tag, None, chains, digest, awaited=True))
+
+    @precondition(lambda self: self._awaited_tags())
+    @rule(number=which, answer=st.sampled_from(["shown", "shown", "not yet", "crash"]))
+    def look_tags_up(self, number: int, answer: str) -> None:
+        """Take all tags that are to be looked up, and have the registry show the digest of some push, or another."""
+        with self.host.writing() as session:
+            taken = awaited_tags.take(session, 500)
+        if not taken or answer == "crash":
+            return
+        awaited = one_of(taken, number)
+        since = seconds(awaited.pushed_since) or 0.0
+        of_tag = [each for each in self.model.pushes if each.tag == awaited.tag and each.made_here >= since]
+        same = [each for each in of_tag if self._name(each) == awaited.repository]
+        shown = one_of(same, number)
+        with self.host.writing() as session:
+            digest = shown.digest if answer == "shown" else "sha256:another"
+            awaited_tags.record(session, [(awaited, Shown(digest))])
+        if answer == "shown" and shown.digest:
+            self.model.tag_shown([each for each in same if each.awaited_until is not None and each.id <= shown.id])
+
+    def _awaited_tags(self) -> list[Push]:
+        return [each for each in self.model.pushes if each.awaited_until is not None]
+
+    def _name(self, push: Push) -> str:
+        with self.host.writing() as session:
+            return str(session.scalar(select(pushes.c.repository).where(pushes.c.id == push.id)))
+
     def _push(self, tag: str, event_id: str | None = None, meanwhile: Callable[[], object] = lambda: None) -> None:
         chains = [self.model.chain(each) for each in self._wanting(tag)]
         event = f"{event_id} of {self.repository}:{tag}" if event_id else None
@@ -299,6 +337,8 @@ class Registry(RuleBasedStateMachine):
             known = [each.id for _, _, each in self.model.all() if each.id.int]
             found = session.execute(select(deliveries).where(deliveries.c.id.not_in(known)))
             ids = {(row.webhook_id, row.position): row.id for row in found}
+            if push:
+                push.id = session.scalars(select(func.max(pushes.c.id))).one()
         for chain in push.chains if push else ():
             for position, each in enumerate(chain.deliveries):
                 each.id = ids.pop((chain.webhook.id, position))
@@ -431,6 +471,7 @@ class Registry(RuleBasedStateMachine):
     def clear_up(self) -> None:
         with self.host.writing() as session:
             claims.expire_overdue(session, 500)
+            awaited_tags.give_up(session)
         self.model.sweep()
         with self.host.app.app_context():
             list(retention.prune(self.host.state))
@@ -509,6 +550,12 @@ class Registry(RuleBasedStateMachine):
             self.clear_up()
             self.rows_are_as_expected()
         raise AssertionError("something is stuck")
+
+
+@pytest.fixture
+def host(make_host: MakeHost) -> Host:
+    """A host app whose registry posts events and can be asked for tags, though nobody does."""
+    return make_host(config=WITH_SOURCES | {"HUBHOOKS_REGISTRY_URL": "http://127.0.0.1:9"})
 
 
 @pytest.fixture

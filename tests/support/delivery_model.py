@@ -16,6 +16,7 @@ DAY = 24 * 3600.0
 HOUR = 3600.0
 LEASE_MARGIN, GIVE_UP, CALLBACK_TTL, RETENTION = 45.0, 5 * DAY, 7 * DAY, 90 * DAY
 MAX_TIMEOUT = 60
+TAG_WAIT = 60.0
 FAILING_GAP = 3 * DAY
 HEAD_START = 30 * DAY
 """What a person waits for, a test or a redelivery, is due since so long ago."""
@@ -144,12 +145,21 @@ class Model:
         deliveries = [Delivery(hook, position < last or final) for position, hook in enumerate(webhook.hooks)]
         return Chain(webhook, deliveries[:most], is_test)
 
-    def record(self, repository: str, tag: str, event_id: str | None, chains: list[Chain]) -> Push | None:
+    def record(
+        self,
+        repository: str,
+        tag: str,
+        event_id: str | None,
+        chains: list[Chain],
+        digest: str = "",
+        awaited: bool = False,
+    ) -> Push | None:
         if not chains or (event_id and any(push.event_id == event_id for push in self.pushes)):
             return None
         for chain in chains:
             self._make_due(chain.deliveries[0], urgent=chain.is_test)
-        push = Push(tag, event_id, chains, self.here, repository)
+            chain.deliveries[0].due = self.now + TAG_WAIT if awaited else chain.deliveries[0].due
+        push = Push(tag, event_id, chains, self.here, repository, digest, self.now + TAG_WAIT if awaited else None)
         for chain in chains:
             for each in chain.deliveries:
                 each.image = self._image(push, chain, each)
@@ -159,6 +169,16 @@ class Model:
     @staticmethod
     def _image(push: Push, chain: Chain, delivery: Delivery) -> str | None:
         return f"{push.repository}:{push.tag}" if delivery.hook.supersedes and not chain.is_test else None
+
+    def tag_shown(self, pushes: Sequence[Push]) -> None:
+        """The registry has shown the tag of these, and what has not been sent yet need not wait for it."""
+        for push in pushes:
+            push.awaited_until = None
+            for chain in push.chains:
+                first = chain.deliveries[0]
+                untried = (first.status, first.token, first.round, first.step) == ("pending", None, 1, 0)
+                if untried and isinstance(first.due, float) and first.due > self.now:
+                    first.due = self.now
 
     def _make_due(self, delivery: Delivery, urgent: bool = False) -> None:
         delivery.status, delivery.give_up = "pending", self.now + GIVE_UP
@@ -427,9 +447,15 @@ class Model:
             hook.failed_days += another_day
 
     def sweep(self) -> None:
-        """End what is overdue and not on the wire, and what was recorded while its repository was being deleted."""
+        """End what is overdue and not on the wire, and what was recorded while its repository was being deleted.
+
+        Nobody waits any longer for tags that were not shown in time, either.
+        """
         self._end_of_deleted([each for each in self.webhooks if each.repository_deleted])
         self._settle()
+        for push in self.pushes:
+            if push.awaited_until is not None and push.awaited_until <= self.now:
+                push.awaited_until, push.sent_without_tag = None, True
         for _, chain, each in self.all():
             if (
                 each.status in UNDER_WAY

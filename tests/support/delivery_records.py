@@ -94,7 +94,12 @@ class Push:
     made_here: float
     repository: str
     """Its name as it is stored: a push that is recorded during a renaming has the old one at first."""
+    digest: str = ""
+    awaited_until: float | None = None
+    """When it is sent although the registry does not show its tag."""
+    sent_without_tag: bool = False
     forgotten: bool = False
+    id: int = 0
 
 
 @dataclass(eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from flask_hubhooks.records.models import attempts, deliveries, hooks, pushes, webhooks
 
@@ -23,8 +23,13 @@ def check_rows(host: Host, model: Model) -> None:
         attempts_of = {id: list(these) for id, these in groupby(made, lambda row: row.delivery_id)}
         active = dict(session.execute(select(webhooks.c.id, webhooks.c.active)).all())
         hook_rows = {row.id: row for row in session.execute(select(hooks))}
-        count_of_pushes = session.scalar(select(func.count()).select_from(pushes))
-    assert count_of_pushes == len(model.pushes)
+        push_rows = {row.id: row for row in session.execute(select(pushes))}
+    assert len(push_rows) == len(model.pushes)
+    for push in model.pushes:
+        row = push_rows[push.id]
+        awaits_tag = push.awaited_until is not None
+        assert (row.tag_look_up_at is not None) == awaits_tag
+        assert (row.tag_awaited_until is not None) == (awaits_tag or push.sent_without_tag)
     assert rows.keys() == {each.id for _, _, each in model.all()}
     assert attempts_of.keys() <= rows.keys()
     for _, chain, each in model.all():

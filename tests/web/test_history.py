@@ -162,6 +162,7 @@ def test_a_delivery_before_it_is_sent(host: Host) -> None:
             "images": images[:100],
             "pusher": "carol",
             "pushed_at": "2026-03-01T10:30:00Z",
+            "sent_without_tag": False,
         },
         "callback_expected": False,
         "callback": None,
