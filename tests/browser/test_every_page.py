@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from flask import Response
 from jinja2 import DictLoader
 from playwright.sync_api import Page, expect
 
@@ -66,6 +67,53 @@ def test_right_to_left(site: Host, visit: Visit) -> None:
     button, edit = menu.bounding_box(), visit.link("Edit").bounding_box()
     assert button and button["x"] < NARROW / 2, "it stands at the end of a line, which is the left"
     assert edit and edit["x"] >= 0 and edit["x"] + edit["width"] <= NARROW
+
+
+TABLES = """
+#content main table { display: block; margin: 3em; border: 9px dotted red; width: auto; border-collapse: separate }
+main table thead th, main table tbody td { background: black; color: white; padding: 3em; text-align: center }
+main table tr:nth-child(odd) > td { background: #eee; box-shadow: inset 0 0 0 99px #eee; text-transform: uppercase }
+main .table > table > * > * > *, main table td:first-child { border: 5px solid lime; font: italic 30px serif }
+table td, table th { white-space: pre; letter-spacing: 1em; vertical-align: bottom; text-decoration: underline }
+tr:hover td { background: orange } tbody { opacity: .5 } tr { height: 9em }
+"""
+WITH_TABLES = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{% block title %}{% endblock %}</title>
+<meta name="viewport" content="width=device-width"><link rel="stylesheet" href="/host.css"></head>
+<body id="content"><main>{% block content %}{% endblock %}</main></body></html>"""
+STYLES = """() => [...document.querySelectorAll("#hubhooks-table, #hubhooks-table :is(table, thead, tbody, tr, th, td)")]
+  .map((each) => [each.tagName, ...[...getComputedStyle(each)].map((name) => `${name}: ${getComputedStyle(each)[name]}`)])"""
+
+
+@pytest.mark.parametrize("site", [{"HUBHOOKS_LAYOUT": "registry.html"}], indirect=True, ids=["layout"])
+def test_the_hosts_tables_are_others(site: Host, visit: Visit) -> None:
+    """Styles that a host has for its tables do not change ours, wide or narrow."""
+    css = [""]
+    site.app.jinja_loader = DictLoader({"registry.html": WITH_TABLES})
+    site.app.add_url_rule("/host.css", "css", lambda: Response(css[0], mimetype="text/css"))
+    history = ways(site)["history"]
+    for width in (WIDE, NARROW):
+        visit.resize(width)
+        looks = []
+        for css[0] in ("", TABLES):
+            history(visit)
+            looks.append(visit.page.evaluate(STYLES))
+        assert looks[0] == looks[1]
+        assert len(looks[0]) > 30
+
+
+@pytest.mark.parametrize("width", [NARROW, WIDE])
+def test_tags_stay_whole(site: Host, visit: Visit, width: int) -> None:
+    """A tag that fits is shown in one line, whatever else takes room; a longer one widens no page."""
+    webhook = site.create("https://ci.example.com/" + "path/" * 30, *["https://ci.example.com/hook"] * 2)
+    tags = ["v2.4.2-rc1-alpine", "nightly", "t" * 128]
+    for tag in tags:
+        site.push(tag=tag, pusher="somebody-with-a-long-name")
+    visit.resize(width)
+    visit.open(f"{webhook['id']}/history/")
+    lines = "each => Math.round(each.getBoundingClientRect().height / parseFloat(getComputedStyle(each).lineHeight))"
+    found = [visit.page.locator(".tag-name", has_text=tag).evaluate(lines) for tag in tags]
+    assert found[:2] == [1, 1] and found[2] > 1
+    visit.fits(width, SMALLEST)
 
 
 def test_the_chart_can_be_read(site: Host, visit: Visit) -> None:

@@ -14,7 +14,7 @@ import trustme
 from flask import Flask, abort, redirect, render_template, session
 from flask_sqlalchemy import SQLAlchemy
 from flask_wtf import CSRFProtect
-from jinja2 import DictLoader, StrictUndefined, pass_context
+from jinja2 import DictLoader, StrictUndefined, TemplateNotFound, pass_context
 from jinja2.runtime import Context
 from sqlalchemy import delete, event
 from werkzeug.test import TestResponse
@@ -112,6 +112,24 @@ def test_every_page_is_known(standing: Host) -> None:
                 answer = standing.app.make_response(standing.app.ensure_sync(view)(**dict.fromkeys(rule.arguments)))
                 allowed = set(answer.headers["Allow"].split(", "))
             assert {method for method, known in ROUTES if known == name} == allowed - {"OPTIONS", "HEAD"}, rule
+
+
+@on_sqlite
+def test_a_layout_that_is_missing(make_host: MakeHost, caplog: pytest.LogCaptureFixture) -> None:
+    """Where HUBHOOKS_LAYOUT names no template the pages have our layout, and one log line names the key."""
+    host = make_host(config={"HUBHOOKS_LAYOUT": "bsae.html"})
+    assert not caplog.records  # it may not exist yet
+    for path, status in (("", 200), ("999/", 404), ("", 200)):
+        answer = host.client.get(f"/r/acme/app/webhooks/{path}", headers={"X-User": "alice"})
+        assert answer.status_code == status
+        assert '<body class="hubhooks-body">' in answer.text
+    (record,) = caplog.records
+    assert record.getMessage().startswith("HUBHOOKS_LAYOUT names no template of the app: 'bsae.html'.")
+    assert record.exc_info is None
+    host.app.jinja_loader = DictLoader({"bsae.html": "{% extends 'no.html' %}"})
+    host.app.testing = True
+    with pytest.raises(TemplateNotFound, match=r"no\.html"):  # a fault in a template of the host's is the host's
+        host.client.get("/r/acme/app/webhooks/", headers={"X-User": "alice"})
 
 
 @on_sqlite

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakSet
 
 from flask import Response, current_app, make_response, redirect, render_template, request, url_for
 from flask_wtf.csrf import generate_csrf
-from jinja2 import BaseLoader, ChoiceLoader, Environment, FileSystemLoader, PrefixLoader
+from jinja2 import BaseLoader, ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, TemplateNotFound
 from markupsafe import Markup
 
 from ...dialects import utcnow
 from ...records.scopes import is_pattern
-from ...state import current_state
+from ...state import State, current_state
 from ..authorization import Call
 from ..problems import Problem
 from . import words
 from .translation import direction, language, ngettext
 from .translation import gettext as _
 
+logger = logging.getLogger(__name__)
+
+OUR_LAYOUT = "hubhooks/layout.html"
 FOLDER = Path(__file__).parent.parent.parent / "templates"
 USUAL_SYNTAX: dict[str, Any] = {
     "block_start_string": "{%",
@@ -100,6 +105,7 @@ def see(endpoint: str, *, notice: str | None = None, **arguments: Any) -> Respon
 
 def _rendered(template: str, status: int, **context: Any) -> Response:
     """Render a template. Its variables have names of our own, so that they do not hide those of the host's layout."""
+    environment = _environment(current_app.jinja_env)
     known = SimpleNamespace(
         words=words,
         when=when,
@@ -108,11 +114,11 @@ def _rendered(template: str, status: int, **context: Any) -> Response:
         until=until,
         language=language(),
         direction=direction(),
-        layout=current_state().config.layout,
+        layout=_layout(environment),
         **context,
     )
     # `_`, `gettext` and `ngettext` stay the host's, since its layout may have texts of its own
-    found = _environment(current_app.jinja_env).get_template(f"hubhooks/{template}")
+    found = environment.get_template(f"hubhooks/{template}")
     text = render_template(found, hubhooks=known, hubhooks_say=_, hubhooks_say_number=ngettext)
     response = make_response(text, status)
     response.headers["X-Frame-Options"] = "SAMEORIGIN"
@@ -126,6 +132,25 @@ def pretty(payload: str) -> str:
         return json.dumps(json.loads(payload), indent=2, ensure_ascii=False)
     except ValueError:
         return payload
+
+
+def _layout(environment: Environment) -> str:
+    """The template that the pages extend: the host's or, where that is missing, ours. The log says so once."""
+    state = current_state()
+    name = state.config.layout
+    try:
+        environment.get_template(name)
+    except TemplateNotFound as missing:
+        if missing.name != name:
+            raise
+        if state not in _without_layout:
+            _without_layout.add(state)
+            logger.error("HUBHOOKS_LAYOUT names no template of the app: %r. The pages use our layout instead.", name)
+        return OUR_LAYOUT
+    return name
+
+
+_without_layout: WeakSet[State] = WeakSet()
 
 
 def when(text: str) -> Markup:
