@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from flask_hubhooks.config import Config
+from flask_hubhooks.records.models import OUTCOMES, Status
 from flask_hubhooks.testing import Deliveries
+from flask_hubhooks.web.openapi import ABOUT
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -70,3 +72,13 @@ def _fragments(page: Path) -> set[str]:
     text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_table_of_states() -> None:
+    """The API's page and the OpenAPI document have the same table of all states, statuses and outcomes."""
+    table = re.search(r"\| `state` \|(.*\n\|.*)+", ABOUT)
+    assert table and table[0] in (ROOT / "docs" / "api.md").read_text("utf-8")
+    rows = [re.findall(r"`(\w+)`", line) for line in table[0].splitlines()[2:]]
+    assert [row[0] for row in rows] == [each.value for each in Status]
+    decides = {row[0]: row[-1] for row in rows if row[-1] in OUTCOMES}
+    assert decides == {state.value: outcome for outcome, states in OUTCOMES.items() for state in states}

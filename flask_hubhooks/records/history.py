@@ -11,11 +11,11 @@ from itertools import groupby
 from typing import Any, TypeVar
 
 from sqlalchemy import BigInteger, ColumnElement, and_, func, literal, not_, select, tuple_
-from sqlalchemy.orm import InstrumentedAttribute, Session, contains_eager, joinedload
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased, contains_eager, joinedload
 
 from ..dialects import UTCDateTime
 from ..transport.causes import cause
-from .models import ID_LIMIT, UNSENT, Attempt, Delivery, Push, Status, Webhook, unsucceeded
+from .models import ID_LIMIT, OUTCOMES, UNSENT, Attempt, Delivery, Push, Status, Webhook, same_run, unsucceeded
 from .scopes import is_pattern
 
 _CURSOR = re.compile(r"(older|newer):(-?[0-9]{1,18}):([0-9]{1,19}):([0-9]{1,4})")
@@ -167,6 +167,10 @@ def order_for(webhook: Webhook, scope: str, repository: str | None, *filters: st
 def _filters(webhook: Webhook, wanted: Mapping[str, Any], order: Order) -> Iterator[ColumnElement[bool]]:
     if wanted["status"]:
         yield from _with_status(wanted["status"])
+    if wanted["state"]:
+        yield from _with_state(Status(wanted["state"]))
+    if wanted["outcome"]:
+        yield from deciding(wanted["outcome"])
     if wanted["tag"] is not None:
         yield from (*of_own_repository(webhook), Push.tag == wanted["tag"])
     if wanted["pusher"] is not None:
@@ -184,16 +188,40 @@ def of_own_repository(webhook: Webhook) -> Iterator[ColumnElement[bool]]:
 
 
 def _with_status(word: str) -> Iterator[ColumnElement[bool]]:
-    if word not in ("success", Status.SUCCEEDED):
-        yield unsucceeded
+    """The deliveries of which Docker Hub would say this."""
     if word == "success":
         yield Delivery.received_at.is_not(None)
     elif word == "pending":
-        yield Delivery.status.in_(UNSENT)
-    elif word == "error":
-        yield from (Delivery.received_at.is_(None), Delivery.status.not_in(UNSENT))
+        yield from (unsucceeded, Delivery.status.in_(UNSENT))
     else:
-        yield Delivery.status == Status(word)
+        yield from (unsucceeded, Delivery.received_at.is_(None), Delivery.status.not_in(UNSENT))
+
+
+def _with_state(state: Status) -> Iterator[ColumnElement[bool]]:
+    if state != Status.SUCCEEDED:
+        yield unsucceeded
+    yield Delivery.status == state
+
+
+def deciding(outcome: str) -> Iterator[ColumnElement[bool]]:
+    """The deliveries that decide the runs with this outcome, one for each run."""
+    earlier = aliased(Delivery)
+    # No NOT EXISTS: PostgreSQL makes a join of it, misjudges its size, and reads all deliveries of a tag.
+    decided_before = (
+        select(earlier.position)
+        .where(
+            same_run(earlier, Delivery),
+            earlier.position < Delivery.position,
+            earlier.status.not_in((Status.SUCCEEDED, Status.SKIPPED)),
+        )
+        .limit(1)
+        .scalar_subquery()
+    )
+    if outcome == "succeeded":
+        yield from (Delivery.status == Status.SUCCEEDED, Delivery.position == Delivery.chain_length - 1)
+    else:
+        yield from (unsucceeded, Delivery.status.in_(OUTCOMES[outcome]))
+    yield decided_before.is_(None)
 
 
 def start_of(text: str | None, order: Order) -> tuple[bool, list[ColumnElement[bool]]]:

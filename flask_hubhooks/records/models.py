@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import uuid
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -71,6 +72,14 @@ UNFINISHED = (*UNSENT, Status.AWAITING_CALLBACK)
 """All that has not ended."""
 FAILED = (Status.FAILED, Status.EXPIRED)
 """These end their run: later hooks are skipped."""
+
+OUTCOMES: Mapping[str, tuple[Status, ...]] = {
+    "succeeded": (Status.SUCCEEDED,),
+    "under_way": UNDER_WAY,
+    "failed": FAILED,
+    "cancelled": (Status.CANCELLED,),
+}
+"""The outcomes of a run, each with the states of the delivery that decides it. Skipped and waiting ones never do."""
 
 DOCKER_WORDS = ("pending", "success", "error")
 """Docker Hub's words for the state of a delivery."""

@@ -8,20 +8,12 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, select, union_all
-from sqlalchemy.orm import Session, aliased, contains_eager, joinedload
+from sqlalchemy import ColumnElement, select, union_all
+from sqlalchemy.orm import Session, contains_eager, joinedload
 
 from . import history
 from .history import Context
-from .models import FAILED, UNDER_WAY, Delivery, Push, Status, Webhook, deliveries, same_run, unsucceeded
-
-OUTCOMES: Mapping[str, tuple[Status, ...]] = {
-    "succeeded": (Status.SUCCEEDED,),
-    "under_way": UNDER_WAY,
-    "failed": FAILED,
-    "cancelled": (Status.CANCELLED,),
-}
-"""The outcomes of a run, by the states of the delivery that decides it."""
+from .models import OUTCOMES, Delivery, Push, Status, Webhook, deliveries
 
 MAX_POSITION = 9999
 """Behind all hooks of a webhook, for a cursor that leads beyond a whole run."""
@@ -30,8 +22,17 @@ RECENT_RUNS = 20
 
 
 def deciding_state(states: Iterable[Status]) -> Status:
-    """Return the state that decides a run: that of the first delivery that has not succeeded, or else succeeded."""
-    return next((state for state in states if state != Status.SUCCEEDED), Status.SUCCEEDED)
+    """The state of the delivery that decides a run: the first that has neither succeeded nor been skipped."""
+    deciding = (state for state in states if state not in (Status.SUCCEEDED, Status.SKIPPED))
+    return next(deciding, Status.SUCCEEDED)
+
+
+def outcome_of(states: Iterable[Status]) -> str:
+    """The outcome of a run, by the states of its deliveries in order."""
+    return _OUTCOME_OF.get(deciding_state(states), "under_way")
+
+
+_OUTCOME_OF = {state: name for name, states in OUTCOMES.items() for state in states}
 
 
 @dataclass(frozen=True)
@@ -90,16 +91,8 @@ def page(session: Session, webhook: Webhook, wanted: Mapping[str, Any], size: in
 def _filters(webhook: Webhook, wanted: Mapping[str, Any]) -> Iterator[ColumnElement[bool]]:
     if wanted["tag"]:
         yield from (*history.of_own_repository(webhook), Push.tag == wanted["tag"])
-    if wanted["outcome"] == "succeeded":  # the last hook is called when all before it have succeeded
-        yield and_(Delivery.status == Status.SUCCEEDED, Delivery.position == Delivery.chain_length - 1)
-    elif wanted["outcome"]:
-        earlier = aliased(Delivery)
-        decided_before = exists().where(
-            same_run(earlier, Delivery),
-            earlier.position < Delivery.position,
-            earlier.status != Status.SUCCEEDED,
-        )
-        yield from (unsucceeded, Delivery.status.in_(OUTCOMES[wanted["outcome"]]), ~decided_before)
+    if wanted["outcome"]:
+        yield from history.deciding(wanted["outcome"])
 
 
 def _runs_of(session: Session, webhook: Webhook, push_ids: Sequence[int]) -> list[list[Delivery]]:

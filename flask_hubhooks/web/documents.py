@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 from ..formats import PAYLOAD_FORMATS
 from ..formats.hints import Hint, hint
 from ..records.history import Context, LastAttempt
-from ..records.models import DOCKER_WORDS, Attempt, Delivery, Hook, Kind, Push, Status, Webhook
+from ..records.models import DOCKER_WORDS, OUTCOMES, Attempt, Delivery, Hook, Kind, Push, Status, Webhook
+from ..records.runs import outcome_of
 from ..state import current_state
 from ..transport.causes import cause
 from ..transport.hook_url import hosts
@@ -289,6 +290,9 @@ class DeliveryDocument(Document):
         read="row.docker_status",
     )
     state = Choice([each.value for each in Status], "The exact state.", read="row.status")
+    outcome = Choice(
+        list(OUTCOMES), "The outcome of its run.", read=lambda view: outcome_of(each.status for each in view.chain)
+    )
     reason = Text("Why it ended or is held, if no attempt says so.")
     cause = Text('Why the latest attempt failed, and what to do; "" if it did not fail.', read="latest.cause")
     hook = Nested(DeliveryHookDocument)

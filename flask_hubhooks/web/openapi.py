@@ -34,6 +34,22 @@ A repository's name is everything in the path up to the last segment `webhooks`,
 Every URL is served with and without its final slash. `HEAD` is answered wherever `GET` is. `OPTIONS` lists the allowed
 methods in `Allow`; all other methods are answered with 405. Responses must not be cached. A URL that matches none of
 these paths gets the registry's own 404.
+
+## States, statuses and outcomes
+
+A delivery has a `state`, and Docker Hub's word for it, its `status`. The deliveries of a push to one webhook are a run.
+The first of them that has neither succeeded nor been skipped decides the run's `outcome`; without one, it succeeded.
+
+| `state` | meaning | `status` | `outcome` of a run that it decides |
+|---|---|---|---|
+| `waiting` | an earlier hook of the chain comes first | `pending` | |
+| `pending` | due, in flight, or waiting for the next attempt | `pending` | `under_way` |
+| `awaiting_callback` | received; the callback decides | `success` | `under_way` |
+| `succeeded` | received, and called back `success` if a callback was expected | `success` | `succeeded` |
+| `failed` | refused, given up, or called back `failure` or `error` | `error`, or `success` if received | `failed` |
+| `expired` | received, but the callback never came | `success` | `failed` |
+| `skipped` | an earlier hook of the chain failed or expired | `error` | |
+| `cancelled` | the webhook or hook was switched off or deleted | `error`, or `success` if received | `cancelled` |
 """
 TAGS = {
     "webhooks": "Webhooks and their hooks, which are called when a tag is pushed.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -25,9 +25,8 @@ from ..records.filters import (
     check_repository_pattern,
     check_tag_pattern,
 )
-from ..records.models import DEFAULT_TIMEOUT_S, DOCKER_WORDS, NUMBER_LIMIT, Status
+from ..records.models import DEFAULT_TIMEOUT_S, DOCKER_WORDS, NUMBER_LIMIT, OUTCOMES, Status
 from ..records.request_headers import HEADERS_LIMIT, NAME_LIMIT, VALUE_LIMIT, BadHeader, check_name, check_value
-from ..records.runs import OUTCOMES
 from ..records.webhooks import HookWanted, template_fault, tls_fault
 from ..registry import MAX_NAME_LENGTH as MAX_REPOSITORY_LENGTH
 from ..registry import as_utc, storable
@@ -454,12 +453,43 @@ class WebhookListSchema(PageSchema):
     name = fields.String(load_default="", validate=printable, metadata=_PRINTABLE)
 
 
+VOCABULARIES: Mapping[str, Sequence[str]] = {
+    "status": DOCKER_WORDS,
+    "state": [each.value for each in Status],
+    "outcome": list(OUTCOMES),
+}
+"""The words of each of these parameters: Docker Hub's for a delivery, ours for a delivery, and ours for a run."""
+
+
+class Word(OneOf):
+    """A word of one vocabulary. The error for a word of another one names the parameter that takes it."""
+
+    def __init__(self, vocabulary: str) -> None:
+        super().__init__(VOCABULARIES[vocabulary])
+
+    def __call__(self, value: Any) -> Any:
+        takers = [f"{name}={value}" for name, words in VOCABULARIES.items() if value in words]
+        if value not in self.choices and takers:
+            raise ValidationError(f"Must be one of: {self.choices_text}. Did you mean {' or '.join(takers)}?")
+        return super().__call__(value)
+
+
 class HistorySchema(PageSchema):
-    """A page of deliveries. `status` is Docker Hub's word or the exact state."""
+    """A page of deliveries. With `outcome`, each run is listed once, by the delivery that decides it."""
 
     repository = fields.String(load_default=None, validate=printable, metadata=_PRINTABLE)
     cursor = fields.String(load_default=None)
-    status = fields.String(load_default=None, validate=OneOf([*DOCKER_WORDS, *(each.value for each in Status)]))
+    status = fields.String(
+        load_default=None, validate=Word("status"), metadata={"description": "Docker Hub's word for the state."}
+    )
+    state = fields.String(
+        load_default=None, validate=Word("state"), metadata={"description": "The exact state of the delivery."}
+    )
+    outcome = fields.String(
+        load_default=None,
+        validate=Word("outcome"),
+        metadata={"description": "The outcome of the run; lists the delivery that decides it."},
+    )
     tag = fields.String(load_default=None, validate=printable, metadata=_PRINTABLE)
     pusher = fields.String(load_default=None, validate=printable, metadata=_PRINTABLE)
     since = Time(load_default=None)

@@ -154,7 +154,21 @@ cursors = st.builds(
 )
 values = (text | words | times | cursors).map(percent)
 keys = st.sampled_from(
-    ["page", "page_size", "active", "name", "cursor", "status", "tag", "pusher", "since", "until", "tag_filter"]
+    [
+        "page",
+        "page_size",
+        "active",
+        "name",
+        "cursor",
+        "status",
+        "state",
+        "outcome",
+        "tag",
+        "pusher",
+        "since",
+        "until",
+        "tag_filter",
+    ]
 )
 queries = st.lists(st.tuples(keys | text.map(percent), values), max_size=4).map(
     lambda parts: "&".join(map("=".join, parts))

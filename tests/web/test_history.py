@@ -143,6 +143,7 @@ def test_a_delivery_before_it_is_sent(host: Host) -> None:
         "id": delivery["id"],
         "status": "pending",
         "state": "pending",
+        "outcome": "under_way",
         "reason": "",
         "hook": {"id": webhook["hooks"][0]["id"], "hook_url": URL},
         "position": 0,
@@ -436,13 +437,14 @@ def test_filters(owned: Owned) -> None:
     assert {each["status"] for each in everything} == {"pending", "success", "error"}
     assert {each["state"] for each in everything} == {each.value for each in Status}
     days = [None, "2026-03-02T00:00:00Z", "2026-03-03T01:00:00+01:00"]
-    words = [None, "pending", "success", "error", *(each.value for each in Status)]
-    for word, tag, pusher, since, until in product(words, [None, "v1"], [None, "carol"], days[:2], days[::2]):
-        query = {"status": word, "tag": tag, "pusher": pusher, "since": since, "until": until}
+    words = [(None, None), *(("status", word) for word in ("pending", "success", "error"))]
+    words += [("state", each.value) for each in Status]
+    for (name, word), tag, pusher, since, until in product(words, [None, "v1"], [None, "carol"], days[:2], days[::2]):
+        query = {"tag": tag, "pusher": pusher, "since": since, "until": until} | ({name: word} if name else {})
         expected = [
             each
             for each in everything
-            if (word is None or each["status" if word in ("pending", "success", "error") else "state"] == word)
+            if (name is None or each[name] == word)
             and (tag is None or each["push"]["tag"] == tag)
             and (pusher is None or each["push"]["pusher"] == pusher)
             and (since is None or each["push"]["pushed_at"] >= "2026-03-02")
@@ -450,6 +452,83 @@ def test_filters(owned: Owned) -> None:
         ]
         given = {key: value for key, value in query.items() if value is not None}
         assert walk(owned, webhook, given | {"page_size": "6"}) == expected, query
+
+
+RUNS = {  # the states of a chain of three, the outcome, and the position that decides
+    (Status.SUCCEEDED, Status.SUCCEEDED, Status.SUCCEEDED): ("succeeded", 2),
+    (Status.FAILED, Status.SKIPPED, Status.SKIPPED): ("failed", 0),
+    (Status.SUCCEEDED, Status.EXPIRED, Status.SKIPPED): ("failed", 1),
+    (Status.SUCCEEDED, Status.SUCCEEDED, Status.FAILED): ("failed", 2),
+    (Status.FAILED, Status.SKIPPED, Status.SUCCEEDED): ("failed", 0),  # the last one was redelivered
+    (Status.FAILED, Status.SUCCEEDED, Status.FAILED): ("failed", 0),
+    (Status.FAILED, Status.PENDING, Status.WAITING): ("failed", 0),
+    (Status.PENDING, Status.WAITING, Status.WAITING): ("under_way", 0),
+    (Status.SUCCEEDED, Status.AWAITING_CALLBACK, Status.WAITING): ("under_way", 1),
+    (Status.CANCELLED, Status.CANCELLED, Status.CANCELLED): ("cancelled", 0),
+    (Status.SUCCEEDED, Status.CANCELLED, Status.CANCELLED): ("cancelled", 1),
+}
+
+
+def test_outcomes(owned: Owned) -> None:
+    """`outcome` lists each run once, by the delivery that decides it, on all pages; the page shows the same runs."""
+    webhook = owned.create(URL, URL, URL)
+    for number in range(2 * len(RUNS)):
+        owned.push(f"v{number}", pushed_at=DAY + timedelta(hours=number))
+    chains = [list(states) for states in RUNS] * 2
+    with owned.host.writing() as session:
+        for row in session.query(Delivery).filter(Delivery.webhook_id == webhook["id"]).order_by(Delivery.push_id):
+            row.status = chains[int(row.push.tag.removeprefix("v"))][row.position]
+    everything = walk(owned, webhook, {"page_size": "100"})
+    expected = [list(RUNS.values())[int(each["push"]["tag"].removeprefix("v")) % len(RUNS)] for each in everything]
+    assert [each["outcome"] for each in everything] == [outcome for outcome, _ in expected]
+    for outcome in ("succeeded", "failed", "under_way", "cancelled"):
+        wanted = [
+            each
+            for each, (its, position) in zip(everything, expected, strict=True)
+            if its == outcome and each["position"] == position
+        ]
+        assert walk(owned, webhook, {"outcome": outcome, "page_size": "3"}) == wanted, outcome
+        found = [each for each in wanted if each["push"]["tag"] == "v1"]
+        assert walk(owned, webhook, {"outcome": outcome, "tag": "v1", "page_size": "3"}) == found, outcome
+        shown = owned.host.client.get(
+            f"/r/{owned.repository}/webhooks/{webhook['id']}/history/?outcome={outcome}", headers={"X-User": "alice"}
+        ).text
+        tags = re.findall(r'class="tag-name">(v[0-9]+)<', shown)
+        assert tags == [each["push"]["tag"] for each in wanted], outcome
+
+
+def test_what_went_wrong(host: Host) -> None:
+    """If the first hook calls back `failure`, `outcome=failed` finds that one, and `status=error` the one behind it."""
+    with Receiver() as receiver:
+        webhook = host.create(receiver.url, URL)
+        host.push()
+        host.deliver()
+        host.call_back(receiver.requests[0].body, state="failure")
+    found = {
+        query: places(page(host, webhook, f"?{query}")) for query in ("outcome=failed", "state=failed", "status=error")
+    }
+    assert found == {
+        "outcome=failed": [("latest", 0)],
+        "state=failed": [("latest", 0)],
+        "status=error": [("latest", 1)],
+    }
+    (went_wrong,) = page(host, webhook, "?outcome=failed&status=success")["results"]
+    assert (went_wrong["state"], went_wrong["status"], went_wrong["outcome"]) == ("failed", "success", "failed")
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("status=failed", "Must be one of: pending, success, error. Did you mean state=failed or outcome=failed?"),
+        ("status=awaiting_callback", "Must be one of: pending, success, error. Did you mean state=awaiting_callback?"),
+        ("outcome=error", "Must be one of: succeeded, under_way, failed, cancelled. Did you mean status=error?"),
+        ("outcome=skipped", "Must be one of: succeeded, under_way, failed, cancelled. Did you mean state=skipped?"),
+    ],
+)
+def test_a_word_of_another_parameter(owned: Owned, query: str, told: str) -> None:
+    """A word of another vocabulary is refused with the parameter that takes it."""
+    answer = owned("GET", f"{owned.create(URL)['id']}/history/?{query}")
+    assert problem(answer, 400)["errors"] == {query.partition("=")[0]: [told]}
 
 
 def test_filters_that_find_nothing(owned: Owned) -> None:
@@ -488,7 +567,8 @@ def test_an_offset_that_was_typed(owned: Owned) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        *(("status", value) for value in ("", "PENDING", "failure", "succeeded ", "\0")),
+        *(("status", value) for value in ("", "PENDING", "failure", "succeeded", "\0")),
+        *((key, value) for key in ("state", "outcome") for value in ("", "FAILED", "error", "succeeded ", "\0")),
         *(("tag", value) for value in ("\0", "v1\0", "\n", "\u2028")),
         *(("pusher", value) for value in ("\0", "carol\0", "\x85")),
         *(
@@ -533,7 +613,7 @@ def test_chain_progress(host: Host) -> None:
     host.call_back(receiver.requests[1].body, state="failure")
     failed = [("failed", "failure"), ("skipped", None), ("skipped", None)]
     assert progress("") == [failed] * 3
-    assert progress("?status=skipped&tag=latest") == [failed] * 2
+    assert progress("?state=skipped&tag=latest") == [failed] * 2
 
 
 def test_a_size_of_its_own(owned: Owned) -> None:

@@ -13,8 +13,7 @@ from sqlalchemy.orm import Session
 
 from ...dialects import utcnow
 from ...records import history
-from ...records.models import Attempt, Delivery, Webhook
-from ...records.runs import OUTCOMES
+from ...records.models import OUTCOMES, Attempt, Delivery, Webhook
 
 DAYS = 7
 GROUND, BAR_HEIGHT = 94.0, 78.0

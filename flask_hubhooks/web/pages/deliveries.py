@@ -13,8 +13,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
 from ...records import history, runs, webhooks
-from ...records.models import NUMBER_LIMIT, Attempt, Delivery, Hook
-from ...records.runs import OUTCOMES, deciding_state
+from ...records.models import NUMBER_LIMIT, OUTCOMES, Attempt, Delivery, Hook
+from ...records.runs import deciding_state
 from ...records.webhooks import HookWanted, tls_of
 from ...transport.causes import received
 from ...transport.hook_url import origin
