@@ -25,6 +25,11 @@ def owner_of(repository: str) -> str:
     return OWNERS.get(repository.partition("/")[0], "")
 
 
+def namespaces_of(user: str | None) -> list[str]:
+    """The namespaces that a user owns."""
+    return [namespace for namespace, owner in OWNERS.items() if owner == user]
+
+
 def visitor() -> str | None:
     """The user who has signed in on the page to do so with this browser, or None."""
     name = session.get("user")

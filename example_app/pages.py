@@ -31,7 +31,7 @@ pages = Blueprint("pages", __name__)
 @pages.app_context_processor
 def known_to_base() -> dict[str, Any]:
     """What `base.html` needs to know, on the pages of the webhooks as well."""
-    return {"visitor": auth.visitor(), "owner_of": auth.owner_of}
+    return {"visitor": auth.visitor(), "owner_of": auth.owner_of, "namespaces_of": auth.namespaces_of}
 
 
 @pages.after_app_request

@@ -17,12 +17,13 @@ hubhooks = HubHooks(db, push_signal=image_pushed)
 
 
 @hubhooks.authorizer
-def authorize(action: str, repository: str) -> str | None:
-    """Only the owner of a repository sees its webhooks and changes them."""
+@hubhooks.namespace_authorizer
+def authorize(action: str, name: str) -> str | None:
+    """Only the owner of a repository, or of a namespace such as `acme/*`, sees its webhooks and changes them."""
     user = signed_in() or visitor()
     if user is None:
-        _have_sign_in(repository)
-    return user if user == owner_of(repository) else None
+        _have_sign_in(name)
+    return user if user == owner_of(name) else None
 
 
 def _have_sign_in(repository: str) -> NoReturn:

@@ -330,9 +330,15 @@ def test_deliveries_share_a_push(either: Host) -> None:
 
 @pytest.mark.parametrize("webhooks", [1, 5])
 def test_statements_of_a_push(host: Host, webhooks: int) -> None:
-    """A push costs three statements however many webhooks there are, on SQLite beside the one that takes its lock."""
+    """A push costs three statements however many webhooks its repository and namespaces have.
+
+    On SQLite one more takes the lock.
+    """
     for number in range(webhooks):
         host.create(URL, URL, URL, name=str(number))
+        for base in ("/v2/namespaces/acme/webhooks/", "/v2/registry/webhooks/"):
+            wanted = {"name": str(number), "hook_url": URL, "repository_filter": ["acme/a*"]}
+            assert host.api("POST", base, user="root", json=wanted).status_code == 201
     verbs: list[str] = []
     with host.app.app_context():
         event.listen(host.db.engine, "before_cursor_execute", lambda *args: verbs.append(args[2].split()[0]))

@@ -77,6 +77,16 @@ def change(app: Flask, **values: Any) -> None:
 # What is shown
 
 
+def test_webhooks_of_a_namespace(app: Flask, alice: FlaskClient) -> None:
+    """Alice finds the webhooks of her own namespace; nobody has those of the registry, and strangers none."""
+    assert "/r/acme/*/webhooks/" in see(alice, "/").text
+    assert see(alice, "/r/acme/*/webhooks/").status_code == 200
+    for path in ("/r/*/webhooks/", "/r/bob/*/webhooks/"):
+        assert see(alice, path).status_code == 404
+    stranger = see(app.test_client(), "/r/acme/*/webhooks/")
+    assert stranger.status_code == 303 and "/sign-in" in stranger.headers["Location"]
+
+
 def test_repository_page(app: Flask, browser: FlaskClient) -> None:
     """A repository's page shows its tags with their digests, how to pull, and what its description says, as text."""
     other = push(app.test_client(), build_image({"b": b"b"}), "1.1")

@@ -352,3 +352,18 @@ def test_an_open_deletion(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [each[::2] for each in shown(host, webhook)] == [
         ("acme/third", "cancelled"), ("acme/other", "succeeded"), ("acme/app", "cancelled"),
     ]  # fmt: skip
+
+
+@on_sqlite
+def test_superseding(host: Host) -> None:
+    """Pushes of a tag are put in order by repository, and a renaming within the namespace keeps that order."""
+    webhook = create(host, "acme/*")
+    hooks = f"{SCOPES['acme/*']}{webhook['id']}/hooks/"
+    assert host.api("POST", hooks, json={"hook_url": URL, "supersede": True}).status_code == 201
+    for repository in ("acme/app", "acme/other"):
+        host.push(repository)
+    rename(host)
+    host.push("acme/new")
+    with host.writing() as session:
+        images = session.scalars(select(Delivery.ordered_image).order_by(Delivery.push_id)).all()
+    assert images == ["acme/new:latest", "acme/other:latest", "acme/new:latest"]
