@@ -164,6 +164,7 @@ keys = st.sampled_from(
         "state",
         "outcome",
         "tag",
+        "repository",
         "pusher",
         "since",
         "until",
