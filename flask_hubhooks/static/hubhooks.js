@@ -21,6 +21,7 @@
     element.replaceChildren(...fresh.childNodes);
     for (const [id, isOpen] of open) document.getElementById(id)?.toggleAttribute("open", isOpen);
     const again = focused ? [...element.querySelectorAll("[id], [href], [formaction]")].find((each) => nameOf(each) === focused) : null;
+    if (again?.tagName !== "SUMMARY") again?.closest("details")?.toggleAttribute("open", true); // a chain that now folds
     again?.focus({ preventScroll: true });
     offerCopying(element);
   };
