@@ -31,7 +31,6 @@ from .scopes import is_pattern, patterns_of
 MAX_SLUG = 200
 _OTHER_THAN_LETTERS = re.compile(r"-+")
 
-
 NO_FINAL_CALLBACK = "The last hook gets no callback URL with its payload format, so it cannot call back."
 
 
@@ -301,8 +300,11 @@ def _set_credentials(owner: Owner, hook: Hook, wanted: HookWanted, position: int
     elif wanted.has_credentials is False:
         hook.encrypted_authorization = None
     elif wanted.has_credentials and not hook.has_credentials:
-        advice = "Write the user name and password into the URL, such as https://user:password@ci.example.com/hook."
-        raise Refused({"hooks": {position: {"has_credentials": [advice]}}})
+        error = (
+            "No user name and password are stored for this scheme, host and port. Write them into the URL, such as "
+            "https://user:password@ci.example.com/hook, or remove them."
+        )
+        raise Refused({"hooks": {position: {"has_credentials": [error]}}})
 
 
 def _check_authorization(owner: Owner, webhook: Webhook, wanted: Mapping[str, Any]) -> None:
@@ -366,7 +368,7 @@ def tls_of(hook: Hook) -> TLS:
 def tls_fault(hook_url: str, tls: TLS) -> str:
     """Why a hook cannot have these TLS settings with its URL; "" if it can."""
     encrypted = hook_url.lower().startswith("https:")
-    return "" if encrypted or tls == DEFAULT_TLS else "Only a hook URL that begins with https:// can have it."
+    return "" if encrypted or tls == DEFAULT_TLS else "TLS settings need a hook URL that begins with https://."
 
 
 def _kept(hooks: Sequence[Hook], wanted: Sequence[HookWanted]) -> list[Hook | None]:

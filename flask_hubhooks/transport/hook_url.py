@@ -30,8 +30,6 @@ _AS_WRITTEN = "!$%&'()*+,-./:;=?@[]_~"
 queries must not change. RFC 3986 wants brackets encoded, but receivers accept them."""
 _NO_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _LABEL = re.compile(r"[a-z0-9_-]{1,63}")  # RFC 1123 section 2.1, and the underscore, which container names use
-
-
 _USER_INFO = re.compile(r"(https?://)([^/?#\\]*)@", re.IGNORECASE)
 _NOT_IN_USER_INFO = re.compile(r"[\s@{}]|%(?![0-9A-Fa-f]{2})")
 

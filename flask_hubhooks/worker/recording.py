@@ -198,8 +198,7 @@ def holds(claim: Claim, row: Any) -> bool:
 def decide(results: Sequence[Result], rows: Mapping[uuid.UUID, Any], urls: Mapping[int, str]) -> Decisions:
     """Decide the transitions of deliveries from their `leases` rows, and the health of hooks from their present URLs.
 
-    A failure at an earlier URL of a hook does not count against its present URL, which is tried at
-    once. A failure that
+    A failure at an earlier URL of a hook does not count against its present URL, which is tried at once. A failure that
     concerns nobody, such as one of the proxy, a push that the receiver declined, and the result of a test say nothing
     about the hook.
     """

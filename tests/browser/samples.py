@@ -141,7 +141,7 @@ def _preview_changes(visit: Visit, webhook: dict[str, Any]) -> None:
     visit.open(f"{webhook['id']}/")
     visit.page.get_by_label("Payload of URL 2 for").select_option("Template of your own")
     visit.field("Template in JSON").fill('{"scan": "{image}:{tag}", "report_to": "{callback_url}"}')
-    visit.button("Preview what is sent").click()
+    visit.button("Preview requests").click()
     visit.sees('"scan": "127.0.0.1')
 
 
@@ -149,7 +149,7 @@ def _preview(visit: Visit) -> None:
     visit.open()
     visit.field("Destination URL").fill("https://keel.example.com/v1/webhooks/harbor")
     visit.page.get_by_label("Payload for").select_option("harbor")
-    visit.button("Preview what is sent").click()
+    visit.button("Preview requests").click()
     visit.sees("PUSH_ARTIFACT")
 
 

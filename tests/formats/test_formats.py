@@ -281,18 +281,6 @@ DEPLOYED = {
 """The image that a deployer would deploy, by rule and payload format."""
 
 
-@pytest.mark.parametrize(("rule", "name"), DEPLOYED)
-def test_deployed(rule: str, name: str) -> None:
-    """Deployers find the image in the formats that suit them, with the digest if they read one."""
-    format_ = FORMATS[name]
-    headers = {
-        "content-type": format_.content_type,
-        "authorization": deployers.SECRET,
-        "user-agent": "Go-http-client/1.1",
-    }
-    assert deployers.RULES[rule](headers, format_.body(PUSH)) == DEPLOYED[rule, name]
-
-
 @pytest.mark.parametrize("name", sorted(FORMATS))
 def test_flux_verifies(name: str) -> None:
     """Flux verifies every format as `generic-hmac`, and as `github` those that are `application/json`."""
@@ -312,12 +300,6 @@ def test_flux_verifies(name: str) -> None:
         deployers.flux_github(headers, body, key)
         with pytest.raises(deployers.Refused):
             deployers.flux_github(headers, body + b" ", key)
-
-
-@pytest.mark.parametrize("name", ["dockerhub", "dockerhub-full"])
-def test_flux_decodes(name: str) -> None:
-    """Flux reads the repository's URL and the tag from Docker Hub's document."""
-    assert deployers.flux_dockerhub({}, FORMATS[name].body(PUSH)) == ("https://hub.example.com/r/acme/app/", "v1")
 
 
 @pytest.mark.parametrize(

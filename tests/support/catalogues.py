@@ -51,7 +51,11 @@ ELSEWHERE = (
     "Not a valid cursor. Use the one in next or previous.",
     "Not a valid integer.",
     "There is already a webhook with this name.",
-    "Only a hook URL that begins with https:// can have it.",
+    "TLS settings need a hook URL that begins with https://.",
+    "A hook URL has a user name and password, which are sent in this header. Remove one of them.",
+    "The webhook has an Authorization header. Remove it, or the user name and password.",
+    "No user name and password are stored for this scheme, host and port. Write them into the URL, such as "
+    "https://user:password@ci.example.com/hook, or remove them.",
     "This webhook has no such hook, or the hook is listed twice.",
 )
 """What pages show that no such call holds: messages of marshmallow's, and those of our own in mappings."""

@@ -204,10 +204,27 @@ RULES: Mapping[str, Rule] = {
 }
 
 
-def flux_dockerhub(headers: Headers, body: bytes) -> tuple[str, str]:
-    """Flux only decodes it: the repository's URL and the tag are logged."""
-    content = decoded(body)
-    return typed(content, str, "repository", "repo_url"), typed(content, str, "push_data", "tag")
+FLUX_READS: Mapping[str, Any] = {
+    "dockerhub": {"push_data": {"tag": str}, "repository": {"repo_url": str}},
+    "quay": {"docker_url": str, "updated_tags": list},
+    "acr": {"action": str, "target": {"repository": str, "tag": str}},
+}
+"""What Flux decodes, by the type of its `Receiver`. It only logs what it finds, and all of it may be absent."""
+
+
+def flux_decodes(type_: str, body: bytes) -> None:
+    fits(decoded(body), FLUX_READS[type_])
+
+
+def fits(content: Any, shape: Any) -> None:
+    if not isinstance(shape, dict):
+        if type(content) is not shape:
+            raise Refused
+    elif not isinstance(content, dict):
+        raise Refused
+    else:
+        for key in shape.keys() & content.keys():
+            fits(content[key], shape[key])
 
 
 def flux_github(headers: Headers, body: bytes, token: str) -> None:
@@ -230,7 +247,20 @@ def flux_generic_hmac(headers: Headers, body: bytes, token: str) -> None:
 def flux_harbor(headers: Headers, body: bytes) -> None:
     if headers.get("authorization") != SECRET:
         raise Refused
-    decoded(body)
+
+
+def flux_cdevents(headers: Headers, body: bytes) -> None:
+    """It validates the body as an event of CDEvents 0.4."""
+    context, subject = (typed(decoded(body), dict, key) for key in ("context", "subject"))
+    if not typed(context, str, "version").startswith("0.4.") or not typed(subject, str, "id"):
+        raise Refused
+
+
+def flux_generic_oidc(headers: Headers, body: bytes) -> None:
+    """It wants a short-lived JWT of an issuer that it trusts."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    if scheme != "Bearer" or token.count(".") != 2:
+        raise Refused
 
 
 # Receivers that go by the URL or the credentials, whatever the body is
@@ -321,6 +351,8 @@ def decoded(body: bytes) -> Any:
 def typed(content: Any, wanted: type, *keys: str) -> Any:
     """Return a value as Go's decoder takes it: of the wanted type alone, and not empty where it is text."""
     for key in keys:
+        if key not in content:
+            raise Refused
         content = content[key]
     if type(content) is not wanted or content == "":
         raise Refused

@@ -11,6 +11,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
+from flask_hubhooks.formats import PAYLOAD_FORMATS
+from flask_hubhooks.records.models import Delivery, Status
+
 from ..support.host import Host, Owned, problem
 from ..support.marks import URL
 
@@ -42,8 +45,21 @@ times = (
     | st.datetimes().map(str)
     | text
 )
+urls = st.sampled_from([URL, f"{URL}/2", "x", "https://a:b@127.0.0.1:9/{tag}", "http://%FF@127.0.0.1/", f"{URL}/{{x}}"])
+templates = st.sampled_from(
+    ['{"a": "{tag}{{"}', "7", "[]", '"{tag"', '"\\u0000\\ud800"', "[" * 9999, "1e999", "\ufeff{}"]
+)
+tls = st.dictionaries(st.sampled_from(["ca", "public_key_sha256", "\ud800"]), st.just("A" * 43 + "=") | anything)
+settings_of_hook: dict[str, st.SearchStrategy[Any]] = {
+    "hook_url": urls | anything,
+    "payload_format": st.sampled_from(PAYLOAD_FORMATS) | anything,
+    "template": templates | anything,
+    "supersede": st.booleans() | anything,
+    "tls": tls | anything,
+    "timeout_s": st.sampled_from([5, 60, 15.0, 15.5, True]) | anything,
+}
 hook = st.fixed_dictionaries(
-    {}, optional={"id": st.integers(0, 50) | anything, "hook_url": st.sampled_from([URL, URL + "/2", "x"]) | anything}
+    {}, optional=settings_of_hook | {"id": st.integers(0, 50) | anything, "has_credentials": st.booleans() | anything}
 )
 webhook_change = st.fixed_dictionaries(
     {},
@@ -54,6 +70,11 @@ webhook_change = st.fixed_dictionaries(
         "tag_filter": st.lists(st.sampled_from(["v*", "!*-rc*", "[", "[z-a]", "a" * 128]) | text) | anything,
         "hooks": st.lists(hook | anything, max_size=12) | anything,
     },
+)
+webhook = st.fixed_dictionaries(
+    {"name": st.uuids().map(str) | anything},
+    optional=settings_of_hook
+    | {"hooks": st.lists(hook, max_size=3), "headers": st.dictionaries(text, text) | anything},
 )
 
 
@@ -109,6 +130,28 @@ def test_hooks(tried: Tried, content: object) -> None:
         added = f"{tried.path}hooks/{answer.get_json()['id']}/"
         assert answered(tried.send("PATCH", added, content))
         assert answered(tried.send("DELETE", added, content))
+
+
+@total
+@given(content=webhook | anything)
+@example(content={"name": "a", "hook_url": URL, "template": '"{\\ud800}"', "payload_format": "template"})
+@example(content={"name": "a", "hook_url": "https://a:b@127.0.0.1/", "headers": {"Authorization": "x"}})
+def test_created(tried: Tried, content: object) -> None:
+    """Any webhook is created or refused, and previewed if it can be created."""
+    can_be_previewed = answered(tried.send("POST", "preview/", content), 400)
+    if answered(created := tried.send("POST", "", content), 400):
+        assert can_be_previewed
+        assert tried.owned("DELETE", f"{created.get_json()['id']}/").status_code == 204
+
+
+@total
+@given(content=st.fixed_dictionaries({"state": st.just("success") | anything}, optional={"description": anything}))
+@example(content={"state": "success", "description": "\ud800\0"})
+def test_decided(tried: Tried, content: object) -> None:
+    """Any decision is taken or refused."""
+    [delivery, *_] = tried.owned.get(f"{tried.path}history/")["results"]
+    tried.owned.host.set_all(Delivery, status=Status.AWAITING_CALLBACK, callback_state="")
+    answered(tried.send("POST", f"{tried.path}history/{delivery['id']}/decide/", content), 400)
 
 
 @total

@@ -70,7 +70,7 @@ def test_kept_and_dropped(owned: Owned) -> None:
     assert not has({"hook_url": "http://127.0.0.2:9/hook"})
     assert not has({"hook_url": URL}), "they do not come back"
     refused = problem(owned("PATCH", path, json={"has_credentials": True}), 400)["errors"]
-    assert "Write the user name and password into the URL" in refused["has_credentials"][0]
+    assert "Write them into the URL" in refused["has_credentials"][0]
     assert has({"hook_url": of(URL)}) and not has({"has_credentials": False})
     assert has({"hook_url": of(URL, "new:one"), "has_credentials": False})
     assert owned("GET", path, user="reader").get_json()["has_credentials"] is None
@@ -127,6 +127,10 @@ def test_on_the_pages(owned: Owned) -> None:
         return bool(owned.get(path)["hooks"][0]["has_credentials"])
 
     assert save(f"{URL}/2", "keep")
+    version = version_on(owner.get(path))
+    lost = owner.send(path, **known, hook_url="http://127.0.0.2:9/hook", credentials="keep", version=version)
+    assert lost.status_code == 400 and "No user name and password are stored for this scheme" in text_of(lost)
+    assert owned.get(path)["hooks"][0]["has_credentials"]
     assert not save(f"{URL}/2", "remove")
     assert save(of(URL), "")
     header = {"header_name": "Authorization", "header_value": "Bearer abc"}

@@ -39,7 +39,7 @@ def decide(host: Host, webhook: dict[str, Any], user: str = "alice", **decision:
 
 
 def test_approving(host: Host, receivers: list[Receiver]) -> None:
-    """A success by hand calls the next hook and shown as a callback of theirs; a real one comes too late."""
+    """A success by hand calls the next hook, and is shown as a callback; a real one comes too late."""
     webhook = awaiting(host, *receivers[:2])
     answer = decide(host, webhook, state="success", description="Approved for production")
     assert answer.status_code == 200

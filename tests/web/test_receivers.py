@@ -115,7 +115,7 @@ def test_receivers_read_it(host: Host, heading: str) -> None:
 
 @on_sqlite
 def test_flux(host: Host) -> None:
-    """Flux' types `github`, `generic-hmac` and `dockerhub` take the request with the webhook's secret as token."""
+    """Flux' types `github` and `generic-hmac` take the request with the webhook's secret as token."""
     with Receiver() as receiver:
         webhook, request = deliver(host, "Flux", receiver)
     assert request.path == f"/hook/{64 * '0'}"

@@ -84,4 +84,4 @@ def test_settings_need_their_url(owned: Owned) -> None:
     for hook in ({"hook_url": "http://ci.example.com/", "tls": PIN},):
         assert list(problem(owned("POST", json={"name": "deploy"} | hook), 400)["errors"]) == ["tls"]
         nested = problem(owned("POST", json={"name": "deploy", "hooks": [hook]}), 400)["errors"]
-        assert nested == {"hooks": {"0": {"tls": ["Only a hook URL that begins with https:// can have it."]}}}
+        assert nested == {"hooks": {"0": {"tls": ["TLS settings need a hook URL that begins with https://."]}}}

@@ -48,15 +48,24 @@ def change(host: Host, webhook: dict[str, Any], position: int = 0, **values: Any
 
 @pytest.mark.parametrize("payload_format", sorted(FORMATS))
 def test_receivers_read_what_arrives(host: Host, receiver: Receiver, payload_format: str) -> None:
-    """A worker sends each format so that the receivers it is for find the image, with its digest if they read one."""
+    """A worker sends each format so that the receivers it is for find the image, with its digest if they read one.
+
+    Flux takes any JSON, but for its types `cdevents` and `generic-oidc`.
+    """
     hook = {"hook_url": receiver.url, "payload_format": payload_format}
-    create(host, hook, headers={"Authorization": deployers.SECRET})
+    create(host, hook, headers={"Authorization": deployers.SECRET, "User-Agent": "Go-http-client/1.1"})
     push(host)
     [request] = receiver.requests
     assert request.headers["content-type"] == FORMATS[payload_format].content_type
     for (rule, name), expected in DEPLOYED.items():
-        if name == payload_format and rule != "Dokploy":  # it wants a User-Agent of its own
+        if name == payload_format:
             assert deployers.RULES[rule](request.headers, request.body) == expected
+    for type_ in deployers.FLUX_READS:
+        deployers.flux_decodes(type_, request.body)
+    deployers.flux_harbor(request.headers, request.body)
+    for of_others in (deployers.flux_cdevents, deployers.flux_generic_oidc):
+        with pytest.raises(deployers.Refused):
+            of_others(request.headers, request.body)
 
 
 def test_images_of_an_index(host: Host, receiver: Receiver) -> None:

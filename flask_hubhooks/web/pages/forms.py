@@ -272,8 +272,8 @@ def _hook(typed: URLField) -> dict[str, Any]:
     if typed.tls is not None:
         values = {"ca": typed.ca, "public_key_sha256": typed.public_key_sha256}
         hook["tls"] = {typed.tls: values.get(typed.tls, "")} if typed.tls else None
-    if typed.credentials == "remove":
-        hook["has_credentials"] = False
+    if typed.credentials in ("keep", "remove"):
+        hook["has_credentials"] = typed.credentials == "keep"
     if typed.supersede is not None:
         hook["supersede"] = CHOICES.get(typed.supersede)
     return hook | {"id": int(typed.id)} if re.fullmatch("[0-9]{1,19}", typed.id) else hook
