@@ -41,6 +41,9 @@ MIN_DELAY_S, MAX_DELAY_S = 0.2, 5.0
 """Between two look-ups: half of the time that the push has waited, within these bounds."""
 MIN_PAUSE_S, MAX_PAUSE_S = 0.05, 1.0
 """Between two searches for tags that are to be looked up."""
+MAX_FAULTS = 3
+"""After so many faults in a row one tag is looked up at a time, each `MAX_PAUSE_S`, until the registry answers again:
+thousands of look-ups would keep the worker from sending, and burden a registry that comes back."""
 PUSHED_BEFORE = timedelta(minutes=10)
 """How much earlier than an older push a newer one may claim to have been pushed, by the registries' clocks."""
 MAX_GIVEN_UP = 1024
@@ -71,6 +74,7 @@ class AwaitedTags:
         self._number = 0
         self._answers: SimpleQueue[tuple[int, Shown]] = SimpleQueue()
         self._outage = Outage("the registry at HUBHOOKS_REGISTRY_URL", ())
+        self._faults = 0
         self._not_before = 0.0 if self._client else inf
 
     @property
@@ -85,7 +89,8 @@ class AwaitedTags:
 
     def hurry(self) -> None:
         """Note that there may be a new push."""
-        self._not_before = min(self._not_before, 0.0) if self._client else inf
+        if self._client and not self._outage.ongoing:
+            self._not_before = 0.0
 
     def attend(self, writing: Callable[[], AbstractContextManager[Session]]) -> bool:
         """Record what the registry has answered, and ask for the tags that are due; returns whether deliveries are.
@@ -93,15 +98,18 @@ class AwaitedTags:
         `writing` begins a transaction.
         """
         answers = self._take_answers()
-        room = MAX_LOOK_UPS - len(self._asked)
-        if self._client is None or not (answers or (room and monotonic() >= self._not_before)):
+        down = self._outage.ongoing
+        may_ask = monotonic() >= self._not_before or (answers and not down)
+        room = max(0, (1 if down else MAX_LOOK_UPS) - len(self._asked)) if may_ask else 0
+        if self._client is None or not (answers or room):
             return False
         with writing() as session:
             any_due = bool(answers) and record(session, answers)
             awaited = take(session, room)
             first = session.execute(_NEXT).first()
-        pause_s = (first.tag_look_up_at - first.now).total_seconds() if first else MAX_PAUSE_S
-        self._not_before = monotonic() + min(max(MIN_PAUSE_S, pause_s), MAX_PAUSE_S)
+        if may_ask:
+            pause_s = (first.tag_look_up_at - first.now).total_seconds() if first and not down else MAX_PAUSE_S
+            self._not_before = monotonic() + min(max(MIN_PAUSE_S, pause_s), MAX_PAUSE_S)
         for each in awaited:
             self._number += 1
             self._asked[self._number] = each
@@ -119,9 +127,10 @@ class AwaitedTags:
                 number, shown = self._answers.get_nowait()
                 if awaited := self._asked.pop(number, None):
                     answers.append((awaited, shown))
-                    if shown.fault:
+                    self._faults = self._faults + 1 if shown.fault else 0
+                    if self._faults >= MAX_FAULTS:
                         self._outage.noticed(Exception(shown.fault))
-                    else:
+                    elif not shown.fault:
                         self._outage.over()
         return answers
 

@@ -167,6 +167,7 @@ def _bearer_challenge(outcome: Outcome) -> WWWAuthenticate | None:
 
 def _said(outcome: Outcome) -> str:
     if outcome.status_code is None:
-        return f"could not be asked: {outcome.error.partition('. ')[0]}"  # what follows is about hooks
+        # What follows the first sentence is advice about hooks, but for addresses that are forbidden.
+        return f"could not be asked: {outcome.error if outcome.blocked else outcome.error.partition('. ')[0]}"
     advice = " (check HUBHOOKS_REGISTRY_AUTH)" if outcome.status_code in (401, 403) else ""
     return f"answered with {outcome.status_code}{advice}"

@@ -248,16 +248,17 @@ def test_a_registry_that_cannot_be_asked(
     waiting.create(receiver.url)
     registry.fault = FAULTS[fault]
     post_push(waiting)
-    waiting.run_job()
-    look_up_again(waiting)
+    while len(registry.requests) < 5:
+        look_up_again(waiting)
     assert receiver.requests == []
     told = [each.getMessage() for each in caplog.records if "HUBHOOKS_REGISTRY_URL" in each.getMessage()]
     assert len(told) == (0 if "digest" in fault else 1), told
-    assert "s3cr3t" not in caplog.text
     registry.fault = None
     registry.shows["acme/app:latest"] = "sha256:new"
-    look_up_again(waiting)
-    assert len(receiver.requests) == 1
+    while not receiver.requests:
+        look_up_again(waiting)
+    assert ("can be used again" in caplog.text) == bool(told)
+    assert "s3cr3t" not in caplog.text
 
 
 @on_postgresql
