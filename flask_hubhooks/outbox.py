@@ -91,7 +91,8 @@ def accept_from_source(state: State, source: str, pushes: Sequence[ImagePush]) -
 def _record_all(state: State, engine: Engine, pushes: Sequence[ImagePush], source: str = "") -> int:
     """Record the pushes that webhooks want in one transaction of our own; returns how many were not known."""
     with state.reading(engine) as session:
-        wanted = [(push, chains) for push in pushes if (chains := _matching_chains(session, push))]
+        active = {name: _active_chains(session, name) for name in dict.fromkeys(push.repository for push in pushes)}
+    wanted = [(push, chains) for push in pushes if (chains := _matching(active[push.repository], push))]
     if not wanted:
         return 0
     details = {name: state.details_for_push(name) for name in dict.fromkeys(push.repository for push, _ in wanted)}
@@ -132,7 +133,7 @@ def accept_in_session(state: State, push: ImagePush) -> None:
             accept(state, push)
             return
         with state.in_host_transaction() as session:
-            chains = _matching_chains(session, push)
+            chains = _matching(_active_chains(session, push.repository), push)
         if not chains:
             return
         # Without a savepoint of ours: a loader that ends the transaction would break it.
@@ -154,10 +155,14 @@ def _errors_reported(state: State, push: ImagePush) -> Iterator[None]:
         send_signal(push_not_recorded, state.app, push=push, error=error)
 
 
-def _matching_chains(session: Session, push: ImagePush) -> list[list[Any]]:
-    """The hooks, in order, of each active webhook of the repository and its namespaces whose filters match."""
-    active = session.execute(_ACTIVE_HOOKS, {"scopes": [push.repository, *patterns_of(push.repository)]})
-    chains = [list(chain) for _, chain in groupby(active, lambda row: row.webhook_id)]
+def _active_chains(session: Session, repository: str) -> list[list[Any]]:
+    """The hooks, in order, of each active webhook of a repository and its namespaces."""
+    active = session.execute(_ACTIVE_HOOKS, {"scopes": [repository, *patterns_of(repository)]})
+    return [list(chain) for _, chain in groupby(active, lambda row: row.webhook_id)]
+
+
+def _matching(chains: list[list[Any]], push: ImagePush) -> list[list[Any]]:
+    """Those of webhooks whose filters match."""
     return [
         chain
         for chain in chains

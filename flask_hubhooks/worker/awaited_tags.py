@@ -19,7 +19,7 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any, NamedTuple
 
-from sqlalchemy import Float, Integer, and_, bindparam, func, literal_column, null, select, update
+from sqlalchemy import Float, Integer, and_, bindparam, exists, func, literal_column, null, select, update
 from sqlalchemy.orm import Session
 
 from ..dialects import DATABASE_AWAY, UTCDateTime, now_plus, one_of
@@ -149,9 +149,11 @@ _now = now_plus(0.0)
 _awaited = pushes.c.tag_look_up_at.is_not(None)
 _first: Any = literal_column("1")
 
+_any_left = exists().where(deliveries.c.push_id == pushes.c.id, deliveries.c.status != Status.CANCELLED)
+"""Whether a push has deliveries that were not cancelled while they waited."""
 _columns = [pushes.c[name] for name in ("id", "repository", "tag", "pushed_at", "tag_awaited_until")]
 _DUE = (
-    select(*_columns, _now.label("now"))
+    select(*_columns, _any_left.label("any_left"), _now.label("now"))
     .where(pushes.c.tag_look_up_at <= _now, pushes.c.tag_awaited_until > _now)
     .order_by(pushes.c.tag_look_up_at)
     .limit(bindparam("max_rows", type_=Integer))
@@ -169,7 +171,10 @@ _LOOK_UP_IN = (
 
 def take(session: Session, limit: int) -> list[Awaited]:
     """Put at most `limit` pushes under a lease whose tags are to be looked up now. Several may wait for one tag."""
-    rows = session.execute(_DUE, {"max_rows": limit}).all() if limit else []
+    due = session.execute(_DUE, {"max_rows": limit}).all() if limit else []
+    rows = [row for row in due if row.any_left]
+    if cancelled := [row.id for row in due if not row.any_left]:
+        session.execute(_END, {"ids": cancelled})
     if rows:
         session.execute(_LOOK_UP_IN, [{"push_id": row.id, "delay_s": LEASE_S} for row in rows])
     by_tag = defaultdict(list)
@@ -248,7 +253,7 @@ def _make_due(session: Session, push_ids: Collection[int]) -> frozenset[int]:
 
 
 _LATE = (
-    select(pushes.c.id, pushes.c.repository, pushes.c.tag)
+    select(pushes.c.id, pushes.c.repository, pushes.c.tag, _any_left.label("any_left"))
     .where(_awaited, pushes.c.tag_awaited_until <= _now)
     .limit(MAX_GIVEN_UP)
     .with_for_update(skip_locked=True, key_share=True)
@@ -258,13 +263,15 @@ _GIVE_UP = update(pushes).where(one_of(pushes.c.id, "ids")).values(tag_look_up_a
 
 def give_up(session: Session) -> None:
     """End waiting for tags that the registry has not shown in time. Their deliveries have come due by themselves."""
-    late: Sequence[Any] = session.execute(_LATE).all()
-    if late:
-        session.execute(_GIVE_UP, {"ids": [row.id for row in late]})
+    late = session.execute(_LATE).all()
+    if cancelled := [row.id for row in late if not row.any_left]:
+        session.execute(_END, {"ids": cancelled})
+    if sent := [row for row in late if row.any_left]:
+        session.execute(_GIVE_UP, {"ids": [row.id for row in sent]})
         logger.warning(
-            "%d pushes are sent although the registry did not show their tags within %.0f s, such as %s:%s",
-            len(late),
+            "pushes are sent although the registry did not show their tags within %.0f s: %d, such as %s:%s",
             WAIT_FOR_TAG.seconds,
-            late[0].repository,
-            late[0].tag,
+            len(sent),
+            sent[0].repository,
+            sent[0].tag,
         )

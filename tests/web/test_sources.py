@@ -108,6 +108,14 @@ def test_repeated_after_renaming(sourced: Host) -> None:
     assert len(sourced.history(webhook, "acme/new")) == 1
 
 
+def test_many_tags(own: Host) -> None:
+    """However many tags an event tells of, the webhooks of a repository are read once."""
+    own.create(URL, tag_filter=["v*"])
+    with own.statements("hubhooks_webhook") as read:
+        assert send(own, envelope("v1", "v2", "x1")).get_json() == {"pushes": 3, "recorded": 2}
+    assert len(read) == 1
+
+
 def test_the_hosts_own_event_ids(own: Host) -> None:
     """A host's own push with the same event id is another push."""
     webhook = own.create(URL)

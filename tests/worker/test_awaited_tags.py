@@ -144,7 +144,7 @@ def test_sent_after_a_minute(
     assert delivery["push"]["sent_without_tag"]
     page = Visitor(waiting).get(f"{webhook['id']}/history/{delivery['id']}/")
     assert "The registry did not show the tag within 60 s, and it was sent nevertheless." in text_of(page)
-    assert "did not show their tags within 60 s, such as acme/app:latest" in caplog.text
+    assert "did not show their tags within 60 s: 1, such as acme/app:latest" in caplog.text
     look_up_again(waiting)
     assert len(registry.requests) == before
 
@@ -176,6 +176,25 @@ def test_redelivered_while_it_waits(waiting: Host, registry: Registry, receiver:
     registry.shows["acme/app:latest"] = "sha256:new"
     look_up_again(waiting)
     assert len(receiver.requests) == 1
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["in time", "late"])
+def test_cancelled_while_it_waits(
+    waiting: Host, registry: Registry, receiver: Receiver, late: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A push that nobody is to get any more is not looked up, and nothing says that it was sent."""
+    webhook = waiting.create(receiver.url)
+    post_push(waiting)
+    waiting.api("PATCH", f"acme/app/webhooks/{webhook['id']}/", json={"active": False})
+    if late:
+        let_a_minute_pass(waiting)
+    look_up_again(waiting)
+    with waiting.writing() as session:
+        push = session.scalars(select(Push)).one()
+    assert (push.tag_look_up_at, push.tag_awaited_until) == (None, None)
+    assert not waiting.one_delivery(webhook)["push"]["sent_without_tag"]
+    assert (registry.requests, receiver.requests) == ([], [])
+    assert "are sent" not in caplog.text
 
 
 # Not waiting
