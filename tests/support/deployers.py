@@ -43,7 +43,7 @@ def keel_harbor(headers: Headers, body: bytes) -> str:
         raise Refused
     [resource] = content["event_data"]["resources"]
     name, _, tag = typed(resource, str, "resource_url").rpartition(":")
-    return with_default_host(name, tag, "index.docker.io")
+    return with_default_host(name, tag, "index.docker.io") + at(resource.get("digest"))
 
 
 def keel_registry(headers: Headers, body: bytes) -> str:
@@ -125,8 +125,7 @@ def kobold_dockerhub(headers: Headers, body: bytes) -> str:
 
 def kobold_harbor(headers: Headers, body: bytes) -> str:
     [resource] = decoded(body)["event_data"]["resources"]
-    name = resource["resource_url"].split("@")[0].split(":")[0]  # cuts off a port as well
-    return f"{name}:{resource['tag']}@{resource['digest']}"
+    return str(resource["resource_url"])
 
 
 def kobold_distribution(headers: Headers, body: bytes) -> str:

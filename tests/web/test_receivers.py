@@ -45,7 +45,7 @@ def of_url(rule: Callable[[str, deployers.Headers], str]) -> Callable[[Request],
 
 def keel(request: Request) -> str:
     assert request.headers["authorization"] == f"Basic {b64encode(b'USER:PASSWORD').decode()}"
-    return deployers.keel_registry(request.headers, request.body)
+    return deployers.keel_harbor(request.headers, request.body)
 
 
 WHAT_IT_DOES: dict[str, tuple[Callable[[Request], str], str]] = {
