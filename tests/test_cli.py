@@ -52,7 +52,7 @@ def test_nothing_stays_open(host: Host, start: Start) -> None:
         ["hubhooks: delivering from queue 'hubhooks'", "hubhooks: stopped"],
         ["hubhooks: deleted 0 deliveries that ended more than 90 days ago"],
         ["hubhooks: encrypted the secrets and headers of 1 webhooks with the newest key"],
-        ["hubhooks: 0 of 1 webhooks have no repository"],
+        ["hubhooks: 0 of 1 webhooks have no repository or namespace"],
     ]
 
 

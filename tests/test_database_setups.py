@@ -41,7 +41,7 @@ def whole_flow(host: Host) -> None:
         webhook = host.create(first.url, second.url)
         with host.app.app_context():
             host.hubhooks.push(ImagePush("acme/app", "latest", event_id="1"))
-            host.hubhooks.push(ImagePush("acme/app", "again", event_id="1"))
+            host.hubhooks.push(ImagePush("acme/app", "latest", event_id="1"))
             host.db.session.commit()
         host.deliver()
         host.make_due()

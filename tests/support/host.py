@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -23,16 +23,18 @@ from flask_hubhooks.records.models import Base, Delivery
 from flask_hubhooks.sources import Source
 from flask_hubhooks.state import State
 from flask_hubhooks.testing import Deliveries
+from flask_hubhooks.web.endpoints import WEBHOOKS_OF
 from flask_hubhooks.worker.jobs import deliver_due, dispatchers
 
 OWNERS = {"alice": "acme/", "bob": "bob/"}
 
 
-def api_rules(app: Flask) -> list[Rule]:
-    """The routes that answer machines: all of ours but the pages, and what these load."""
+def api_rules(app: Flask, kinds: Collection[str] = tuple(WEBHOOKS_OF)) -> list[Rule]:
+    """The routes that answer machines: all of ours but the pages, and what these load, for these kinds of scopes."""
     pages = ("hubhooks.pages_", "hubhooks.static")
+    others = tuple(path for kind, path in WEBHOOKS_OF.items() if kind not in kinds)
     ours = [rule for rule in app.url_map.iter_rules() if rule.endpoint.startswith("hubhooks.")]
-    return [rule for rule in ours if not rule.endpoint.startswith(pages)]
+    return [rule for rule in ours if not rule.endpoint.startswith(pages) and not rule.rule.startswith(others)]
 
 
 def problem(answer: TestResponse, status: int) -> dict[str, Any]:

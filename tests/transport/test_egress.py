@@ -282,7 +282,7 @@ def test_syntax_when_saved(make_saving: Any) -> None:
     host = make_saving()
     assert saved(host, "http://%31%32%37.0.0.1/") == "Must not contain % or \\ in the host name."
     assert saved(host, "http://[fe80::1%25lo]/") == "Must not contain % or \\ in the host name."
-    assert saved(host, "http://a@ci.example.com/") == "Must not contain a user name or a fragment."
+    assert saved(host, "http://ci.example.com/#a") == "Must not contain a user name or a fragment."
 
 
 def test_changed_when_saved(make_saving: Any) -> None:

@@ -59,7 +59,7 @@ def test_limit(make_host: MakeHost, clock: list[float]) -> None:
         answer = each()
         assert (answer.status_code, answer.headers["Retry-After"]) == (429, "45")
         assert answer.content_type == "application/problem+json"
-        assert "more than 3 tests, redeliveries and recoveries" in answer.get_json()["detail"]
+        assert "More than 3 tests, redeliveries and recoveries" in answer.get_json()["detail"]
     assert rounds(host) == before
     assert host.api("PATCH", f"acme/app/webhooks/{webhook['id']}/", json={"name": "other"}).status_code == 200
     host.push()  # what is really pushed is not limited

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from werkzeug.test import TestResponse
 
 from flask_hubhooks.crypto.callback_tokens import CallbackTokens
-from flask_hubhooks.web.endpoints import ENDPOINTS
+from flask_hubhooks.web.endpoints import ENDPOINTS, WEBHOOKS_OF
 
 from ..support.host import Host, Owned, api_rules, problem
 from ..support.marks import TOKENS, URL
@@ -27,6 +27,13 @@ COLUMNS = ("ok", "bad input", "reader", "stranger", "missing", "wrong method")
 BAD = {"nonsense": True}
 EVENTS: dict[str, Any] = {"events": [{"action": "push", "target": {"repository": "acme/app", "tag": "latest"}}]}
 WITH_ETAG = ("read_webhook", "edit_webhook", "read_hook", "edit_hook")
+
+
+RULES = {
+    each.function.__name__: each.rule if each.access is None else WEBHOOKS_OF["repository"] + each.rule
+    for each in ENDPOINTS
+}
+"""Of the endpoints, by their names; those of webhooks as repositories have them."""
 
 
 @dataclass(frozen=True)
@@ -126,12 +133,11 @@ def seen(standing: Host) -> Iterator[dict[tuple[str, str, str], int]]:
     """The statuses seen; printed at the end."""
     found: dict[tuple[str, str, str], int] = {}
     yield found
-    rules = {each.function.__name__: each.rule for each in ENDPOINTS}
     print(f"\n\n{make_url(standing.database_uri).get_backend_name()}\n")
     print("| method | route |", " | ".join(COLUMNS), "|\n|---|---|" + "---|" * len(COLUMNS))
     for each in CASES:
         cells = [str(found.get((each.endpoint, each.method, column), "-")) for column in COLUMNS]
-        print(f"| {each.method} | `{rules[each.endpoint]}` |", " | ".join(cells), "|")
+        print(f"| {each.method} | `{RULES[each.endpoint]}` |", " | ".join(cells), "|")
 
 
 @pytest.fixture
@@ -166,9 +172,8 @@ def test_route(filled: Filled, seen: dict[tuple[str, str, str], int], case: Case
 
 def test_no_route_is_missing(standing: Host) -> None:
     """The table has every route of ours with all its methods."""
-    rules = {each.function.__name__: each.rule for each in ENDPOINTS}
-    table = {(rules[case.endpoint], case.method) for case in CASES}
-    for rule in api_rules(standing.app):
+    table = {(RULES[case.endpoint], case.method) for case in CASES}
+    for rule in api_rules(standing.app, ("repository",)):
         with standing.app.test_request_context(method="OPTIONS"):
             view: Callable[..., Any] = standing.app.view_functions[rule.endpoint]
             allowed = set(view(**dict.fromkeys(rule.arguments)).headers["Allow"].split(", "))
