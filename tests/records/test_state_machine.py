@@ -148,7 +148,7 @@ class Registry(RuleBasedStateMachine):
         wanted: list[dict[str, Any]] = [{"id": each.id} for each in kept]
         if moved and kept:
             wanted[0]["hook_url"] = moved
-        if timeout_s:
+        if timeout_s and kept:
             wanted[0]["timeout_s"] = kept[0].timeout_s = timeout_s
         wanted += [{"hook_url": url} for url in new]
         answer = self._api("PATCH", webhook, json={"hooks": wanted})

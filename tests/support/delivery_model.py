@@ -455,7 +455,7 @@ class Model:
         self._settle()
         for push in self.pushes:
             if push.awaited_until is not None and push.awaited_until <= self.now:
-                push.awaited_until, push.sent_without_tag = None, True
+                push.awaited_until, push.sent_without_tag = None, not push.cancelled
         for _, chain, each in self.all():
             if (
                 each.status in UNDER_WAY

@@ -101,6 +101,10 @@ class Push:
     forgotten: bool = False
     id: int = 0
 
+    @property
+    def cancelled(self) -> bool:
+        return all(each.status == "cancelled" for chain in self.chains for each in chain.deliveries)
+
 
 @dataclass(eq=False)
 class Sent:

