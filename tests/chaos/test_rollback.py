@@ -16,7 +16,7 @@ PATIENCE_S = 300
 @pytest.mark.timeout(PATIENCE_S + 60)
 def test_never_on_the_older_digest(tmp_path: Path) -> None:
     """A receiver that fails at times ends on the newer push of each tag, through retries, a kill and a recovery."""
-    short = ("--pairs", "30", "--gap", "2", "--kills", "1")
+    short = ("--pairs", "12", "--gap", "1", "--kills", "1")
     process = Process(tmp_path / "log", {}, "tests.chaos.rollback", *short)
     try:
         assert process.ends(PATIENCE_S) == 0, process.log
