@@ -191,7 +191,8 @@ def document(config: Config, kinds: tuple[str, ...]) -> dict[str, Any]:
             "type": "http",
             "scheme": "bearer",
             "description": "The source's token in `HUBHOOKS_SOURCE_TOKENS`. It is also accepted as the whole value of "
-            "`Authorization` and as a password of basic authentication.",
+            "`Authorization` and as a password of basic authentication, and from Quay as `?token=`. Gitea may sign the "
+            "body with it instead (`X-Gitea-Signature`).",
         },
     )
     for rule, group in groupby(ENDPOINTS, lambda each: each.rule):
