@@ -42,8 +42,9 @@ MIN_DELAY_S, MAX_DELAY_S = 0.2, 5.0
 MIN_PAUSE_S, MAX_PAUSE_S = 0.05, 1.0
 """Between two searches for tags that are to be looked up."""
 MAX_FAULTS = 3
-"""After so many faults in a row one tag is looked up at a time, each `MAX_PAUSE_S`, until the registry answers again:
-thousands of look-ups would keep the worker from sending, and burden a registry that comes back."""
+"""After so many faults in a row we log them. If the registry does not answer at all, one tag is then looked up at a
+time, each `MAX_PAUSE_S`, until it does: thousands of look-ups would keep the worker from sending, and burden a registry
+that comes back. Being refused one repository must not delay others, so it does not count for that."""
 PUSHED_BEFORE = timedelta(minutes=10)
 """How much earlier than an older push a newer one may claim to have been pushed, by the registries' clocks."""
 MAX_GIVEN_UP = 1024
@@ -75,6 +76,8 @@ class AwaitedTags:
         self._answers: SimpleQueue[tuple[int, Shown]] = SimpleQueue()
         self._outage = Outage("the registry at HUBHOOKS_REGISTRY_URL", ())
         self._faults = 0
+        self._unanswered = 0
+        """Faults in a row in which the registry did not even refuse a repository."""
         self._not_before = 0.0 if self._client else inf
 
     @property
@@ -89,8 +92,12 @@ class AwaitedTags:
 
     def hurry(self) -> None:
         """Note that there may be a new push."""
-        if self._client and not self._outage.ongoing:
+        if self._client and not self._is_down:
             self._not_before = 0.0
+
+    @property
+    def _is_down(self) -> bool:
+        return self._unanswered >= MAX_FAULTS
 
     def attend(self, writing: Callable[[], AbstractContextManager[Session]]) -> bool:
         """Record what the registry has answered, and ask for the tags that are due; returns whether deliveries are.
@@ -98,7 +105,7 @@ class AwaitedTags:
         `writing` begins a transaction.
         """
         answers = self._take_answers()
-        down = self._outage.ongoing
+        down = self._is_down
         may_ask = monotonic() >= self._not_before or (answers and not down)
         room = max(0, (1 if down else MAX_LOOK_UPS) - len(self._asked)) if may_ask else 0
         if self._client is None or not (answers or room):
@@ -128,6 +135,7 @@ class AwaitedTags:
                 if awaited := self._asked.pop(number, None):
                     answers.append((awaited, shown))
                     self._faults = self._faults + 1 if shown.fault else 0
+                    self._unanswered = self._unanswered + 1 if shown.fault and not shown.refused else 0
                     if self._faults >= MAX_FAULTS:
                         self._outage.noticed(Exception(shown.fault))
                     elif not shown.fault:
@@ -229,10 +237,10 @@ _END = update(pushes).where(one_of(pushes.c.id, "ids")).values(tag_look_up_at=nu
 def record(session: Session, answers: Sequence[tuple[Awaited, Shown]]) -> bool:
     """Write what the registry has shown; returns whether that made deliveries due."""
     shown: set[int] = set()
-    for awaited, (digest, _) in answers:
-        if digest:
+    for awaited, answer in answers:
+        if answer.digest:
             image = {"repository": awaited.repository, "tag": awaited.tag, "pushed_since": awaited.pushed_since}
-            shown.update(session.scalars(_SHOWN, image | {"digest": digest}))
+            shown.update(session.scalars(_SHOWN, image | {"digest": answer.digest}))
     ended = _make_due(session, shown) if shown else frozenset[int]()
     delays = {push: delay_s for awaited, _ in answers for push, delay_s in awaited.delays.items()}
     _look_up_in(session, {push: delay_s for push, delay_s in delays.items() if push not in ended})

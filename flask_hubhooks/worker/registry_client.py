@@ -42,6 +42,8 @@ class Shown(NamedTuple):
     """Empty if there is no such tag, or the registry could not be asked."""
     fault: str = ""
     """Why it could not be asked: for the operator's log."""
+    refused: bool = False
+    """It answered, but we may not see this repository. Others may well be shown."""
 
 
 Send = Callable[[Request, Callable[[Outcome], None]], None]
@@ -132,7 +134,7 @@ class _LookUp:
 
     def _got_token(self, outcome: Outcome) -> None:
         if outcome.status_code != 200:
-            return self._done(Shown(fault=f"its token server {_said(outcome)}"))
+            return self._done(_failed("its token server", outcome))
         try:
             answer = json.loads(outcome.response_body)
             token: str = answer.get("token") or answer["access_token"]
@@ -153,7 +155,7 @@ class _LookUp:
         elif outcome.status_code == 404:
             self._done(Shown())
         else:
-            self._done(Shown(fault=f"it {_said(outcome)}"))
+            self._done(_failed("it", outcome))
 
 
 def _bearer_challenge(outcome: Outcome) -> WWWAuthenticate | None:
@@ -165,9 +167,11 @@ def _bearer_challenge(outcome: Outcome) -> WWWAuthenticate | None:
     return None
 
 
-def _said(outcome: Outcome) -> str:
+def _failed(server: str, outcome: Outcome) -> Shown:
     if outcome.status_code is None:
         # What follows the first sentence is advice about hooks, but for addresses that are forbidden.
-        return f"could not be asked: {outcome.error if outcome.blocked else outcome.error.partition('. ')[0]}"
-    advice = " (check HUBHOOKS_REGISTRY_AUTH)" if outcome.status_code in (401, 403) else ""
-    return f"answered with {outcome.status_code}{advice}"
+        cause = outcome.error if outcome.blocked else outcome.error.partition(". ")[0]
+        return Shown(fault=f"{server} could not be asked: {cause}")
+    refused = outcome.status_code in (401, 403)
+    advice = " (check HUBHOOKS_REGISTRY_AUTH)" if refused else ""
+    return Shown(fault=f"{server} answered with {outcome.status_code}{advice}", refused=refused)

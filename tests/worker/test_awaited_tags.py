@@ -19,7 +19,7 @@ from flask_hubhooks.worker.awaited_tags import MAX_DELAY_S
 from flask_hubhooks.worker.dispatcher import Dispatcher
 
 from ..support.host import Host
-from ..support.marks import WITH_SOURCES, MakeHost, on_postgresql, on_sqlite
+from ..support.marks import URL, WITH_SOURCES, MakeHost, on_postgresql, on_sqlite
 from ..support.receivers import Answer, Receiver, close, hang, http, poll
 from ..support.registries import Registry, post_push
 from ..support.visitor import Visitor, text_of
@@ -308,6 +308,20 @@ def test_a_registry_that_hangs(
 def _run(host: Host, dispatcher: Dispatcher) -> None:
     with host.app.app_context():
         dispatcher.run()
+
+
+@pytest.mark.parametrize(("answer", "again"), [(403, 8), (500, 0)])
+@on_sqlite
+def test_refused_repositories_delay_no_others(waiting: Host, registry: Registry, answer: int, again: int) -> None:
+    """A registry that refuses to show repositories is not down: tags are looked up as often as before."""
+    waiting.create(URL)
+    registry.fault = answer
+    for number in range(8):
+        post_push(waiting, tag=f"v{number}")
+    waiting.run_job()
+    registry.wait_for(8)
+    look_up_again(waiting)
+    assert len(registry.requests) == 8 + again
 
 
 @on_postgresql
