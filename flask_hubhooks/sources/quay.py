@@ -9,7 +9,7 @@ from .events import BadEvent, is_tag, json_object, text_at, warn_of_unknown
 
 
 def pushes(headers: Mapping[str, str], body: bytes) -> list[ImagePush]:
-    """Read an event, which tells of several tags.
+    """Read an event, which may name several tags.
 
     It has neither an id nor a digest. Any id made of the rest would swallow real pushes, which is worse than a repeat.
     """

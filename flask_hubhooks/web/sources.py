@@ -63,8 +63,8 @@ def take_events(source: str) -> EventsTaken:
     body = read_body(MAX_EVENT_BYTES)
     read = SOURCES.get(source) or state.handlers.sources[source]
     try:
-        told = list(read({name.lower(): value for name, value in request.headers}, body))
-        pushes = [push for push in told if _possible(source, push)]
+        reported = list(read({name.lower(): value for name, value in request.headers}, body))
+        pushes = [push for push in reported if _possible(source, push)]
         return EventsTaken(len(pushes), accept_from_source(state, source, pushes))
     except BadEvent as bad:
         raise Problem(400, str(bad)) from None

@@ -1,9 +1,9 @@
 """Asks the registry for the tags that pushes wait for, and makes deliveries due once it shows them.
 
 CNCF Distribution sends its event before it writes the tag. So deliveries of such a push are due only after a minute
-(`outbox.WAIT_FOR_TAG`), unless a look-up finds the tag earlier. They use no room in claims and limits meanwhile, and
-need nobody to be sent in the end. What is to be looked up next, and by when, is in the rows of pushes: workers take it
-in turns, under a lease as with deliveries, and others carry on if one dies.
+(`outbox.WAIT_FOR_TAG`), unless a look-up finds the tag earlier. Until then they take no room in claims and limits, and
+they come due by themselves if no worker finds the tag. The rows of pushes hold the time of the next look-up. Workers
+share the look-ups under leases, as they share deliveries, so others carry on if one dies.
 """
 
 from __future__ import annotations
