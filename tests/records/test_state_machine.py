@@ -571,6 +571,7 @@ def clock(host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[StoppedClock]
 
 
 @pytest.mark.timeout(3600)
+@pytest.mark.no_cover  # as test_schemathesis
 def test_any_order(host: Host, clock: StoppedClock) -> None:
     """In any order of actions, all rows match the model after each step, and everything ends eventually."""
 
