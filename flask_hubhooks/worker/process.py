@@ -16,7 +16,7 @@ from types import FrameType
 from flask import Flask
 from redis.exceptions import RedisError
 from rq import SimpleWorker
-from rq.exceptions import InvalidJobOperation, StopRequested
+from rq.exceptions import InvalidJobOperation
 from rq.serializers import JSONSerializer
 
 from ..dialects import DATABASE_AWAY
@@ -46,6 +46,10 @@ STOP_S = 10.0
 """How long stopping may take beyond the longest time-out in flight: results are recorded in spite of a short outage."""
 
 
+class _Stopped(BaseException):
+    """A signal stops the worker. No `Exception`, since libraries log and drop those while they clean up."""
+
+
 def work(app: Flask, concurrency: int | None, burst: bool, ready: Callable[[], object]) -> None:
     """Deliver until a signal stops the worker or, with `burst`, until nothing is due.
 
@@ -56,9 +60,11 @@ def work(app: Flask, concurrency: int | None, burst: bool, ready: Callable[[], o
     """
     state = current_state()
     dispatchers[state] = dispatcher = Dispatcher(state, concurrency, slice_s=inf, linger_s=0.0 if burst else LINGER_S)
-    with _exit_if_stopping_hangs(dispatcher), suppress(StopRequested):
+    with _exit_if_stopping_hangs(dispatcher), suppress(_Stopped):
         _handle_signals(dispatcher)
         await_servers(state, patient=not burst)
+        if dispatcher.stopping.is_set():  # a finalizer may drop any exception
+            return
         ready()
         if burst:
             _deliver_once(state, dispatcher)
@@ -71,7 +77,7 @@ def _handle_signals(dispatcher: Dispatcher) -> None:
 
     def stop(signum: int, frame: FrameType | None) -> None:
         dispatcher.stop()
-        raise StopRequested
+        raise _Stopped
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)

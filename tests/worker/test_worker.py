@@ -458,6 +458,30 @@ def test_stopped_while_redis_hangs(make_host: MakeHost, worker: Start, port: int
             server._process.send_signal(signal.SIGCONT)
 
 
+STOPPED_IN_THE_POOL = """
+import os
+import signal
+from sqlalchemy import event
+from sqlalchemy.pool import Pool
+from tests.support.worker_app import app
+
+@event.listens_for(Pool, "reset")
+def stop(*_, asked=[]):
+    if not asked and callable(signal.getsignal(signal.SIGTERM)):  # the worker handles it
+        asked.append(True)
+        os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_stopped_while_a_connection_is_put_back(host: Host, worker: Start, tmp_path: Path) -> None:
+    """SIGTERM stops a worker that is just starting, although SQLAlchemy logs and drops exceptions there."""
+    app = tmp_path / "stopped.py"
+    app.write_text(STOPPED_IN_THE_POOL)
+    process = worker(app=str(app))
+    assert process.ends() == 0
+    assert "exiting without it" not in process.log
+
+
 PASSWORD = "a password of the test's"
 WRONG = {
     "no tables": ({}, "The database lacks the table hubhooks_"),
