@@ -90,11 +90,19 @@ def sqlite_uri(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'host.db'}"
 
 
+@pytest.fixture(scope="session")
+def shared_uris(postgres_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A database of each kind, as a SQLAlchemy URI, for the tests that share a host app."""
+    with postgresql_database(postgres_server) as uri:
+        yield {"sqlite": f"sqlite:///{tmp_path_factory.mktemp('shared') / 'host.db'}", "postgresql": uri}
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_uri(request: pytest.FixtureRequest) -> str:
-    """Each database in turn."""
-    uri: str = request.getfixturevalue(f"{request.param}_uri")
-    return uri
+    """Each database in turn: that of the shared host app if the test uses this, and otherwise a fresh one."""
+    if "shared_host" in request.fixturenames and not request.node.get_closest_marker("own_host"):
+        return str(request.getfixturevalue("shared_uris")[request.param])
+    return str(request.getfixturevalue(f"{request.param}_uri"))
 
 
 @pytest.fixture(scope="session")
@@ -133,16 +141,53 @@ def roomy_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "POOL_SIZE", 10)
 
 
+@pytest.fixture(scope="session")
+def shared_hosts() -> Iterator[dict[tuple[str, bool], Host]]:
+    hosts: dict[tuple[str, bool], Host] = {}
+    yield hosts
+    for host in hosts.values():
+        host.close()
+
+
 @pytest.fixture
-def host(make_host: Callable[..., Host]) -> Host:
+def shared_host(
+    database_uri: str,
+    redis_url: str,
+    make_host: Callable[..., Host],
+    shared_hosts: dict[tuple[str, bool], Host],
+    shared_uris: dict[str, str],
+) -> Iterator[Callable[[bool], Host]]:
+    """A function that returns the host app with the defaults and the given `join_session`.
+
+    It was made for another test, which is much faster, and renewed. A test that changes the app itself, with a route
+    for example, has the mark `own_host`; it gets a new one, as does a test on a database of its own.
+    """
+    used: list[Host] = []
+
+    def use(join_session: bool) -> Host:
+        if database_uri not in shared_uris.values():
+            return make_host(join_session=join_session)
+        if (host := shared_hosts.get((database_uri, join_session))) is None:
+            host = shared_hosts[database_uri, join_session] = Host(database_uri, redis_url, join_session=join_session)
+        host.renew()
+        used.append(host)
+        return host
+
+    yield use
+    for host in used:
+        host.leave()
+
+
+@pytest.fixture
+def host(shared_host: Callable[[bool], Host]) -> Host:
     """A host app with the defaults, on each database in turn."""
-    return make_host()
+    return shared_host(False)
 
 
 @pytest.fixture(params=[False, True], ids=["own", "joined"])
-def either(request: pytest.FixtureRequest, make_host: Callable[..., Host]) -> Host:
+def either(request: pytest.FixtureRequest, shared_host: Callable[[bool], Host]) -> Host:
     """A host app without and with a transactional outbox, on each database in turn."""
-    return make_host(join_session=request.param)
+    return shared_host(request.param)
 
 
 @pytest.fixture

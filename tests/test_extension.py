@@ -26,6 +26,7 @@ from .support.host import Host
 from .support.marks import URL, MakeHost, on_sqlite
 from .support.receivers import Receiver
 
+pytestmark = pytest.mark.own_host
 TABLES = {f"hubhooks_{name}" for name in ("webhook", "hook", "push", "delivery", "attempt")}
 
 

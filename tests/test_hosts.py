@@ -377,6 +377,7 @@ def test_the_command_keeps_its_name(make_variant: MakeVariant, setup: Setup) -> 
 # CSRFProtect
 
 
+@pytest.mark.own_host
 @on_sqlite
 @pytest.mark.parametrize("setup", [csrf_before, csrf_after])
 def test_the_hosts_own_form_stays_protected(make_variant: MakeVariant, setup: Setup) -> None:

@@ -14,6 +14,7 @@ from .support.host import Host, kept, things
 from .support.marks import URL, MakeHost, on_sqlite
 from .support.receivers import Receiver
 
+pytestmark = pytest.mark.own_host
 PUSH = ImagePush("acme/app", "latest")
 
 

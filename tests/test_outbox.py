@@ -21,6 +21,7 @@ from .support.host import Host, kept, things
 from .support.marks import URL, MakeHost
 from .support.receivers import Receiver
 
+pytestmark = pytest.mark.own_host
 PUSH = ImagePush("acme/app", "latest")
 
 

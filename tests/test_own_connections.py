@@ -27,6 +27,7 @@ from .support.marks import URL, MakeHost, on_postgresql, on_sqlite
 from .support.processes import Process, free_port, until
 from .support.receivers import Receiver
 
+pytestmark = pytest.mark.own_host
 PUSH = ImagePush("acme/app", "latest")
 THREADS = 8
 SMALL_POOL = {"pool_size": THREADS, "max_overflow": 0, "pool_timeout": 5}

@@ -12,7 +12,7 @@ from typing import Any
 from blinker import Signal
 from flask import Flask, abort, request
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import MetaData, event, func, literal, select, update
+from sqlalchemy import MetaData, delete, event, func, literal, select, text, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 from werkzeug.routing import Rule
 from werkzeug.test import TestResponse
@@ -21,7 +21,7 @@ from flask_hubhooks import HubHooks, ImagePush, Repository
 from flask_hubhooks.dialects import now_plus, utcnow
 from flask_hubhooks.records.models import Base, Delivery
 from flask_hubhooks.sources import Source
-from flask_hubhooks.state import State
+from flask_hubhooks.state import Handlers, State
 from flask_hubhooks.testing import Deliveries
 from flask_hubhooks.web.endpoints import WEBHOOKS_OF
 from flask_hubhooks.worker.jobs import deliver_due, dispatchers
@@ -70,13 +70,20 @@ class Host:
     def __post_init__(self) -> None:
         self.db = SQLAlchemy(session_options=self.session_options, metadata=self.metadata)
         self.hubhooks = HubHooks(self.db, self.push_signal, join_session=self.join_session)
+        self._set_handlers()
+        for name, read in self.sources.items():
+            self.hubhooks.source(name)(read)
+        self.app = self.make_app()
+        self._config = dict(self.app.config)
+        self._set_clients()
+
+    def _set_handlers(self) -> None:
         self.hubhooks.authorizer(authorize)
         if self.namespaces:
             self.hubhooks.namespace_authorizer(authorize_namespace)
         self.hubhooks.repository_loader(load)
-        for name, read in self.sources.items():
-            self.hubhooks.source(name)(read)
-        self.app = self.make_app()
+
+    def _set_clients(self) -> None:
         self.client = self.app.test_client()
         self.deliveries = Deliveries(self.app)
 
@@ -216,9 +223,34 @@ class Host:
         url = json.loads(payload)["callback_url"].removeprefix("https://registry.example.com")
         return self.client.post(url, json={"state": "success"} | callback)
 
-    def close(self) -> None:
+    def renew(self) -> None:
+        """Make it like a new one for the next test, which has its app, its connections and its emptied tables."""
+        self.leave()
+        vars(self.hubhooks._handlers).update(vars(Handlers()))
+        self._set_handlers()
+        self.app.config.clear()
+        self.app.config.update(self._config)
+        old = self.state
+        state = State(self.app, self.db, old.handlers, old.config, self.join_session, old.url_prefix)
+        state._engines = old._engines
+        self.app.extensions["hubhooks"] = state
+        with self.app.app_context(), self.db.engine.begin() as connection:
+            tables = self.db.metadata.sorted_tables
+            if connection.dialect.name == "postgresql":
+                connection.execute(text("SET LOCAL lock_timeout = '5s'"))
+                connection.execute(text(f"TRUNCATE {', '.join(each.name for each in tables)} RESTART IDENTITY"))
+            else:
+                for each in reversed(tables):
+                    connection.execute(delete(each))
+        self._set_clients()
+
+    def leave(self) -> None:
+        """Give up what does not outlive a test."""
         dispatchers.pop(self.state, None)
         self.state.redis.close()
+
+    def close(self) -> None:
+        self.leave()
         with self.app.app_context():
             self.db.engine.dispose()
 

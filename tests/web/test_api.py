@@ -422,6 +422,7 @@ def test_any_bytes_are_answered(untouched: Host, body: bytes, path: str, query: 
 # Who may
 
 
+@pytest.mark.own_host
 @on_sqlite
 def test_signing_in_is_the_hosts(host: Host) -> None:
     """The authorizer's 401 passes through as the host's own page."""

@@ -340,6 +340,7 @@ def ask_everything(host: Host, ids: Ids) -> Iterator[tuple[str, str, bool, TestR
         yield method, f"page {below}", reads, Visitor(host, None).ask(method, path)
 
 
+@pytest.mark.own_host
 @on_sqlite
 def test_who_is_no_user(world: World, caplog: pytest.LogCaptureFixture) -> None:
     """Only a name that is not blank is a user: anything else is denied everywhere, and a wrong type is logged."""

@@ -114,6 +114,7 @@ def test_every_page_is_known(standing: Host) -> None:
             assert {method for method, known in ROUTES if known == name} == allowed - {"OPTIONS", "HEAD"}, rule
 
 
+@pytest.mark.own_host
 @on_sqlite
 def test_a_layout_that_is_missing(make_host: MakeHost, caplog: pytest.LogCaptureFixture) -> None:
     """Where HUBHOOKS_LAYOUT names no template the pages have our layout, and one log line names the key."""
@@ -626,6 +627,7 @@ def test_a_host_that_has_switched_it_off(make_host: MakeHost) -> None:
     check_page(visitor.ask("POST", data=FORM), 201)
 
 
+@pytest.mark.own_host
 @on_sqlite
 def test_the_layout_of_the_host(make_host: MakeHost) -> None:
     """The pages use the host's layout, which needs only the block `content`."""
@@ -639,6 +641,7 @@ def test_the_layout_of_the_host(make_host: MakeHost) -> None:
     assert "<nav>Ours</nav>" in visitor.get("99/", 404).text
 
 
+@pytest.mark.own_host
 @on_sqlite
 def test_templates_of_the_host(host: Host) -> None:
     """A host can replace a template of ours, extend the original by `!hubhooks/`, and override a block."""

@@ -221,6 +221,7 @@ def test_a_database_that_cannot_be_reached(
     assert "is answered with 503: " in caplog.text
 
 
+@pytest.mark.own_host
 @pytest.mark.parametrize("database_uri", ["postgresql"], indirect=True)
 def test_a_database_that_goes_and_comes(host: Host, postgres_server: str) -> None:
     """A database that goes away under open connections causes 503s until it is back, and none after."""

@@ -178,6 +178,7 @@ def test_waits_for_nobody(own: Host, caplog: pytest.LogCaptureFixture) -> None:
     assert send(own, envelope("v1")).get_json()["recorded"] == 1
 
 
+@pytest.mark.own_host
 @on_postgresql
 def test_needs_no_connection_of_the_hosts(make_host: MakeHost) -> None:
     """Events are recorded while the host's request holds the only connection of its pool."""

@@ -568,6 +568,7 @@ def test_secret_key_rotated(make_host: MakeHost) -> None:
         assert rotated.call_back(request.body).status_code == 200
 
 
+@pytest.mark.own_host
 @on_postgresql
 def test_database_away_while_on_the_wire(host: Host, database_uri: str) -> None:
     """A response is not lost if the database goes away before it is recorded."""
