@@ -181,7 +181,7 @@ def test_nothing_stays_behind(tmp_path: Path) -> None:
             assert ours() > before
             sender.close()
             del sender
-        assert ours() == before
+        assert ours() <= before  # those of an earlier test may have ended meanwhile
     finally:
         gc.enable()
 
