@@ -37,7 +37,7 @@ from . import transport
 from .crypto.signing import signature_headers
 from .dialects import utcnow
 from .records import transitions
-from .records.models import Delivery, Status
+from .records.models import Delivery
 from .state import current_state
 from .transport import MAX_STORED_BODY, Outcome, Transport
 from .worker.dispatcher import Dispatcher, guarded_transport
@@ -108,7 +108,7 @@ class Deliveries:
 
     def make_due(self) -> None:
         """Make every retry due, so that the next `deliver_now` sends it."""
-        retries = update(Delivery).where(Delivery.status == Status.PENDING, Delivery.lease_token.is_(None))
+        retries = update(Delivery).where(Delivery.next_attempt_at.is_not(None), Delivery.lease_token.is_(None))
         with self._app.app_context(), self._state.writing() as session:
             session.execute(retries.values(transitions.retried_now()))
 

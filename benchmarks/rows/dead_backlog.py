@@ -1,4 +1,4 @@
-"""A hundred thousand deliveries are due to one destination that is dead; the others must not notice."""
+"""A hundred thousand deliveries are due to one destination that is dead, or held for it; the others must not notice."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from flask_hubhooks.worker.claims import claim
+from flask_hubhooks.records.models import Webhook
+from flask_hubhooks.worker.claims import Released, claim, expire_overdue, release
 from flask_hubhooks.worker.dispatcher import MIN_CLAIM
 
 from ..contestants import LIMIT_S, WARM_UP, Engine, engine, race
@@ -41,6 +43,7 @@ def measure(run: Run) -> list[Figure]:
         own.lay_out(["v0"] * WARM_UP)
         run.progress("dead-backlog: it is laid out")
         claims = [_claim_ms(own) for _ in range(CLAIMS)]
+        beside_held = _claims_beside_held(own)
         with own.worker() as worker, engine(bench, due, *urls) as alone:
             wait_until(lambda: bool(breakers_open(worker)), [worker], 0.05, LIMIT_S)
             rates = race(run, "dead-backlog", {"beside it": Beside(own, [worker], due), "without it": alone})
@@ -48,6 +51,7 @@ def measure(run: Run) -> list[Figure]:
         *(Figure(f"{name}, /s", values) for name, values in rates.items()),
         Figure("over without it", ratios(rates["beside it"], rates["without it"])),
         Figure("claim, ms", claims),
+        Figure("claim beside held, ms", beside_held),
     ]
 
 
@@ -65,6 +69,30 @@ def _dead_url() -> Iterator[str]:
         yield f"http://127.0.0.1:{bound.getsockname()[1]}/"
 
 
+def _claims_beside_held(own: Site) -> list[float]:
+    """How long claims take while the backlog is held, since the webhook of the dead destination is paused."""
+    with Session(own.engine) as session:
+        dead_id = session.scalars(select(Webhook.id).order_by(Webhook.id).limit(1)).one()
+        session.get_one(Webhook, dead_id).active = False
+        session.commit()
+        more_to_hold = True
+        while more_to_hold:
+            taken, changes = claim(session, MIN_CLAIM)
+            release(session, [Released(each) for each in taken])
+            session.commit()
+            more_to_hold = changes.more_due
+    own.settle()
+    claims = [_claim_ms(own) for _ in range(CLAIMS)]
+    with Session(own.engine) as session:
+        session.get_one(Webhook, dead_id).active = True
+        session.commit()
+        while expire_overdue(session, MIN_CLAIM).more_due:
+            session.commit()
+        session.commit()
+    own.settle()
+    return claims
+
+
 def _claim_ms(own: Site) -> float:
     """How long a claim takes that serves the dead destination as well as the others."""
     with Session(own.engine) as session:
@@ -79,9 +107,13 @@ def _claim_ms(own: Site) -> float:
 ROW = Row(
     "dead-backlog",
     "deliveries/s of 16 destinations beside 100,000 due for a dead one, over the same without; what a claim of "
-    "64 takes there",
+    "64 takes there, and what it takes while these are held",
     measure,
-    (Goal("over without it", 0.9, 1.0), Goal("claim, ms", 10, 3, at_most=True)),
+    (
+        Goal("over without it", 0.9, 1.0),
+        Goal("claim, ms", 10, 3, at_most=True),
+        Goal("claim beside held, ms", 10, 3, at_most=True),
+    ),
     limited_by="the oldest rows of each destination: two thirds of a claim are to lease and read 64, an eighth to find "
     "the destinations",
 )

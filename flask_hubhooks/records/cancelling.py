@@ -1,34 +1,29 @@
-"""Cancelling deliveries whose webhook, hook or repository is paused, disabled, removed or deleted."""
+"""Cancelling deliveries whose webhook, hook or repository is deleted or removed."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, exists, or_, select, update
+from sqlalchemy import ColumnElement, Select, exists, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from . import transitions
 from .locks import in_order, locked_ids, unsent
-from .models import UNFINISHED, Delivery, Hook, Kind, Push, Status, deliveries, hooks, pushes, same_run, webhooks
+from .models import UNFINISHED, Delivery, Hook, Status, deliveries, hooks, pushes, same_run, webhooks
 
-switched_off = or_(
-    webhooks.c.deleted_id != 0,
-    hooks.c.removed_at.is_not(None),
-    and_(~webhooks.c.active, pushes.c.kind != Kind.TEST),
-)
-"""Whether a delivery with this webhook, hook and push is not to be sent. A test is sent for a paused webhook too."""
-SWITCHED_OFF = "The webhook was paused, disabled or deleted, or the hook was removed."
+removed = or_(webhooks.c.deleted_id != 0, hooks.c.removed_at.is_not(None))
+"""Whether a delivery with this webhook and hook is to be cancelled."""
+REMOVED = "The webhook was deleted, or the hook was removed."
+WEBHOOK_DELETED = "The webhook was deleted."
 REPOSITORY_DELETED = "The repository was deleted."
 REPOSITORY_LEFT = "The repository was renamed and has left the namespace."
 """The reason of cancelled deliveries, and the `disabled_reason` of the webhooks of a deleted repository."""
 
 
-def cancel_webhook(session: Session, webhook_id: int, reason: str, *, tests: bool = False) -> None:
-    """Cancel the pending and waiting deliveries of a webhook, and those of `tests` if asked to."""
-    of_webhook = unsent & (deliveries.c.webhook_id == webhook_id)
-    is_real = exists().where(Push.id == deliveries.c.push_id, Push.kind != Kind.TEST)
-    _cancel(session, of_webhook if tests else of_webhook & is_real, reason)
+def cancel_webhook(session: Session, webhook_id: int) -> None:
+    """Cancel the pending and waiting deliveries of a webhook that is deleted."""
+    _cancel(session, unsent & (deliveries.c.webhook_id == webhook_id), WEBHOOK_DELETED)
 
 
 def cancel_hook(session: Session, hook: Hook, reason: str) -> None:

@@ -10,8 +10,8 @@ from sqlalchemy import ColumnElement, bindparam, exists, tuple_, update
 from sqlalchemy.orm import Session, aliased
 
 from . import transitions
-from .cancelling import SWITCHED_OFF, switched_off
-from .models import FAILED, UNDER_WAY, Delivery, Run, Status, deliveries, hooks, pushes, same_run, webhooks
+from .cancelling import REMOVED, removed
+from .models import FAILED, UNDER_WAY, Delivery, Run, Status, deliveries, hooks, same_run, webhooks
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Changes:
     disabled: list[int] = field(default_factory=list)
     """Webhooks that were disabled because they failed."""
     more_due: bool = False
-    """Another hook of a chain is due."""
+    """More is due, such as another hook of a chain."""
     locked: frozenset[uuid.UUID] = frozenset()
     """Deliveries that were left as they are, since another transaction has locked them."""
 
@@ -31,13 +31,13 @@ class Changes:
 def advance(session: Session, runs: Collection[Run]) -> bool:
     """Continue runs in which a delivery has ended; returns whether another hook is due.
 
-    The delivery after one that succeeded becomes due, or is cancelled if its webhook is switched off. Those after one
+    The delivery after one that succeeded becomes due, or is cancelled if its webhook or hook is gone. Those after one
     that failed or expired are skipped, those after a cancelled one are cancelled, unless a redelivered one in between
     is still under way. Only waiting deliveries change, so it is safe to repeat.
     """
     continued = {(row.push_id, row.webhook_id) for row in session.execute(_CONTINUE, {"runs": list(runs)})}
     if others := [run for run in runs if run not in continued]:  # a run that continues has nothing to end
-        for statement in (_CANCEL_SWITCHED_OFF, _SKIP, _CANCEL):
+        for statement in (_CANCEL_REMOVED, _SKIP, _CANCEL):
             session.execute(statement, {"runs": others})
     return bool(continued)
 
@@ -55,12 +55,7 @@ _previous_succeeded = exists().where(
     _previous.position == deliveries.c.position - 1,
     _previous.status == Status.SUCCEEDED,
 )
-_is_switched_off = exists().where(
-    webhooks.c.id == deliveries.c.webhook_id,
-    hooks.c.id == deliveries.c.hook_id,
-    pushes.c.id == deliveries.c.push_id,
-    switched_off,
-)
+_is_removed = exists().where(webhooks.c.id == deliveries.c.webhook_id, hooks.c.id == deliveries.c.hook_id, removed)
 _waiting = update(deliveries).where(
     deliveries.c.status == Status.WAITING,
     tuple_(deliveries.c.push_id, deliveries.c.webhook_id).in_(bindparam("runs", expanding=True)),
@@ -69,11 +64,9 @@ _next = _waiting.where(_previous_succeeded)
 _interrupted = _waiting.where(~_any_earlier(UNDER_WAY))
 
 _CONTINUE = (
-    _next.where(~_is_switched_off)
-    .values(transitions.due_now())
-    .returning(deliveries.c.push_id, deliveries.c.webhook_id)
+    _next.where(~_is_removed).values(transitions.due_now()).returning(deliveries.c.push_id, deliveries.c.webhook_id)
 )
-_CANCEL_SWITCHED_OFF = _next.values(transitions.cancelled(SWITCHED_OFF))  # `_CONTINUE` has left only these
+_CANCEL_REMOVED = _next.values(transitions.cancelled(REMOVED))  # `_CONTINUE` has left only these
 _SKIP = _interrupted.where(_any_earlier(FAILED)).values(transitions.skipped())
 _CANCEL = _interrupted.where(_any_earlier([Status.CANCELLED])).values(
     transitions.cancelled("An earlier hook of the chain was cancelled.")

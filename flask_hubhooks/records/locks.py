@@ -37,7 +37,7 @@ def locked_ids(condition: ColumnElement[bool]) -> Select[Any]:
 
 
 def lock_unsent(session: Session, webhook_id: int) -> None:
-    """Lock the pending and waiting deliveries of a webhook before several changes to it."""
+    """Lock the pending and waiting deliveries of a webhook before several changes to its hooks."""
     session.execute(locked_ids(unsent & (deliveries.c.webhook_id == webhook_id)))
 
 

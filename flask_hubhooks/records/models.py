@@ -65,7 +65,7 @@ class Status(str, enum.Enum):
 
 
 UNSENT = (Status.WAITING, Status.PENDING)
-"""Not received yet: Docker Hub's `pending`. These are cancelled when their webhook is paused, disabled or deleted."""
+"""Not received yet: Docker Hub's `pending`. These are cancelled when their webhook is deleted."""
 UNDER_WAY = (Status.PENDING, Status.AWAITING_CALLBACK)
 """Their run depends on them: they are being sent, or their callback decides. They have a time to give up."""
 UNFINISHED = (*UNSENT, Status.AWAITING_CALLBACK)
@@ -137,6 +137,12 @@ class Webhook(Base):
             postgresql_where=text("unsettled"),
             sqlite_where=text("unsettled = 1"),
         ),
+        Index(
+            "ix_hubhooks_webhook_holds",
+            "active",
+            postgresql_where=text("holds"),
+            sqlite_where=text("holds = 1"),
+        ),
     )
 
     id: Mapped[RowId] = mapped_column(primary_key=True)
@@ -145,6 +151,9 @@ class Webhook(Base):
     name: Mapped[str] = mapped_column(String(255))
     slug: Mapped[str] = mapped_column(String(255))
     active: Mapped[bool] = mapped_column(default=True, server_default=true())
+    """False while it is paused, or disabled for its `disabled_reason`."""
+    holds: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """It may have held deliveries, which a worker makes due once it is active."""
     expect_final_callback: Mapped[bool | None]
     """None: expected from chains, not from a single hook."""
     tag_filter: Mapped[str] = mapped_column(default="", server_default=text("''"))
@@ -329,6 +338,14 @@ class Delivery(Base):
             postgresql_where=text("ordered_image IS NOT NULL"),
             sqlite_where=text("ordered_image IS NOT NULL"),
         ),
+        # For releasing what was held for a webhook. Held deliveries are in no index of what is due.
+        Index(
+            "ix_hubhooks_delivery_held",
+            "webhook_id",
+            "push_id",
+            postgresql_where=text("status = 'pending' AND next_attempt_at IS NULL"),
+            sqlite_where=text("status = 'pending' AND next_attempt_at IS NULL"),
+        ),
         Index(
             "ix_hubhooks_delivery_overdue",
             "give_up_at",
@@ -361,7 +378,8 @@ class Delivery(Base):
     reason: Mapped[str] = mapped_column(default="", server_default=text("''"))
     """Why it ended or is held, if no attempt and no callback shows that."""
     next_attempt_at: Mapped[datetime | None]
-    """When it is due; while it is leased, when the lease ends. Urgent deliveries: see `transitions.URGENT_S`."""
+    """When it is due; while it is leased, when the lease ends. Urgent deliveries: see `transitions.URGENT_S`. None
+    while it is held, see `holding`."""
     give_up_at: Mapped[datetime | None]
     """When a pending delivery fails, and one that awaits its callback expires."""
     retry_step: Mapped[int] = mapped_column(default=0, server_default="0")

@@ -12,7 +12,6 @@ from . import transitions
 from .locks import in_flight, in_order
 from .models import UNFINISHED, Delivery, Hook, Kind, Push, Status, Webhook, deliveries, same_run, unsucceeded
 from .superseding import newest_of_each_tag, ordered_image_of_push
-from .transitions import SUPERSEDED
 
 MAX_RECOVERED = 500
 """Runs that one call of `recover` starts again."""
@@ -49,15 +48,14 @@ def redeliver(session: Session, delivery: Delivery) -> None:
 def recover(session: Session, webhook: Webhook, since: datetime, until: datetime | None) -> tuple[int, int]:
     """Send again what a webhook lost since a time and before another, oldest push first, in batches.
 
-    Lost is what failed without having been received, or was cancelled by pausing or disabling, each with the rest of
-    its chain. Not included are failures that a receiver itself called back, runs with a request in flight, and what a
-    newer push has superseded; of each tag only the newest push is sent to a hook that supersedes. Returns how many runs
-    were started again, and how many are left. Raises `NotNow` if the webhook is not active.
+    Lost is what failed without having been received, each with the rest of its chain. Not included are failures that a
+    receiver itself called back, and runs with a request in flight; of each tag only the newest push is sent to a hook
+    that supersedes. Returns how many runs were started again, and how many are left. Raises `NotNow` if the webhook is
+    not active.
     """
     if not webhook.active:
         raise NotNow("the webhook is not active")
-    lost = _lost(webhook, since, until)
-    lost &= newest_of_each_tag(lost, [hook.id for hook in webhook.hooks if hook.supersedes])
+    lost = _recoverable(webhook, since, until)
     oldest = select(Delivery.push_id).where(lost).order_by(Delivery.pushed_at, Delivery.push_id).limit(MAX_RECOVERED)
     chosen = session.scalars(oldest).all()
     of_webhook = (deliveries.c.webhook_id == webhook.id) & deliveries.c.push_id.in_(chosen)
@@ -65,8 +63,21 @@ def recover(session: Session, webhook: Webhook, since: datetime, until: datetime
     still_lost = session.scalars(select(Delivery).where(lost, Delivery.push_id.in_(chosen))).all()  # now locked
     if still_lost:
         _begin_round(session, still_lost)
-    remaining = session.scalar(select(func.count()).select_from(Delivery).where(lost)) if chosen else 0
-    return len(still_lost), remaining or 0
+    return len(still_lost), _count(session, lost) if chosen else 0
+
+
+def count_recoverable(session: Session, webhook: Webhook, since: datetime, until: datetime) -> int:
+    """How many runs `recover` would start again in all."""
+    return _count(session, _recoverable(webhook, since, until))
+
+
+def _count(session: Session, condition: ColumnElement[bool]) -> int:
+    return session.scalar(select(func.count()).select_from(Delivery).where(condition)) or 0
+
+
+def _recoverable(webhook: Webhook, since: datetime, until: datetime | None) -> ColumnElement[bool]:
+    lost = _lost(webhook, since, until)
+    return lost & newest_of_each_tag(lost, [hook.id for hook in webhook.hooks if hook.supersedes])
 
 
 def _lost(webhook: Webhook, since: datetime, until: datetime | None) -> ColumnElement[bool]:
@@ -75,9 +86,8 @@ def _lost(webhook: Webhook, since: datetime, until: datetime | None) -> ColumnEl
     return and_(
         Delivery.webhook_id == webhook.id,
         unsucceeded,
-        Delivery.status.in_([Status.FAILED, Status.CANCELLED]),
+        Delivery.status == Status.FAILED,
         Delivery.received_at.is_(None),
-        Delivery.reason != SUPERSEDED,
         Delivery.former_repository.is_(None),
         Delivery.finished_at >= since,
         Delivery.finished_at < until if until else true(),

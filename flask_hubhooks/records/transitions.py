@@ -6,7 +6,7 @@
         | later hooks of a chain       | first hook
         v             due_now          v      leased, released, retry_in, tag_shown
      WAITING ----------------------> PENDING <----------------------+
-        |     the hook before it       |  |                         |
+        |     the hook before it       |  |        held, resumed    |
         |     succeeded                |  +-------------------------+
         |                              |
         |             2xx, a callback  |  awaiting_callback
@@ -33,10 +33,10 @@ from __future__ import annotations
 import uuid
 from typing import Any, TypeAlias
 
-from sqlalchemy import BindParameter, ColumnElement, Float, bindparam, case, func
+from sqlalchemy import BindParameter, ColumnElement, Float, bindparam, case, func, select
 
 from ..dialects import now_plus
-from .models import GIVE_UP_AFTER, Status, deliveries
+from .models import GIVE_UP_AFTER, Status, deliveries, webhooks
 
 Columns: TypeAlias = dict[str, Any]
 """Values or SQL expressions by the names of columns."""
@@ -52,6 +52,10 @@ delays nobody. With a column the same would take a second index, and each statem
 the lease, or with a delay.
 """
 GAVE_UP = f"Not delivered within {GIVE_UP_AFTER.days} days."
+GAVE_UP_PAUSED = f"Not delivered within {GIVE_UP_AFTER.days} days: the webhook was paused."
+GAVE_UP_DISABLED = f"Not delivered within {GIVE_UP_AFTER.days} days: the webhook was disabled."
+HELD_PAUSED = "Held: the webhook is paused."
+HELD_DISABLED = "Held: the webhook is disabled."
 NO_CALLBACK = "The callback never came."
 SUPERSEDED = "Superseded by a newer push of this tag."
 
@@ -108,6 +112,19 @@ def retry_in(delay_s: Seconds) -> Columns:
     return released(delay_s, "") | {"retry_step": deliveries.c.retry_step + 1}
 
 
+def held(reason: BindParameter[str]) -> Columns:
+    """The webhook of a pending delivery is paused or disabled: it is not due until that is over.
+
+    The time to give up stays, and the step of its retries.
+    """
+    return {"lease_token": None, "reason": reason, "next_attempt_at": None}
+
+
+def resumed() -> Columns:
+    """The webhook of a held delivery is active again."""
+    return released(0.0, "")
+
+
 def retried_now() -> Columns:
     """Do not wait any longer for the next attempt."""
     return {"next_attempt_at": now_plus(0.0)}
@@ -143,10 +160,13 @@ def failed(reason: str | BindParameter[str]) -> Columns:
 def overdue() -> Columns:
     """The time to give up has come: a pending delivery failed, one that awaits its callback expired."""
     pending = deliveries.c.status == Status.PENDING
+    inactive = select(case((webhooks.c.disabled_reason == "", GAVE_UP_PAUSED), else_=GAVE_UP_DISABLED)).where(
+        webhooks.c.id == deliveries.c.webhook_id, ~webhooks.c.active
+    )
     columns = _ended(Status.EXPIRED, NO_CALLBACK)
     return columns | {
         "status": case((pending, Status.FAILED), else_=Status.EXPIRED),
-        "reason": case((pending, GAVE_UP), else_=NO_CALLBACK),
+        "reason": case((pending, func.coalesce(inactive.scalar_subquery(), GAVE_UP)), else_=NO_CALLBACK),
     }
 
 

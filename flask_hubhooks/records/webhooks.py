@@ -126,10 +126,10 @@ def edit(session: Session, owner: Owner, webhook: Webhook, wanted: Mapping[str, 
     """Change `name`, `active`, `expect_final_callback`, filters, `headers` and `hooks`, as far as they are given.
 
     The transaction has locked the repository. `hooks` are all hooks in order: those that are missing are removed.
-    Pausing cancels unsent deliveries; activating again forgets how long hooks have been failing. Raises `Refused` as
-    `create` does.
+    Pausing has workers hold what is unsent, and activating again has them send it, see `holding`; it also forgets how
+    long hooks have been failing. Raises `Refused` as `create` does.
     """
-    if wanted.keys() & {"active", "hooks"}:
+    if "hooks" in wanted:
         lock_unsent(session, webhook.id)
     with session.no_autoflush:  # deliveries are locked before their webhook, as workers do
         _change(session, owner, webhook, wanted)
@@ -140,7 +140,7 @@ def edit(session: Session, owner: Owner, webhook: Webhook, wanted: Mapping[str, 
 
 def delete(session: Session, owner: Owner, webhook: Webhook) -> None:
     """Delete at once: the name is free, the history unreadable, nothing more is sent, and secrets are gone."""
-    cancel_webhook(session, webhook.id, "The webhook was deleted.", tests=True)
+    cancel_webhook(session, webhook.id)
     webhook.deleted_id = webhook.id
     webhook.encrypted_former_secret = webhook.former_secret_until = webhook.encrypted_headers = None
     for hook in webhook.hooks:
@@ -150,19 +150,21 @@ def delete(session: Session, owner: Owner, webhook: Webhook) -> None:
 
 
 def disable(session: Session, webhook_id: int, reason: str) -> bool:
-    """Disable a webhook and cancel its unsent deliveries; returns False if it was not active."""
+    """Disable a webhook, whose unsent deliveries are held from then on; returns False if it was not active."""
     active = update(webhooks).where(webhooks.c.id == webhook_id, webhooks.c.active, webhooks.c.deleted_id == 0)
-    disabled = session.execute(active.values(active=False, disabled_reason=reason).returning(webhooks.c.id)).all()
-    if disabled:
-        cancel_webhook(session, webhook_id, f"The webhook was disabled. {reason}")
-    return bool(disabled)
+    disabled = active.values(active=False, disabled_reason=reason).returning(webhooks.c.id)
+    return session.scalar(disabled) is not None
 
 
 def _change(session: Session, owner: Owner, webhook: Webhook, wanted: Mapping[str, Any]) -> None:
     if "hooks" in wanted:
         _set_hooks(session, owner, webhook, wanted["hooks"])
     if "active" in wanted and wanted["active"] != webhook.active:
-        _set_active(session, webhook, wanted["active"])
+        webhook.active = wanted["active"]
+        if webhook.active:
+            webhook.disabled_reason = ""
+            for hook in webhook.hooks:
+                hook.failing_since = None
     if "name" in wanted and wanted["name"] != webhook.name:
         _rename(session, webhook, wanted["name"])
     if "tag_filter" in wanted:
@@ -190,16 +192,6 @@ def _note_updater(session: Session, owner: Owner, webhook: Webhook) -> None:
         if isinstance(each, Webhook | Hook):
             each.last_updater = owner.name
             each.last_updated = utcnow()
-
-
-def _set_active(session: Session, webhook: Webhook, active: bool) -> None:
-    webhook.active = active
-    if active:
-        webhook.disabled_reason = ""
-        for hook in webhook.hooks:
-            hook.failing_since = None
-    else:
-        cancel_webhook(session, webhook.id, "The webhook was paused.")
 
 
 def _set_headers(owner: Owner, webhook: Webhook, wanted: Mapping[str, str | None]) -> None:

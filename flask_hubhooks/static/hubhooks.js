@@ -175,6 +175,10 @@
     history.replaceState(history.state, "", here);
   }
 
+  /* Go on with what takes several requests. */
+  const goesOn = root.querySelector("[data-goes-on]");
+  goesOn?.form.requestSubmit(goesOn);
+
   const closeMenus = (except) => root.querySelectorAll(".menu[open]").forEach((each) => each === except || (each.open = false));
   document.addEventListener("click", (event) => closeMenus(event.target.closest(".menu")));
   root.addEventListener("focusout", (event) => {

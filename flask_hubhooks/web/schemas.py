@@ -517,6 +517,17 @@ class HistoryPageSchema(Schema):
     tag = Stripped(load_default="", validate=printable)
 
 
+class RecoverPageSchema(Schema):
+    """The query of the page to recover: of which time, and how many pushes of it were sent again so far."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    since = Time(load_default=None)
+    until = Time(load_default=None)
+    recovered = fields.Integer(load_default=0, validate=Range(min=0, max=NUMBER_LIMIT))
+
+
 class DeliveryPageSchema(Schema):
     """The query of a delivery's page: the number of an attempt, by default the latest, and how to show the payload."""
 

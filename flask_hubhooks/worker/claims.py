@@ -39,8 +39,10 @@ from sqlalchemy.orm import Session
 
 from ..dialects import now_plus, one_of
 from ..records import transitions
-from ..records.cancelling import SWITCHED_OFF, switched_off
+from ..records.cancelling import REMOVED, removed
 from ..records.chains import Changes, advance
+from ..records.holding import any_to_release, hold, paused
+from ..records.holding import release as release_held
 from ..records.locks import lock_free, lock_waiting
 from ..records.models import UNDER_WAY, Kind, deliveries, hooks, pushes, webhooks
 from ..records.repositories import settle
@@ -173,6 +175,7 @@ _ANYTHING_DUE = select(
         _OVERDUE.limit(_first).scalar_subquery().is_not(None),
         exists().where(webhooks.c.unsettled),
         exists().where(pushes.c.tag_look_up_at <= _now),
+        any_to_release,
     )
 )
 # A subquery by the primary key: a join's plan would depend on the statistics of another table.
@@ -239,7 +242,8 @@ def _read(delivery: Any) -> Any:
     }
     return select(
         *((fields[name] if name in fields else delivery[name]).label(name) for name in Claim._fields),
-        switched_off.label("switched_off"),
+        removed.label("removed"),
+        paused.label("paused"),
         (delivery.give_up_at <= _now).label("gave_up"),
         and_(webhooks.c.deleted_id == 0, ~has_pattern, pushes.c.repository != webhooks.c.scope).label("misnamed"),
     ).where(hooks.c.id == delivery.hook_id, webhooks.c.id == delivery.webhook_id, pushes.c.id == delivery.push_id)
@@ -261,7 +265,7 @@ def _take_of_many() -> Any:
 _TAKE_OF_MANY = _take_of_many()
 _TAKE_OVERDUE = _OVERDUE.limit(bindparam("max_rows", type_=Integer)).with_for_update(skip_locked=True)
 _these = update(deliveries).where(one_of(deliveries.c.id, "ids"))
-_CANCEL = _these.values(transitions.cancelled(SWITCHED_OFF))
+_CANCEL = _these.values(transitions.cancelled(REMOVED))
 _GIVE_UP = _these.values(transitions.overdue())
 _EXPIRE = (
     _these.where(deliveries.c.status.in_(UNDER_WAY))  # others have no time to give up
@@ -459,22 +463,27 @@ def claim(
     """Claim at most `limit` due deliveries, of each hook its oldest; nobody else has them until their lease ends.
 
     Hooks that are `excluded` are passed over, except for urgent deliveries. The database's clock decides what is due.
-    Deliveries that cannot be sent any more end here instead, because their webhook was switched off or their time is
-    over; the changes name the latter.
+    Deliveries that cannot be sent any more end here instead, because their webhook or hook was removed or their time is
+    over; the changes name the latter. Those of paused webhooks are held, and the changes say whether more is due that a
+    claim has not looked at for that.
     """
     changes = Changes()
     turns = turns or Turns()
     while rows := turns.claim(session, limit, excluded):
+        to_hold = [row for row in rows if row.paused and not row.gave_up and not row.removed]
+        changes.more_due = bool(to_hold) and hold(session, to_hold)
+        rows = [row for row in rows if not row.paused or row.gave_up or row.removed]
         if misnamed := {row.push_id for row in rows if row.misnamed}:
             session.execute(_RENAME, {"ids": list(misnamed)})
-        cancelled = [row for row in rows if row.switched_off]
-        gave_up = [row for row in rows if row.gave_up and not row.switched_off]
+        cancelled = [row for row in rows if row.removed]
+        gave_up = [row for row in rows if row.gave_up and not row.removed]
         for statement, ended in ((_CANCEL, cancelled), (_GIVE_UP, gave_up)):
             if ended:
                 session.execute(statement, {"ids": [row.id for row in ended]})
                 advance(session, {(row.push_id, row.webhook_id) for row in ended})
         changes.finished += [row.id for row in gave_up]
-        if sendable := [row for row in rows if not row.switched_off and not row.gave_up]:
+        sendable = [row for row in rows if not row.removed and not row.gave_up]
+        if sendable or changes.more_due:
             return [Claim._make(row[: len(Claim._fields)]) for row in sendable], changes
     return [], changes
 
@@ -511,7 +520,8 @@ def expire_overdue(session: Session, limit: int) -> Changes:
     """End at most `limit` deliveries whose time is over, and their chains.
 
     Their callback never came, or they were never sent, such as those of a hook that was excluded from claims. Before
-    that, what belongs to repositories that were lately deleted or renamed is settled.
+    that, what belongs to repositories that were lately deleted or renamed is settled. After it, what was held is
+    released whose webhook is active again; the changes say whether there was any.
     """
     settle(session)
     overdue = session.scalars(_TAKE_OVERDUE, {"max_rows": limit}).all()
@@ -520,4 +530,4 @@ def expire_overdue(session: Session, limit: int) -> Changes:
         runs = {(row.push_id, row.webhook_id) for row in expired}
         lock_waiting(session, runs)
         advance(session, runs)
-    return Changes([row.id for row in expired])
+    return Changes([row.id for row in expired], more_due=release_held(session))

@@ -140,6 +140,8 @@ class Dispatcher:
         self._completed = 0
         """Claims completed since the dispatcher last asked for more."""
         self._claim_not_before = self._sweep_not_before = self._withdraw_not_before = 0.0
+        self._more_to_hold = False
+        """Whether the last claim has left some of what is due and to be held."""
         self._locked: list[Result | Released] = []
         self._locked_not_before = 0.0
         self.stopping = threading.Event()
@@ -198,7 +200,9 @@ class Dispatcher:
                 quiet_since = monotonic()
             if cut_short and not self._unfinished:
                 locked_until = min(locked_until, monotonic() + STOP_LOCKED_S)
-            if self._unfinished or self._tags.look_ups:
+            if self._more_to_hold and not cut_short:
+                wait_s = 0.0
+            elif self._unfinished or self._tags.look_ups:
                 wait_s = POLL_S
             elif self._locked and monotonic() < locked_until:
                 wait_s = LOCKED_S
@@ -227,7 +231,10 @@ class Dispatcher:
             with self._writing() as session:
                 expired = claims.expire_overdue(session, MAX_CLAIM)
                 awaited_tags.give_up(session)
-            if len(expired.finished) < MAX_CLAIM:
+            if expired.more_due:  # of webhooks that are active again
+                self._claim_not_before = -inf
+                self._claim()
+            elif len(expired.finished) < MAX_CLAIM:
                 self._sweep_not_before = monotonic() + SWEEP_S
             announce(self._state, expired)
 
@@ -244,7 +251,8 @@ class Dispatcher:
             taken, changes = claims.claim(session, limit, self._limits.excluded(self._measure_capacity()), self._turns)
         self._completed = 0
         self._claim_limit = limit
-        self._claim_not_before = monotonic() + max(POLL_S, monotonic() - began)
+        self._more_to_hold = changes.more_due
+        self._claim_not_before = -inf if self._more_to_hold else monotonic() + max(POLL_S, monotonic() - began)
         if any(claim.ordered_image for claim in taken):
             with self._writing() as session:
                 taken, released = tag_order.keep_order(session, taken)

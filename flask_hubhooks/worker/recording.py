@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Float, and_, bindparam, case, or_, select, update
+from sqlalchemy import Float, bindparam, case, or_, select, update
 from sqlalchemy.orm import Session
 
 from ..dialects import UTCDateTime, insert_rows, one_of, try_lock_repository, utcnow
 from ..records import transitions
 from ..records.chains import Changes, advance
-from ..records.locks import in_order, leases, lock_free, unsent
-from ..records.models import GIVE_UP_AFTER, Run, Status, attempts, deliveries, hooks, unsucceeded, webhooks
+from ..records.locks import lock_free
+from ..records.models import GIVE_UP_AFTER, Run, Status, attempts, deliveries, hooks, webhooks
 from ..records.superseding import Received, supersede
 from ..records.webhooks import disable
 from ..transport import Concern, Outcome
@@ -125,20 +125,14 @@ def _lock(
 ) -> tuple[dict[uuid.UUID, Any], frozenset[uuid.UUID], frozenset[int]]:
     """Lock all deliveries that can be locked, before any hook or webhook.
 
-    Returns their `leases` rows by id, the deliveries to be recorded later, and the webhooks that may be disabled. All
-    that disabling cancels is locked with the others, in one order. That waits for short transactions only, since the
-    repository is locked first, as owners and hosts do.
+    Returns their `leases` rows by id, the deliveries to be recorded later, and the webhooks that may be disabled: their
+    repositories are locked, so that disabling waits for no host's transaction.
     """
     failed = [each for each in results if not each.received and not each.claim.is_test]
     may_disable, busy = _lock_repositories(session, failed)
     later = {each.claim.id for each in failed if each.claim.webhook_id in busy}
-    of_disabled = {each.claim.id for each in results if each.claim.webhook_id in may_disable} - later
-    rows: dict[uuid.UUID, Any] = {}
-    if may_disable:
-        which = {"ids": list(of_disabled), "webhooks": list(may_disable)}
-        rows = {row.id: row for row in session.execute(_LOCK_WITH_WEBHOOKS, which)}
-    others, locked = lock_free(session, {each.claim.id for each in results} - later - of_disabled)
-    return rows | others, locked | later, may_disable
+    rows, locked = lock_free(session, {each.claim.id for each in results} - later)
+    return rows, locked | later, may_disable
 
 
 def _lock_repositories(session: Session, failed: Sequence[Result]) -> tuple[frozenset[int], frozenset[int]]:
@@ -169,9 +163,6 @@ _FAILING_TOO_LONG = select(hooks.c.id, hooks.c.webhook_id, hooks.c.hook_url, hoo
     hooks.c.failing_since <= bindparam("failing_before", type_=UTCDateTime),
     hooks.c.failed_days >= bindparam("min_days"),
 )
-_these = one_of(deliveries.c.id, "ids")
-_unsent_of_webhooks = and_(one_of(deliveries.c.webhook_id, "webhooks"), unsucceeded, unsent)
-_LOCK_WITH_WEBHOOKS = in_order(leases.where(or_(_these, _unsent_of_webhooks)))
 
 
 def _present_urls(session: Session, results: Sequence[Result], rows: Mapping[uuid.UUID, Any]) -> dict[int, str]:
@@ -316,7 +307,7 @@ def _write_transitions(session: Session, decisions: Decisions, callback_ttl_s: f
         session.execute(_FAIL, {"ids": ids, "new_reason": reason})
 
 
-_update_these = update(deliveries).where(_these)
+_update_these = update(deliveries).where(one_of(deliveries.c.id, "ids"))
 _RECEIVE = _update_these.values(transitions.received())
 _SUCCEED = _update_these.values(transitions.succeeded())
 _AWAIT_CALLBACK = _update_these.values(transitions.awaiting_callback(bindparam("ttl_s", type_=Float)))

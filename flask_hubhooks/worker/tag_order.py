@@ -1,7 +1,7 @@
 """Sends the pushes of a tag one at a time, the newest first, to hooks where newer pushes supersede older ones.
 
-An older push also waits while a newer one waits for its retry, since a receiver may have acted on an attempt that we
-think has failed.
+An older push also waits while a newer one waits for its retry, or is held, since a receiver may have acted on an
+attempt that we think has failed.
 
 A claim takes deliveries under a lease first. After its commit, this looks in another transaction whether other pushes
 of their tags are under a lease. If two workers take two pushes of a tag at once, at least the one that commits later
@@ -22,7 +22,7 @@ from ..dialects import now_plus, one_of
 from ..records import transitions
 from ..records.chains import advance
 from ..records.locks import in_flight, lock_free
-from ..records.models import deliveries
+from ..records.models import Status, deliveries
 from .claims import Claim, Released
 
 HELD_S = 0.25
@@ -58,14 +58,14 @@ def keep_order(session: Session, claims: Sequence[Claim]) -> tuple[list[Claim], 
         supersedable = _is_supersedable(first)
         if other is None:  # it was deleted meanwhile
             continue
-        if other.received and supersedable:
+        if other.newer_received and supersedable:
             superseded += [first, *later]
             continue
         newer_in_s = max(0.0, (other.newer_due - other.now).total_seconds()) if other.newer_due else 0.0
         outranked_s = min(OUTRANKED_S + newer_in_s, MAX_OUTRANKED_S)
         if other.in_flight:
             released.append(Released(first, 0.0 if first.urgent else HELD_S, HELD))
-        elif other.newer_due and supersedable:
+        elif supersedable and (other.newer_due or other.newer_received is False):
             released.append(Released(first, outranked_s, OUTRANKED))
         else:
             sendable.add(first.id)
@@ -115,23 +115,26 @@ def _of_other(value: ColumnElement[Any], *conditions: ColumnElement[bool]) -> Co
     return first.correlate(_mine).scalar_subquery()
 
 
+_newer_received = _of_other(
+    _other.c.received_at.is_not(None),
+    _newer,
+    _other.c.next_attempt_at.is_(None),
+    or_(_other.c.received_at.is_not(None), _other.c.status == Status.PENDING),
+)
+"""True if a newer push was received, false if one is held."""
 _CONTENDED = select(_mine.c.id).where(
     one_of(_mine.c.id, "ids"),
     or_(
         _of_other(_other.c.id, _other.c.next_attempt_at.is_not(None)).is_not(None),
-        _of_other(_other.c.id, _newer, _other.c.next_attempt_at.is_(None), _other.c.received_at.is_not(None)).is_not(
-            None
-        ),
+        _newer_received.is_not(None),
     ),
 )
-"""Those of which another push of the tag is pending, or a newer one was received."""
+"""Those of which another push of the tag is pending, or a newer one was received or is held."""
 _OTHERS = select(
     _mine.c.id,
     now_plus(0.0).label("now"),
     _of_other(_other.c.id, in_flight(_other), not_(one_of(_other.c.lease_token, "own_leases"))).label("in_flight"),
     _of_other(_other.c.next_attempt_at, _newer, _other.c.next_attempt_at.is_not(None)).label("newer_due"),
-    _of_other(_other.c.id, _newer, _other.c.next_attempt_at.is_(None), _other.c.received_at.is_not(None)).label(
-        "received"
-    ),
+    _newer_received.label("newer_received"),
 ).where(one_of(_mine.c.id, "ids"))
 _SUPERSEDE = update(deliveries).where(one_of(deliveries.c.id, "ids")).values(transitions.superseded())

@@ -339,12 +339,13 @@ def test_what_is_selected_stays(site: Host, visit: Visit) -> None:
     visit.page.evaluate("getSelection().selectAllChildren(document.querySelector('tbody'))")
     selected = visit.page.evaluate("getSelection().toString()")
     site.api("PATCH", f"acme/app/webhooks/{webhook['id']}/", json={"active": False})
+    site.deliver()
     visit.wait_a_minute()
     visit.sees("Paused")
     assert "v1" in selected and visit.page.evaluate("getSelection().toString()") == selected
     visit.page.evaluate("getSelection().removeAllRanges()")
     visit.wait_a_minute()
-    expect(visit.page.get_by_role("row").filter(has_text="v1")).to_contain_text("Cancelled")
+    expect(visit.page.get_by_role("row").filter(has_text="v1")).to_contain_text("Held: the webhook is paused.")
 
 
 def test_adding_while_a_filter_is_tried(site: Host, visit: Visit) -> None:

@@ -184,14 +184,19 @@ def test_interrupted_by_giving_up(host: Host, receivers: list[Receiver]) -> None
     assert counts(receivers) == [0, 0, 0]
 
 
-def test_switched_off_in_between(host: Host, receivers: list[Receiver]) -> None:
-    """A callback still decides its delivery after the webhook was switched off, but nothing follows."""
+def test_paused_in_between(host: Host, receivers: list[Receiver]) -> None:
+    """A callback while the webhook is paused decides; the next hook is called once the webhook is active again."""
     webhook = chain(host, receivers)
-    host.set_all(Webhook, active=False)
+    here = f"acme/app/webhooks/{webhook['id']}/"
+    assert host.api("PATCH", here, json={"active": False}).status_code == 200
     carry_on(host, receivers[0])
-    assert host.states(webhook) == ["succeeded", "cancelled", "cancelled"]
+    assert host.states(webhook) == ["succeeded", "pending", "waiting"]
     assert counts(receivers) == [1, 0, 0]
-    assert host.history(webhook)[1]["reason"] == "The webhook was paused, disabled or deleted, or the hook was removed."
+    assert host.history(webhook)[1]["reason"] == "Held: the webhook is paused."
+    assert host.api("PATCH", here, json={"active": True}).status_code == 200
+    host.deliver()
+    assert host.states(webhook) == ["succeeded", "awaiting_callback", "waiting"]
+    assert counts(receivers) == [1, 1, 0]
 
 
 # Sent again

@@ -83,7 +83,7 @@ def test_a_removed_hook(host: Host, receivers: list[Receiver]) -> None:
 
 
 def test_after_a_pause(host: Host, receivers: list[Receiver]) -> None:
-    """What a pause cancelled can be redelivered with the rest of its chain afterwards, not during it: 409."""
+    """What a pause has held can be redelivered with the rest of its chain afterwards, not during it: 409."""
     webhook = host.create(*(receiver.url for receiver in receivers))
     host.push()
     api(host, "PATCH", webhook, content={"active": False})
@@ -179,11 +179,16 @@ def test_what_is_not_lost(host: Host) -> None:
     assert host.states(other) == ["pending", "failed"]
 
 
-def test_recover_what_was_cancelled(host: Host, receivers: list[Receiver]) -> None:
-    """What a pause cancelled is recovered after it, except at removed hooks; during the pause: 409."""
+def test_recover_after_a_pause(host: Host, receivers: list[Receiver]) -> None:
+    """What failed because a pause was too long is recovered after it, except at removed hooks; during it: 409."""
     webhook = host.create(*(receiver.url for receiver in receivers))
     host.push()
     api(host, "PATCH", webhook, content={"active": False})
+    host.deliver()
+    host.make_overdue()
+    host.deliver()
+    failed = host.history(webhook)[0]
+    assert (failed["state"], failed["reason"]) == ("failed", "Not delivered within 5 days: the webhook was paused.")
     assert "not active" in problem(api(host, "POST", webhook, "recover/", {"since": LONG_AGO}), 409)["detail"]
     api(host, "PATCH", webhook, content={"active": True})
     assert recover(host, webhook) == {"recovered": 1, "remaining": 0}

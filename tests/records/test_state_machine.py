@@ -353,25 +353,30 @@ class Registry(RuleBasedStateMachine):
 
     def _claim(self, limit: int, left_out: set[int]) -> list[tuple[Sent, claims.Claim]]:
         due = {each.id: (push, chain, each) for push, chain, each in self.model.due(left_out)}
-        sendable = {id for id, (_, chain, each) in due.items() if self.model.sendable(chain, each)}
+        unsendable = {id for id, (_, chain, each) in due.items() if self.model.unsendable(chain, each)}
+        paused = {id for id, (_, chain, _) in due.items() if chain.paused}
+        sendable = due.keys() - unsendable - paused
         with self.host.writing() as session:
             taken = claims.claim(session, limit, left_out)[0]
         with self.host.writing() as session:
-            unsendable = deliveries.c.id.in_(due.keys() - sendable)
-            ended = set(
-                session.scalars(select(deliveries.c.id).where(unsendable, deliveries.c.status != Status.PENDING))
-            )
+            not_due = select(deliveries.c.id, deliveries.c.status).where(deliveries.c.next_attempt_at.is_(None))
+            found = session.execute(not_due.where(deliveries.c.id.in_(due))).all()
+        held = {row.id for row in found if row.status == Status.PENDING}
+        ended = {row.id for row in found} - held
         ids = {each.id for each in taken}
         assert len(ids) == len(taken) <= limit
-        assert ids <= sendable, "what is not due, or not to be sent any more, was claimed"
+        assert ids <= sendable, "what is not due, or not to be sent, was claimed"
         assert bool(ids) == bool(sendable), "nothing of what is due was claimed"
+        assert ended <= unsendable and held <= paused
         if limit == 500 and not left_out:
-            assert (ids, ended) == (sendable, due.keys() - sendable), "not all that is due was claimed"
+            assert ids | held | ended == due.keys(), "not all that is due was claimed"
         for push, chain, _ in (due[each] for each in ids | ended):
             if not chain.webhook.deleted:
                 push.repository = self.repository
         for id in ended:
             self.model.end_unsendable(*due[id][1:])
+        for id in held:
+            self.model.hold(due[id][2])
         claimed = [(self.model.claimed(*due[each.id], each.lease_token), each) for each in taken]
         for post, claim in claimed:
             told = (claim.round, claim.retry_step, claim.hook_url, claim.trigger, claim.tag, claim.repository)

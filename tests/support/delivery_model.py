@@ -71,10 +71,8 @@ class Model:
     # What owners do
 
     def pause(self, webhook: Webhook) -> None:
+        """What is pending stays so; workers hold it once it is due."""
         webhook.active = False
-        self._cancel(
-            each for chain in self.chains if chain.webhook is webhook and not chain.is_test for each in chain.deliveries
-        )
 
     def resume(self, webhook: Webhook) -> None:
         webhook.active = True
@@ -263,12 +261,22 @@ class Model:
             and each.due <= self.now - (HEAD_START if each.hook.id in left_out else 0.0)
         ]
 
-    def sendable(self, chain: Chain, delivery: Delivery) -> bool:
-        return not chain.switched_off(delivery) and delivery.give_up is not None and delivery.give_up > self.now
+    def unsendable(self, chain: Chain, delivery: Delivery) -> bool:
+        """Whether it ends instead of being sent."""
+        return chain.removed(delivery) or delivery.give_up is None or delivery.give_up <= self.now
 
     def end_unsendable(self, chain: Chain, delivery: Delivery) -> None:
-        delivery.end("cancelled" if chain.switched_off(delivery) else "failed", self.now)
+        delivery.end("cancelled" if chain.removed(delivery) else "failed", self.now)
         self._advance(chain)
+
+    def hold(self, delivery: Delivery) -> None:
+        """Its webhook is paused: it is pending, but not due until that is over. Its time to give up stays."""
+        delivery.token = delivery.due = None
+
+    def _release_held(self) -> None:
+        for _, chain, each in self.all():
+            if each.status == "pending" and each.due is None and chain.webhook.active:
+                each.due = self.now
 
     def claimed(self, push: Push, chain: Chain, delivery: Delivery, token: uuid.UUID) -> Sent:
         delivery.token, delivery.due = token, self.now + delivery.hook.timeout_s + LEASE_MARGIN
@@ -294,9 +302,9 @@ class Model:
         sendable = {each.delivery.id for each in taken if not each.image}
         own = {each.token for each in taken}
         looked = [self._look(sorted(queue, key=self._rank), own) for queue in queues.values()]
-        for (first, *later), on_the_wire, newer_due, received in looked:
+        for (first, *later), on_the_wire, newer_due, newer in looked:
             supersedable = self._supersedable(first)
-            if received and supersedable:
+            if newer == "received" and supersedable:
                 self._supersede([(each.chain, each.delivery) for each in (first, *later)])
                 continue
             newer_in = 0.0 if newer_due is None else max(0.0, newer_due - self.now)
@@ -304,7 +312,7 @@ class Model:
             if on_the_wire:
                 is_urgent = first.delivery.id in urgent
                 self.release(first, -HEAD_START if is_urgent else HELD)
-            elif newer_due is not None and supersedable:
+            elif supersedable and (newer_due is not None or newer == "held"):
                 self.release(first, outranked)
             else:
                 sendable.add(first.delivery.id)
@@ -312,8 +320,11 @@ class Model:
                 self.release(each, outranked if supersedable else HELD)
         return sendable
 
-    def _look(self, queue: list[Sent], own: set[uuid.UUID]) -> tuple[list[Sent], bool, float | None, bool]:
-        """A queue, whether another push of its tag is on the wire, when a newer one is due, and if one was received."""
+    def _look(self, queue: list[Sent], own: set[uuid.UUID]) -> tuple[list[Sent], bool, float | None, str]:
+        """A queue, whether another push of its tag is on the wire, when a newer one is due.
+
+        Last, whether the first newer one of those that were received or are held is "received" or "held".
+        """
         first = queue[0]
         others = [
             (push, each)
@@ -325,7 +336,14 @@ class Model:
             queue,
             any(each.leased(self.now) and each.token not in own for _, each in others),
             min((each.due for each in newer if isinstance(each.due, float)), default=None),
-            any(each.due is None and each.received is not None for each in newer),
+            next(
+                (
+                    "held" if each.received is None else "received"
+                    for each in newer
+                    if each.due is None and (each.received is not None or each.status == "pending")
+                ),
+                "",
+            ),
         )
 
     @staticmethod
@@ -343,6 +361,7 @@ class Model:
                 (chain, each)
                 for older, chain, each in self.all()
                 if (each.hook, each.image, each.status) == (delivery.hook, image, "pending")
+                and each.due is not None  # what is held is left for the claim
                 and self._is_newer(push, older)
                 and chain.deliveries[0] is each
                 and not each.redelivered
@@ -449,7 +468,8 @@ class Model:
     def sweep(self) -> None:
         """End what is overdue and not on the wire, and what was recorded while its repository was being deleted.
 
-        Nobody waits any longer for tags that were not shown in time, either.
+        Nobody waits any longer for tags that were not shown in time, either. Then what was held for webhooks that are
+        active again is released.
         """
         self._end_of_deleted([each for each in self.webhooks if each.repository_deleted])
         self._settle()
@@ -465,6 +485,7 @@ class Model:
             ):
                 each.end("failed" if each.status == "pending" else "expired", self.now)
                 self._advance(chain)
+        self._release_held()
 
     def _settle(self) -> None:
         """Give what was recorded while the repository was renamed its new name."""
@@ -483,7 +504,7 @@ class Model:
             if each.status != "waiting" or UNDER_WAY & set(before):
                 continue
             if before[-1] == "succeeded":
-                if chain.switched_off(each):
+                if chain.removed(each):
                     each.end("cancelled", self.now)
                 else:
                     self._make_due(each)

@@ -51,7 +51,7 @@ class Delivery:
     round: int = 1
     step: int = 0
     due: float | tuple[float, float] | None = None
-    """Two times: at some time between them, which the package chooses."""
+    """Two times: at some time between them, which the package chooses. None if it is not pending, or held."""
     give_up: float | None = None
     token: uuid.UUID | None = None
     received: float | None = None
@@ -81,9 +81,12 @@ class Chain:
     start: int = 0
     """Which of them was pushed or redelivered last."""
 
-    def switched_off(self, delivery: Delivery) -> bool:
-        off = self.webhook.deleted or delivery.hook.removed
-        return off or not (self.webhook.active or self.is_test)
+    def removed(self, delivery: Delivery) -> bool:
+        return self.webhook.deleted or delivery.hook.removed
+
+    @property
+    def paused(self) -> bool:
+        return not (self.webhook.active or self.is_test)
 
 
 @dataclass(eq=False)

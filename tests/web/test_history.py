@@ -357,17 +357,21 @@ def test_words_of_a_chain_that_fails(host: Host) -> None:
 
 
 def test_words_of_what_was_never_received(host: Host) -> None:
-    """A delivery failed by our rules or cancelled has status error, with a reason."""
-    with Receiver(500, 410) as gone, Receiver(301) as moved:
-        disabled, failed = host.create(gone.url), host.create(moved.url, name="failed")
+    """A delivery failed by our rules or cancelled has status error, with a reason; one that is held is pending."""
+    with Receiver(301) as moved:
+        failed = host.create(moved.url, name="failed")
+        cancelled, paused = host.create(moved.url, name="cancelled"), host.create(moved.url, name="paused")
         host.push()
+        hook = f"acme/app/webhooks/{cancelled['id']}/hooks/{cancelled['hooks'][0]['id']}/"
+        assert host.api("DELETE", hook).status_code == 204
+        assert host.api("PATCH", f"acme/app/webhooks/{paused['id']}/", json={"active": False}).status_code == 200
         host.deliver()
-        host.push()
-        host.deliver()
-    assert standing(host, failed) == [("error", "failed")] * 2
+    assert standing(host, failed) == [("error", "failed")]
     assert "Redirected (301)" in host.history(failed)[0]["reason"]
-    assert standing(host, disabled) == [("error", "failed"), ("error", "cancelled")]
-    assert all("410 Gone" in each["reason"] for each in host.history(disabled))
+    assert standing(host, cancelled) == [("error", "cancelled")]
+    assert host.history(cancelled)[0]["reason"] == "The hook was removed from the webhook."
+    assert standing(host, paused) == [("pending", "pending")]
+    assert host.history(paused)[0]["reason"] == "Held: the webhook is paused."
 
 
 def test_words_of_a_callback_that_never_came(host: Host) -> None:

@@ -233,7 +233,7 @@ def test_a_corrected_url_is_used(host: Host) -> None:
 
 
 def test_pause_and_resume(host: Host) -> None:
-    """Pausing cancels unsent deliveries and stops chains; resuming takes effect with the next push."""
+    """Pausing holds unsent deliveries and chains, and ignores pushes; resuming sends what was held."""
     with Receiver() as receiver:
         webhook = host.create(receiver.url, receiver.url)
         host.push(tag="underway")
@@ -241,17 +241,17 @@ def test_pause_and_resume(host: Host) -> None:
         host.push(tag="unsent")
         here = f"acme/app/webhooks/{path(webhook)}"
         assert host.api("PATCH", here, json={"active": False}).get_json()["active"] is False
-        states = [(each["state"], each["reason"]) for each in host.history(webhook)]
-        paused = ("cancelled", "The webhook was paused.")
-        assert states == [paused, paused, ("awaiting_callback", ""), paused]
         host.push(tag="unheard")
         assert host.call_back(receiver.requests[0].body).status_code == 200
         host.deliver()
-        assert host.states(webhook) == ["cancelled"] * 2 + ["succeeded", "cancelled"]
+        held = ("pending", "Held: the webhook is paused.")
+        states = [(each["state"], each["reason"]) for each in host.history(webhook)]
+        assert states == [held, ("waiting", ""), ("succeeded", ""), held]
         assert host.api("PATCH", here, json={"active": True}).get_json()["active"] is True
         host.push(tag="heard")
         host.deliver()
-        assert [json.loads(each.body)["push_data"]["tag"] for each in receiver.requests] == ["underway", "heard"]
+        sent = [json.loads(each.body)["push_data"]["tag"] for each in receiver.requests]
+        assert (sent[0], sorted(sent[1:])) == ("underway", ["heard", "underway", "unsent"])
 
 
 def test_resuming_forgets_the_failing(standing: Host, owned: Owned) -> None:

@@ -337,7 +337,7 @@ def test_gave_up(host: Host) -> None:
 
 
 def test_gone(host: Host) -> None:
-    """410 disables the webhook, cancels its unsent deliveries, and notifies the host; other webhooks go on."""
+    """410 disables the webhook, holds its unsent deliveries, and notifies the host; other webhooks go on."""
     with Receiver(500, 410) as receiver, Receiver() as other:
         webhook = host.create(receiver.url, other.url)
         host.push(tag="v1")
@@ -346,15 +346,17 @@ def test_gone(host: Host) -> None:
         host.push(tag="v2")
         with heard(webhook_disabled) as told:
             host.deliver()
+        host.make_due()
+        host.deliver()
     assert [(each["position"], each["push"]["tag"], each["state"]) for each in host.history(webhook)] == [
         (0, "v2", "failed"),
         (1, "v2", "skipped"),
-        (0, "v1", "cancelled"),
-        (1, "v1", "cancelled"),
+        (0, "v1", "pending"),
+        (1, "v1", "waiting"),
     ]
-    gone, _, cancelled, _ = host.history(webhook)
+    gone, _, held, _ = host.history(webhook)
     assert "410 Gone" in gone["reason"]
-    assert "The webhook was disabled. The receiver answered 410 Gone." in cancelled["reason"]
+    assert held["reason"] == "Held: the webhook is disabled."
     shown = host.api("GET", f"acme/app/webhooks/{webhook['id']}/").get_json()
     assert (shown["active"], shown["disabled_reason"]) == (False, gone["reason"])
     [details] = told
@@ -482,13 +484,12 @@ def test_failing_for_less_than_five_days(host: Host) -> None:
         assert failing_since(host, webhook) is None
 
 
-@pytest.mark.parametrize("switched_off", [{"active": False}, {"deleted_id": 1}])
-def test_switched_off_meanwhile(host: Host, switched_off: dict[str, Any]) -> None:
-    """An inactive webhook sends nothing: its due deliveries are cancelled."""
+def test_deleted_meanwhile(host: Host) -> None:
+    """A deleted webhook sends nothing: what is recorded for it nevertheless is cancelled."""
     with Receiver() as receiver:
         host.create(receiver.url, receiver.url)
         host.push()
-        host.set_all(Webhook, **switched_off)
+        host.set_all(Webhook, deleted_id=1)
         host.deliver()
     assert not receiver.requests
     with host.writing() as session:

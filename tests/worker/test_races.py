@@ -24,8 +24,7 @@ from werkzeug.test import TestResponse
 from flask_hubhooks import Repository
 from flask_hubhooks.dialects import insert_rows, utcnow
 from flask_hubhooks.records import redelivery
-from flask_hubhooks.records.cancelling import SWITCHED_OFF
-from flask_hubhooks.records.models import Delivery, Hook, Status, Webhook
+from flask_hubhooks.records.models import Delivery, Hook, Status
 from flask_hubhooks.transport import Outcome
 from flask_hubhooks.worker import claims, recording
 from flask_hubhooks.worker.claims import Claim
@@ -182,7 +181,8 @@ def check(host: Host, *sent: Receiver, in_order: bool = True) -> None:
     rows = stored(host)
     for each in rows:
         assert [attempt.number for attempt in each.attempts] == list(range(1, len(each.attempts) + 1))
-        assert (each.next_attempt_at is not None) == (each.status is Status.PENDING)
+        is_held = each.reason.startswith("Held: the webhook")
+        assert (each.next_attempt_at is not None) == (each.status is Status.PENDING and not is_held)
         assert each.give_up_at or each.status not in UNDER_WAY
         assert (each.finished_at is None) == (each.status in {*UNDER_WAY, Status.WAITING})
         assert each.lease_token is None or each.status is Status.PENDING
@@ -204,12 +204,17 @@ def _check_chain(chain: list[Delivery], in_order: bool) -> None:
             assert any(other.started_at <= attempt.started_at for other in before[-1].attempts), "out of order"
 
 
-def nothing_is_due(host: Host, *receivers: Receiver) -> None:
-    """Check that nothing more is sent or left to send, however much time passes."""
+def nothing_is_sent(host: Host, *receivers: Receiver) -> None:
+    """Check that nothing more is sent, however much time passes."""
     before = [len(receiver.requests) for receiver in receivers]
     host.make_due()
     host.deliver()
     assert [len(receiver.requests) for receiver in receivers] == before
+
+
+def nothing_is_due(host: Host, *receivers: Receiver) -> None:
+    """Check that nothing more is sent or left to send, however much time passes."""
+    nothing_is_sent(host, *receivers)
     assert not {Status.PENDING, Status.WAITING} & {each.status for each in stored(host)}
 
 
@@ -527,7 +532,7 @@ def switch_off(host: Host, webhook: dict[str, Any], how: str) -> None:
 def test_switched_off_on_the_wire(host: Host, receivers: list[Receiver]) -> None:
     """If its webhook or hook goes while a POST is in flight, the attempt is kept, the delivery stays cancelled."""
     one, two, _ = receivers
-    for how, status in product(("delete", "pause", "remove", "disable"), ANSWERS):
+    for how, status in product(("delete", "remove"), ANSWERS):
         with webhook_of(host, one.url, two.url) as webhook:
             host.push()
             (claim,) = take(host)
@@ -536,14 +541,51 @@ def test_switched_off_on_the_wire(host: Host, receivers: list[Receiver]) -> None
             rows = [each for each in stored(host, webhook) if each.push.tag == "latest"]
             assert [each.status.value for each in rows] == ["cancelled", "cancelled"]
             assert [tried(each) for each in rows] == [[(1, status)], []]
-            assert how == "delete" or is_active(host, webhook) == (how == "remove")
+            assert how == "delete" or is_active(host, webhook)
             nothing_is_due(host, one, two)
     check(host)
 
 
+def test_paused_on_the_wire(host: Host, receivers: list[Receiver]) -> None:
+    """If its webhook is paused or disabled while a POST is in flight, its answer counts, and what follows is held."""
+    one, two, _ = receivers
+    expected = {200: ["awaiting_callback", "waiting"], 500: ["pending", "waiting"]}
+    for how, status in product(("pause", "disable"), ANSWERS):
+        with webhook_of(host, one.url, two.url) as webhook:
+            host.push()
+            (claim,) = take(host)
+            switch_off(host, webhook, how)
+            record(host, answered(claim, status))
+            nothing_is_sent(host, one, two)
+            rows = [each for each in stored(host, webhook) if each.push.tag == "latest"]
+            assert [each.status.value for each in rows] == expected.get(status, ["failed", "skipped"])
+            assert [tried(each) for each in rows] == [[(1, status)], []]
+            assert rows[0].reason.startswith("Held: the webhook is") == (status == 500)
+            assert (rows[0].retry_step, rows[0].next_attempt_at) == (int(status != 200), None)
+            check(host)
+
+
 def test_switched_off_while_the_answer_is_held(host: Host) -> None:
     """A POST answered after its webhook or hook went is kept and cancelled; its callback gets 410."""
-    for how in ("delete", "pause", "remove", "disable"):
+    for how in ("delete", "remove"):
+        held = Held()
+        with Receiver(held) as one, Receiver() as two, webhook_of(host, one.url, two.url) as webhook:
+            host.push()
+            with on_the_wire(host, one, held):
+                switch_off(host, webhook, how)
+                assert call_back(host, one.requests[0]) == 410
+            rows = stored(host, webhook)
+            assert [each.status.value for each in rows] == ["cancelled", "cancelled"]
+            assert [tried(each) for each in rows] == [[(1, 200)], []]
+            assert call_back(host, one.requests[0]) == 410
+            nothing_is_due(host, one, two)
+            assert not two.requests
+    check(host)
+
+
+def test_paused_while_the_answer_is_held(host: Host) -> None:
+    """A callback of a POST in flight decides while its webhook is paused or disabled; the next hook waits for that."""
+    for how in ("pause", "disable"):
         held = Held()
         with Receiver(held, 410) as one, Receiver() as two, webhook_of(host, one.url, two.url) as webhook:
             host.push()
@@ -554,13 +596,14 @@ def test_switched_off_while_the_answer_is_held(host: Host) -> None:
                     assert not is_active(host, webhook)
                 else:
                     switch_off(host, webhook, how)
-                assert call_back(host, one.requests[0]) == 410
+                assert call_back(host, one.requests[0]) == 200
+            nothing_is_sent(host, one, two)
             rows = [each for each in stored(host, webhook) if each.push.tag == "latest"]
-            assert [each.status.value for each in rows] == ["cancelled", "cancelled"]
-            assert [tried(each) for each in rows] == [[(1, 200)], []]
-            assert call_back(host, one.requests[0]) == 410
-            nothing_is_due(host, one, two)
-            assert not two.requests
+            assert [each.status.value for each in rows] == ["succeeded", "pending"]
+            check(host)
+            assert ask(host, "PATCH", f"{webhook['id']}/", json={"active": True}).status_code == 200
+            host.deliver()
+            assert len(two.requests) == 1
     check(host)
 
 
@@ -581,7 +624,7 @@ def test_a_hook_is_removed_while_a_callback_is_awaited(host: Host, receivers: li
 
 @pytest.mark.parametrize("how", ["delete", "pause", "remove"])
 def test_a_callback_and_switching_off_at_once(host: Host, receivers: list[Receiver], how: str) -> None:
-    """A callback during a deletion, pause or removal decides its delivery; the next hook is not called."""
+    """A callback during a deletion, pause or removal decides its delivery; the next hook is cancelled or held."""
     one, two, _ = receivers
     for number in range(5):
         webhook = host.create(one.url, two.url, name=f"n{number}")
@@ -598,7 +641,8 @@ def test_a_callback_and_switching_off_at_once(host: Host, receivers: list[Receiv
     rows = stored(host)
     assert [each.status.value for each in rows if each.position == 0] == ["succeeded"] * 5
     if how != "remove":
-        assert [each.status.value for each in rows if each.position == 1] == ["cancelled"] * 5
+        following = "pending" if how == "pause" else "cancelled"
+        assert [each.status.value for each in rows if each.position == 1] == [following] * 5
     host.deliver()
     assert not two.requests or how == "remove"
     check(host, one, two)
@@ -663,53 +707,22 @@ def test_a_new_url_and_a_callback_of_the_old_one(host: Host) -> None:
 
 
 def test_paused_and_resumed_while_on_the_wire(host: Host) -> None:
-    """What a pause cancelled stays so after resuming; it is recovered unless the old POST arrived."""
+    """A pause that is over before the POST has been answered changes nothing."""
     for status in ANSWERS:
         held = Held(status)
-        with Receiver(held, 200) as receiver, webhook_of(host, receiver.url) as webhook:
+        with Receiver(held) as receiver, webhook_of(host, receiver.url) as webhook:
             host.push()
             with on_the_wire(host, receiver, held):
-                pause_and_resume(host, webhook)
-            assert states(host, webhook) == ["cancelled"]
-            assert is_active(host, webhook)
-            nothing_is_due(host, receiver)
-            arrived = status == 200
-            assert host.history(webhook)[0]["status"] == ("success" if arrived else "error")
-            assert recover(host, webhook) == ((0, 0) if arrived else (1, 0))
-            host.deliver()
-            (delivery,) = stored(host, webhook)
-            if not arrived:
-                assert (delivery.status, tried(delivery)) == (Status.SUCCEEDED, [(1, status), (2, 200)])
-            assert len(receiver.requests) == (1 if arrived else 2)
-    check(host)
-
-
-def pause_and_resume(host: Host, webhook: dict[str, Any]) -> None:
-    for active in (False, True):
-        assert ask(host, "PATCH", f"{webhook['id']}/", json={"active": active}).status_code == 200
-
-
-def test_paused_resumed_and_recovered_while_on_the_wire(host: Host) -> None:
-    """A delivery recovered while its old POST is in flight has a new round, which the old answer leaves alone."""
-    for status in ANSWERS:
-        with webhook_of(host, "http://127.0.0.1:9/") as webhook:
-            host.push()
-            (old,) = take(host)
-            pause_and_resume(host, webhook)
-            assert recover(host, webhook) == (1, 0)
-            (new,) = take(host)
-            record(host, answered(old, status))
-            assert states(host, webhook) == ["pending"]
-            record(host, answered(new))
-            (delivery,) = stored(host, webhook)
-            assert (delivery.status, delivery.round) == (Status.SUCCEEDED, 2)
-            assert tried(delivery) == [(1, status), (2, 200)]
-            assert is_active(host, webhook)
+                for active in (False, True):
+                    assert ask(host, "PATCH", f"{webhook['id']}/", json={"active": active}).status_code == 200
+            assert states(host, webhook) == [{200: "succeeded", 500: "pending"}.get(status, "failed")]
+            assert is_active(host, webhook) == (status != 410)
+            assert len(receiver.requests) == 1
     check(host)
 
 
 def test_switched_off_between_the_reading_and_the_writing_of_a_push(host: Host, receivers: list[Receiver]) -> None:
-    """A push matched before its webhook or hook went and recorded afterwards is cancelled."""
+    """A push matched before its webhook or hook went and recorded afterwards is cancelled, or held during a pause."""
     todo: list[Callable[[], None]] = []
 
     def load(name: str) -> Repository:
@@ -724,8 +737,10 @@ def test_switched_off_between_the_reading_and_the_writing_of_a_push(host: Host, 
             host.push()
             assert states(host, webhook) == ["pending", "waiting", "waiting"]
             assert take(host) == []
-            assert states(host, webhook) == ["cancelled"] * 3
-            nothing_is_due(host, *receivers)
+            unsent = ["pending", "waiting", "waiting"] if how == "pause" else ["cancelled"] * 3
+            assert states(host, webhook) == unsent
+            nothing_is_sent(host, *receivers)
+            assert states(host, webhook) == unsent
     check(host, *receivers)
 
 
@@ -740,9 +755,10 @@ def test_a_push_and_switching_off_at_once(host: Host, receivers: list[Receiver],
         host.deliver()
         chain = stored(host)[-2:] if states(host) and stored(host)[-1].webhook_id == webhook["id"] else []
         if chain and chain[0].hook_id == webhook["hooks"][0]["id"]:
-            assert [each.status.value for each in chain] == ["cancelled"] * 2
+            unsent = ["pending", "waiting"] if how == "pause" else ["cancelled"] * 2
+            assert [each.status.value for each in chain] == unsent
             assert len(one.requests) == before
-        if how == "remove":
+        if how != "delete":
             switch_off(host, webhook, "delete")
     nothing_is_due(host, *receivers)
     check(host, *receivers)
@@ -1008,7 +1024,7 @@ def test_two_workers_one_of_which_disables(host: Host, monkeypatch: pytest.Monke
     record(host, *[answered(second, 410)] * locked[0])
     assert not is_active(host, webhook)
     record(host, answered(third, 410))
-    assert states(host) == (["failed", "cancelled"] if later == 410 else ["cancelled", "failed"]) + ["cancelled"]
+    assert states(host) == ["failed" if later == 410 else "pending", "failed", "failed"]
     assert all(len(each.attempts) == 1 for each in stored(host))
     check(host)
 
@@ -1156,25 +1172,6 @@ def test_all_at_once(host: Host, caplog: pytest.LogCaptureFixture, seconds: floa
     assert not [each for each in warnings if "(breaker " not in each]  # 503 may be answered three times in a row
     assert storm.all_have_acted
     assert {code for _, code in storm.codes} <= {200, 201, 202, 204, 409, 410}
-
-
-@on_postgresql
-def test_switched_on_while_a_chain_goes_on(host: Host) -> None:
-    """A webhook switched on between two statements that continue its chain leaves nothing waiting."""
-    with Receiver() as one, Receiver() as two:
-        webhook = host.create(one.url, two.url)
-        host.push()
-        host.deliver()
-        host.set_all(Webhook, active=False)  # as a pause leaves it that did not see the push yet
-
-        def switch_on(statement: str, parameters: Any, cursor: object) -> None:
-            if SWITCHED_OFF in parameters.values():
-                host.set_all(Webhook, active=True)
-
-        with host.listening(switch_on):
-            assert host.call_back(one.requests[-1].body).status_code == 200
-        host.deliver()
-    assert host.states(webhook) == ["succeeded", "cancelled"]
 
 
 @on_postgresql

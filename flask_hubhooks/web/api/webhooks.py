@@ -18,6 +18,7 @@ from ...records import credentials, webhooks
 from ...records.filters import Filter
 from ...records.models import ID_LIMIT, Hook, Webhook
 from ...records.webhooks import HookWanted, Refused, live
+from ...wakeups import wake
 from ..authorization import Call
 from ..documents import (
     CreatedWebhook,
@@ -136,8 +137,11 @@ def read_webhook(call: Call, webhook_id: int) -> Webhook:
 def edit_webhook(call: Call, wanted: dict[str, Any], webhook_id: int) -> Webhook:
     with editing(call, webhook_id) as (session, row):
         require_match(call.viewer.document(WEBHOOK_DOCUMENT, row))
+        was_active = row.active
         webhooks.edit(session, call.owner, row, wanted)
-        return row
+    if row.active and not was_active:
+        wake(call.state)  # to send what was held
+    return row
 
 
 @Endpoint("DELETE", WEBHOOK, summary="Delete a webhook", access="write", status=204, if_match=True)

@@ -17,7 +17,7 @@ from ...state import current_state
 from ..authorization import authorized, refuse_foreign_origin
 from ..endpoints import View, add_route, query_arguments, read_query, run_with_retries
 from ..problems import Problem
-from ..schemas import DeliveryPageSchema, HistoryPageSchema, WebhooksPageSchema
+from ..schemas import DeliveryPageSchema, HistoryPageSchema, RecoverPageSchema, WebhooksPageSchema
 from . import deliveries, webhooks
 from .forms import EXPIRED, is_expired, read_form
 from .rendering import problem_page, templates
@@ -59,6 +59,12 @@ def add_routes(blueprint: Blueprint) -> None:
         "delete",
         GET=shows(webhooks.confirm_delete, action="write"),
         POST=submits(webhooks.delete),
+    )
+    add(
+        one + "recover/",
+        "recover",
+        GET=shows(deliveries.show_recovery, RecoverPageSchema(), action="write"),
+        POST=submits(deliveries.recover),
     )
     add(one + "history/", "history", GET=shows(deliveries.show_history, HistoryPageSchema()))
     blueprint.record(lambda setup: setup.app.url_map.converters.update(hubhooks_repository=_RepositoryPage))

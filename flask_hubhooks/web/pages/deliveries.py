@@ -6,13 +6,17 @@ import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from time import monotonic
 from typing import Any
 
 from flask import Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
-from ...records import history, runs, webhooks
+from ...dialects import utcnow
+from ...records import history, redelivery, runs, webhooks
+from ...records.holding import count_unsent
 from ...records.models import NUMBER_LIMIT, OUTCOMES, Attempt, Delivery, Hook
 from ...records.runs import deciding_state
 from ...records.webhooks import HookWanted, tls_of
@@ -27,7 +31,7 @@ from ..document_fields import time
 from ..documents import AttemptDocument, AttemptView, DeliveryView, delivery_views
 from ..endpoints import loaded
 from ..problems import Problem, not_found
-from ..schemas import DecisionSchema
+from ..schemas import DecisionSchema, RecoverPageSchema, RecoverSchema
 from .chart import read_chart
 from .forms import Form
 from .rendering import page, pretty, see
@@ -36,6 +40,10 @@ MAX_RUNS, MAX_DELIVERIES = 15, 45
 """The most that a page of the history shows: the longer the chain, the fewer runs."""
 MAX_ATTEMPTS = 20
 """The most that the page of a delivery lists."""
+RECOVERED_SINCE = timedelta(days=7)
+"""How far the page to recover looks back by default: longer than the 5 days after which a webhook is disabled."""
+RECOVERING_S = 2.0
+"""How long one request of that page goes on with batches."""
 _ATTEMPT_DOCUMENT = AttemptDocument()
 
 
@@ -45,9 +53,11 @@ def show_history(call: Call, query: dict[str, Any], webhook_id: int) -> Response
         size = min(MAX_RUNS, max(1, MAX_DELIVERIES // max(1, len(row.hooks))))
         found = runs.page(session, row, query, size, call.scope)
         chart = read_chart(session, row, call.scope)
+        unsent = 0 if row.active else count_unsent(session, row.id)
     return page(
         call,
         "history.html",
+        unsent=unsent,
         webhook=call.viewer.document(WEBHOOK_DOCUMENT, row),
         chains=[_shown_run(call, delivery_views(run, found.context)) for run in found.runs],
         chart=chart,
@@ -63,6 +73,48 @@ def _shown_run(call: Call, views: Sequence[DeliveryView]) -> dict[str, Any]:
         "deliveries": [call.viewer.document(api.DELIVERY_DOCUMENT, each) for each in views],
         "state": deciding_state(each.row.status for each in views).value,
     }
+
+
+def show_recovery(call: Call, query: dict[str, Any], webhook_id: int) -> Response:
+    """How many pushes failed since a time, and how many of them are being sent again already."""
+    now = utcnow()
+    since, until = query["since"] or now - RECOVERED_SINCE, query["until"] or now
+    with call.state.reading() as session:
+        row = find_webhook(session, call, webhook_id, with_hooks=True)
+        count = redelivery.count_recoverable(session, row, since, until)
+    return page(
+        call,
+        "recover.html",
+        webhook=call.viewer.document(WEBHOOK_DOCUMENT, row),
+        since=f"{since:%Y-%m-%dT%H:%M}",
+        until_time=time(until),
+        count=count,
+        recovered=query["recovered"],
+    )
+
+
+def recover(call: Call, sent: Form, webhook_id: int) -> Response:
+    """Send again what failed in a time, for some seconds, and show how far that is.
+
+    The time ends when the page was opened, so that what fails again is not sent for ever.
+    """
+    wanted = loaded(RecoverSchema(), {name: sent[name] for name in ("since", "until") if sent.get(name)})
+    until = wanted["until"] = wanted["until"] or utcnow()
+    recovered: int = loaded(RecoverPageSchema(), {"recovered": sent.get("recovered", "0")})["recovered"]
+    ends = monotonic() + RECOVERING_S
+    while True:
+        batch = api.recover(call, wanted, webhook_id)
+        recovered += batch.recovered
+        if not (batch.recovered and batch.remaining) or monotonic() >= ends:
+            break
+    return see(
+        ".pages_recover",
+        repository=call.scope,
+        webhook_id=webhook_id,
+        since=sent["since"],
+        until=time(until),
+        recovered=recovered,
+    )
 
 
 def show(call: Call, query: dict[str, Any], webhook_id: int, delivery_id: uuid.UUID) -> Response:

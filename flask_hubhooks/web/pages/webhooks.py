@@ -15,6 +15,7 @@ from ...outbox import recent_tags
 from ...records import runs, webhooks
 from ...records.credentials import FORMER_SECRET_TTL
 from ...records.filters import BadPattern, Filter, check_tag_pattern
+from ...records.holding import count_unsent
 from ...records.models import Webhook
 from ...records.scopes import sample_repository
 from ...records.webhooks import Refused
@@ -22,7 +23,7 @@ from ...worker.masking import MASKED
 from ..api import previews
 from ..api import webhooks as api
 from ..api.previews import PREVIEW_DOCUMENT, Preview
-from ..api.webhooks import WEBHOOK_DOCUMENT, editing, page_of_webhooks, read_webhook
+from ..api.webhooks import WEBHOOK_DOCUMENT, editing, find_webhook, page_of_webhooks, read_webhook
 from ..authorization import Call
 from ..document_fields import time
 from ..endpoints import loaded, version
@@ -194,7 +195,10 @@ def _back(call: Call, webhook_id: int, notice: str) -> Response:
 
 
 def confirm_delete(call: Call, webhook_id: int) -> Response:
-    return page(call, "delete.html", webhook=_document(call, webhook_id))
+    with call.state.reading() as session:
+        webhook = call.viewer.document(WEBHOOK_DOCUMENT, find_webhook(session, call, webhook_id, with_hooks=True))
+        unsent = count_unsent(session, webhook_id)
+    return page(call, "delete.html", webhook=webhook, unsent=unsent)
 
 
 def delete(call: Call, sent: Form, webhook_id: int) -> Response:

@@ -103,8 +103,8 @@ def tls_choices() -> dict[str, Markup]:
 
 NOTICES: Mapping[str, str] = {
     "saved": marked("The webhook was saved."),
-    "paused": marked("The webhook is paused. Pushes are not recorded for it until you resume it."),
-    "resumed": marked("The webhook is active again."),
+    "paused": marked("The webhook is paused. What is pending is held until you resume it."),
+    "resumed": marked("The webhook is active again, and sends what was held."),
     "deleted": marked("The webhook was deleted."),
     "test": marked("A test push was sent."),
     "pinned": marked("The key is pinned. Redeliver to try it."),
