@@ -18,9 +18,9 @@ from . import transitions
 from .models import UNSENT, Kind, Webhook, deliveries, pushes, unsucceeded, webhooks
 
 MAX_HELD = 10_000
-"""Deliveries of a hook that one claim holds, and deliveries of a webhook that one call of `release` makes due."""
+"""Deliveries of a hook that one claim holds, and deliveries of a webhook that one call of `release_held` makes due."""
 MAX_RELEASED = 20
-"""Webhooks of which one call of `release` makes deliveries due."""
+"""Webhooks of which one call of `release_held` makes deliveries due."""
 LOCKED_S = 1.0
 """When deliveries are looked at again whose webhook another transaction has locked."""
 
@@ -51,7 +51,7 @@ def hold(session: Session, claimed: Sequence[Any]) -> bool:
     return more_due
 
 
-# With a lock on the webhook, so that one is noted that still is paused, and `release` comes after it.
+# With a lock on the webhook, so that one is noted that still is paused, and `release_held` comes after it.
 _lockable = select(webhooks.c.id).where(one_of(webhooks.c.id, "ids"), ~webhooks.c.active)
 _NOTE = (
     update(webhooks)
@@ -85,7 +85,7 @@ any_to_release = exists().where(webhooks.c.holds, webhooks.c.active)
 """Whether a webhook with held deliveries is active again."""
 
 
-def release(session: Session) -> bool:
+def release_held(session: Session) -> bool:
     """Make held deliveries of webhooks that are active again due, a batch of each; returns whether there were any.
 
     The oldest push comes first. This does not wait for locks.

@@ -41,8 +41,7 @@ from ..dialects import now_plus, one_of
 from ..records import transitions
 from ..records.cancelling import REMOVED, removed
 from ..records.chains import Changes, advance
-from ..records.holding import any_to_release, hold, paused
-from ..records.holding import release as release_held
+from ..records.holding import any_to_release, hold, paused, release_held
 from ..records.locks import lock_free, lock_waiting
 from ..records.models import UNDER_WAY, Kind, deliveries, hooks, pushes, webhooks
 from ..records.repositories import settle

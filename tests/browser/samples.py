@@ -56,6 +56,7 @@ def ways(host: Host) -> Mapping[str, Way]:
         "edit": lambda visit: visit.open(f"{pipeline['id']}/"),
         "edit-errors": lambda visit: _mistype(visit, pipeline),
         "rotate-secret": lambda visit: visit.open(f"{pipeline['id']}/rotate-secret/"),
+        "recover": lambda visit: visit.open(f"{old['id']}/recover/"),
         "delete": lambda visit: visit.open(f"{pipeline['id']}/delete/"),
         "edit-preview": lambda visit: _preview_changes(visit, pipeline),
         "create-errors": _misname,
@@ -212,6 +213,7 @@ def hostile_ways(host: Host) -> Mapping[str, Way]:
         "edit": lambda visit: visit.open(one),
         "edit-errors": lambda visit: _type_hostile(visit, one),
         "rotate-secret": lambda visit: visit.open(f"{one}rotate-secret/"),
+        "recover": lambda visit: visit.open(f"{one}recover/"),
         "delete": lambda visit: visit.open(f"{one}delete/"),
     }
 

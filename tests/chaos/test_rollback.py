@@ -15,7 +15,7 @@ PATIENCE_S = 300
 
 @pytest.mark.timeout(PATIENCE_S + 60)
 def test_never_on_the_older_digest(tmp_path: Path) -> None:
-    """A receiver that fails at times ends on the newer push of each tag, through retries, a kill and a recovery."""
+    """A receiver that fails at times ends on the newer push of each tag, through retries, a kill and a pause."""
     short = ("--pairs", "12", "--gap", "1", "--kills", "1")
     process = Process(tmp_path / "log", {}, "tests.chaos.rollback", *short)
     try:

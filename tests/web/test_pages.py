@@ -21,7 +21,9 @@ from werkzeug.test import TestResponse
 
 from flask_hubhooks import HubHooks
 from flask_hubhooks.dialects import utcnow
+from flask_hubhooks.records import redelivery
 from flask_hubhooks.records.models import Attempt, Delivery, Status
+from flask_hubhooks.web.pages import deliveries
 
 from ..support.host import Host
 from ..support.marks import URL, MakeHost, on_sqlite
@@ -41,6 +43,8 @@ ROUTES: dict[tuple[str, str], tuple[str, int, dict[str, str]]] = {
     ("POST", "test"): (ONE + "test/", 303, {}),
     ("GET", "rotate_secret"): (ONE + "rotate-secret/", 200, {}),
     ("POST", "rotate_secret"): (ONE + "rotate-secret/", 200, {}),
+    ("GET", "recover"): (ONE + "recover/", 200, {}),
+    ("POST", "recover"): (ONE + "recover/", 303, {"since": "2020-01-01T00:00"}),
     ("GET", "delete"): (ONE + "delete/", 200, {}),
     ("POST", "delete"): (ONE + "delete/", 303, {}),
     ("GET", "history"): (ONE + "history/", 200, {}),
@@ -1171,3 +1175,60 @@ def test_back_to_where_the_button_was(host: Host) -> None:
     gone = visitor.send(delivery + "redeliver/")
     check_page(gone, 404)
     assert f'href="{visitor.url()}"' in gone.text and f'href="{delivery}"' not in gone.text
+
+
+# Pausing, deleting and recovering
+
+
+def test_what_pausing_and_deleting_do(host: Host) -> None:
+    """The pages say what a pause does and how much is held; deleting asks, and says how much it cancels."""
+    visitor, webhook = Visitor(host), host.create(URL, URL)
+    for tag in ("v1", "v2"):
+        host.push(tag=tag)
+    says = "Nothing is sent, and pushes are not recorded for it, until it is resumed."
+    assert says not in text_of(visitor.get()) + text_of(visitor.get(f"{webhook['id']}/history/"))
+    assert visitor.send(f"{webhook['id']}/pause/").status_code == 303
+    host.deliver()
+    assert says in text_of(visitor.get())
+    history = text_of(visitor.get(f"{webhook['id']}/history/"))
+    assert f"{says} 4 deliveries are held until then." in history
+    assert history.count("Held: the webhook is paused.") == 2
+    delete = text_of(visitor.get(f"{webhook['id']}/delete/"))
+    assert "4 deliveries that have not been sent are cancelled. The history can no longer be read." in delete
+    assert host.states(webhook) == ["pending", "waiting"] * 2
+    assert visitor.send(f"{webhook['id']}/resume/").status_code == 303
+    host.deliver()
+    assert "Held" not in text_of(visitor.get(f"{webhook['id']}/history/"))
+
+
+def test_recovering(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page says how many pushes failed since a time, and sends them again, in batches and each once."""
+    monkeypatch.setattr(redelivery, "MAX_RECOVERED", 2)
+    monkeypatch.setattr(deliveries, "RECOVERING_S", 0.0)
+    with Receiver(301) as receiver:
+        visitor, webhook = Visitor(host), host.create(receiver.url)
+        for number in range(5):
+            host.push(tag=f"v{number}")
+        host.deliver()
+        path = f"{webhook['id']}/recover/"
+        assert "5 pushes were not delivered." in text_of(visitor.get(path))
+        assert "Nothing has failed since then." in text_of(visitor.get(f"{path}?since=2100-01-01T00:00"))
+        assert visitor.get(f"{path}?since=yesterday", 400)
+        assert visitor.send(path).status_code == visitor.send(path, since="yesterday").status_code == 400
+        shown = visitor.get(path)
+        for progress in (
+            "2 pushes are being sent again. 3 pushes were not delivered.",
+            "4 pushes are being sent again. 1 push was not delivered.",
+            "5 pushes are being sent again. There is nothing more to recover.",
+        ):
+            fields = dict(re.findall(r'type="hidden" name="(since|until|recovered)" value="([^"]*)"', shown.text))
+            answer = visitor.send(path, **fields)
+            assert answer.status_code == 303
+            shown = visitor.get(answer.headers["Location"])
+            assert progress in text_of(shown)
+            host.deliver()  # they fail again, and are not sent again for that
+        assert len(receiver.requests) == 10
+        assert "5 pushes were not delivered." in text_of(visitor.get(path))
+        assert visitor.send(f"{webhook['id']}/pause/").status_code == 303
+        assert "The webhook is not active. Resume it first." in text_of(visitor.get(path))
+        assert visitor.send(path, **fields).status_code == 409

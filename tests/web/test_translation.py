@@ -186,7 +186,12 @@ def test_list_in_chinese(host: Host) -> None:
         disable(session, disabled["id"], "it is gone")
     answer = visit(host, "?notice=paused")
     assert_chinese(
-        answer, "Webhook 已暂停：恢复之前，不会为其记录推送。", "已启用", "已暂停", "已停用", "最近 1 次：进行中 1 次"
+        answer,
+        "Webhook 已暂停。待发送的投递会保留到您恢复它为止。",
+        "已启用",
+        "已暂停",
+        "已停用",
+        "最近 1 次：进行中 1 次",
     )
 
 

@@ -100,8 +100,8 @@ def recover(call: Call, sent: Form, webhook_id: int) -> Response:
     """
     wanted = loaded(RecoverSchema(), {name: sent[name] for name in ("since", "until") if sent.get(name)})
     until = wanted["until"] = wanted["until"] or utcnow()
-    recovered: int = loaded(RecoverPageSchema(), {"recovered": sent.get("recovered", "0")})["recovered"]
-    ends = monotonic() + RECOVERING_S
+    before: int = loaded(RecoverPageSchema(), {"recovered": sent.get("recovered", "0")})["recovered"]
+    recovered, ends = before, monotonic() + RECOVERING_S
     while True:
         batch = api.recover(call, wanted, webhook_id)
         recovered += batch.recovered
@@ -113,7 +113,7 @@ def recover(call: Call, sent: Form, webhook_id: int) -> Response:
         webhook_id=webhook_id,
         since=sent["since"],
         until=time(until),
-        recovered=recovered,
+        recovered=recovered if recovered > before else None,  # the page goes on only as long as that helps
     )
 
 
