@@ -18,9 +18,9 @@ from . import transitions
 from .models import UNSENT, Kind, Webhook, deliveries, pushes, unsucceeded, webhooks
 
 MAX_HELD = 10_000
-"""Deliveries of a hook that one claim holds, and deliveries of a webhook that one call of `release_held` makes due."""
-MAX_RELEASED = 20
-"""Webhooks of which one call of `release_held` makes deliveries due."""
+"""Deliveries that one claim holds beside those that it has taken, and that one call of `release_held` makes due."""
+MAX_WEBHOOKS = 20
+"""Webhooks whose deliveries one call of `release_held` makes due: an equal part of each."""
 LOCKED_S = 1.0
 """When deliveries are looked at again whose webhook another transaction has locked."""
 
@@ -34,7 +34,7 @@ def hold(session: Session, claimed: Sequence[Any]) -> bool:
     """Hold deliveries that were claimed for paused webhooks, and with them what else of their hooks is due.
 
     Returns whether more may be left of the latter. This does not wait for locks: if another transaction has locked a
-    webhook, such as a host that renames the repository, its deliveries are released and looked at again later.
+    webhook, such as an owner's who edits it, its deliveries are released and looked at again later.
     """
     noted = {row.id: row.reason for row in session.execute(_NOTE, {"ids": list({row.webhook_id for row in claimed})})}
     for webhook_id, reason in noted.items():
@@ -43,12 +43,12 @@ def hold(session: Session, claimed: Sequence[Any]) -> bool:
     if left := [row.id for row in claimed if row.webhook_id not in noted]:
         session.execute(_LOOK_AGAIN, {"ids": left})
     of_hooks = {(row.repository_key, row.hook_id): noted[row.webhook_id] for row in claimed if row.webhook_id in noted}
-    more_due = False
+    room = MAX_HELD
     for (key, hook), reason in of_hooks.items():
-        if due := session.scalars(_DUE_OF_HOOK, {"key": key, "hook": hook, "max_rows": MAX_HELD}).all():
+        if room and (due := session.scalars(_DUE_OF_HOOK, {"key": key, "hook": hook, "max_rows": room}).all()):
             session.execute(_HOLD, {"ids": due, "new_reason": reason})
-        more_due |= len(due) == MAX_HELD
-    return more_due
+            room -= len(due)
+    return not room or bool(left)
 
 
 # With a lock on the webhook, so that one is noted that still is paused, and `release_held` comes after it.
@@ -93,13 +93,14 @@ def release_held(session: Session) -> bool:
     active = session.scalars(
         select(Webhook)
         .where(Webhook.holds, Webhook.active)
-        .limit(MAX_RELEASED)
+        .limit(MAX_WEBHOOKS)
         .with_for_update(skip_locked=True, key_share=True)
     ).all()
     found = False
     for webhook in active:
         its_own = and_(_held, deliveries.c.webhook_id == webhook.id)
-        batch = select(deliveries.c.id).where(its_own).order_by(deliveries.c.push_id).limit(MAX_HELD)
+        part = max(1, MAX_HELD // len(active))
+        batch = select(deliveries.c.id).where(its_own).order_by(deliveries.c.push_id).limit(part)
         if ids := session.scalars(batch.with_for_update(skip_locked=True)).all():
             session.execute(_RESUME, {"ids": ids})
             found = True

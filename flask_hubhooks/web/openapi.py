@@ -43,13 +43,13 @@ The first of them that has neither succeeded nor been skipped decides the run's 
 | `state` | meaning | `status` | `outcome` of a run that it decides |
 |---|---|---|---|
 | `waiting` | an earlier hook of the chain comes first | `pending` | |
-| `pending` | due, in flight, or waiting for the next attempt | `pending` | `under_way` |
+| `pending` | due, in flight, to be tried again, or held by a pause | `pending` | `under_way` |
 | `awaiting_callback` | received; the callback decides | `success` | `under_way` |
 | `succeeded` | received, and called back `success` if a callback was expected | `success` | `succeeded` |
 | `failed` | refused, given up, or called back `failure` or `error` | `error`, or `success` if received | `failed` |
 | `expired` | received, but the callback never came | `success` | `failed` |
 | `skipped` | an earlier hook of the chain failed or expired | `error` | |
-| `cancelled` | the webhook or hook was switched off or deleted | `error`, or `success` if received | `cancelled` |
+| `cancelled` | webhook or hook deleted, or superseded by a new push | `error`, or `success` if received | `cancelled` |
 """
 TAGS = {
     "webhooks": "Webhooks and their hooks, which are called when a tag is pushed.",

@@ -463,15 +463,12 @@ def claim(
 
     Hooks that are `excluded` are passed over, except for urgent deliveries. The database's clock decides what is due.
     Deliveries that cannot be sent any more end here instead, because their webhook or hook was removed or their time is
-    over; the changes name the latter. Those of paused webhooks are held, and the changes say whether more is due that a
-    claim has not looked at for that.
+    over; the changes name the latter. Those of paused webhooks are held, and the changes say whether more of them are
+    due.
     """
     changes = Changes()
     turns = turns or Turns()
     while rows := turns.claim(session, limit, excluded):
-        to_hold = [row for row in rows if row.paused and not row.gave_up and not row.removed]
-        changes.more_due = bool(to_hold) and hold(session, to_hold)
-        rows = [row for row in rows if not row.paused or row.gave_up or row.removed]
         if misnamed := {row.push_id for row in rows if row.misnamed}:
             session.execute(_RENAME, {"ids": list(misnamed)})
         cancelled = [row for row in rows if row.removed]
@@ -481,7 +478,10 @@ def claim(
                 session.execute(statement, {"ids": [row.id for row in ended]})
                 advance(session, {(row.push_id, row.webhook_id) for row in ended})
         changes.finished += [row.id for row in gave_up]
-        sendable = [row for row in rows if not row.removed and not row.gave_up]
+        left = [row for row in rows if not row.removed and not row.gave_up]
+        if to_hold := [row for row in left if row.paused]:  # after the others, since this locks webhooks
+            changes.more_due = hold(session, to_hold)
+        sendable = [row for row in left if not row.paused]
         if sendable or changes.more_due:
             return [Claim._make(row[: len(Claim._fields)]) for row in sendable], changes
     return [], changes

@@ -140,8 +140,8 @@ class Dispatcher:
         self._completed = 0
         """Claims completed since the dispatcher last asked for more."""
         self._claim_not_before = self._sweep_not_before = self._withdraw_not_before = 0.0
-        self._more_to_hold = False
-        """Whether the last claim has left some of what is due and to be held."""
+        self._look_again = False
+        """Whether the last look has left some of what is to be held or to be sent after that."""
         self._locked: list[Result | Released] = []
         self._locked_not_before = 0.0
         self.stopping = threading.Event()
@@ -200,7 +200,7 @@ class Dispatcher:
                 quiet_since = monotonic()
             if cut_short and not self._unfinished:
                 locked_until = min(locked_until, monotonic() + STOP_LOCKED_S)
-            if self._more_to_hold and not cut_short:
+            if self._look_again and not cut_short:
                 wait_s = 0.0
             elif self._unfinished or self._tags.look_ups:
                 wait_s = POLL_S
@@ -215,6 +215,7 @@ class Dispatcher:
                 wait_s = min(LISTEN_S, self._tags.wait_s)
 
     def _look_for_work(self) -> None:
+        self._look_again = False
         try:
             if self._tags.attend(self._writing):
                 self._claim_not_before = -inf
@@ -231,12 +232,12 @@ class Dispatcher:
             with self._writing() as session:
                 expired = claims.expire_overdue(session, MAX_CLAIM)
                 awaited_tags.give_up(session)
-            if expired.more_due:  # of webhooks that are active again
-                self._claim_not_before = -inf
-                self._claim()
-            elif len(expired.finished) < MAX_CLAIM:
-                self._sweep_not_before = monotonic() + SWEEP_S
             announce(self._state, expired)
+            if expired.more_due:  # of webhooks that are active again: results are recorded between two batches
+                self._look_again, self._claim_not_before = True, -inf
+                break
+            if len(expired.finished) < MAX_CLAIM:
+                self._sweep_not_before = monotonic() + SWEEP_S
 
     def _claim(self) -> None:
         limit = max(MIN_CLAIM, self._claim_limit // 2, min(2 * self._completed, MAX_CLAIM))
@@ -251,8 +252,8 @@ class Dispatcher:
             taken, changes = claims.claim(session, limit, self._limits.excluded(self._measure_capacity()), self._turns)
         self._completed = 0
         self._claim_limit = limit
-        self._more_to_hold = changes.more_due
-        self._claim_not_before = -inf if self._more_to_hold else monotonic() + max(POLL_S, monotonic() - began)
+        self._look_again = changes.more_due
+        self._claim_not_before = -inf if self._look_again else monotonic() + max(POLL_S, monotonic() - began)
         if any(claim.ordered_image for claim in taken):
             with self._writing() as session:
                 taken, released = tag_order.keep_order(session, taken)

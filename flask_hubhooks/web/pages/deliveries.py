@@ -6,7 +6,7 @@ import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from time import monotonic
 from typing import Any
 
@@ -79,6 +79,12 @@ def show_recovery(call: Call, query: dict[str, Any], webhook_id: int) -> Respons
     """How many pushes failed since a time, and how many of them are being sent again already."""
     now = utcnow()
     since, until = query["since"] or now - RECOVERED_SINCE, query["until"] or now
+    return _recovery(call, webhook_id, since, until, query["recovered"])
+
+
+def _recovery(
+    call: Call, webhook_id: int, since: datetime, until: datetime, recovered: int, *, goes_on: bool = False
+) -> Response:
     with call.state.reading() as session:
         row = find_webhook(session, call, webhook_id, with_hooks=True)
         count = redelivery.count_recoverable(session, row, since, until)
@@ -89,14 +95,16 @@ def show_recovery(call: Call, query: dict[str, Any], webhook_id: int) -> Respons
         since=f"{since:%Y-%m-%dT%H:%M}",
         until_time=time(until),
         count=count,
-        recovered=query["recovered"],
+        recovered=recovered,
+        goes_on=goes_on,
     )
 
 
 def recover(call: Call, sent: Form, webhook_id: int) -> Response:
     """Send again what failed in a time, for some seconds, and show how far that is.
 
-    The time ends when the page was opened, so that what fails again is not sent for ever.
+    The time ends when the page was opened, so that what fails again is not sent for ever. While there is more, the
+    response is a page that sends the form again: no link can begin that, since the form has a CSRF token.
     """
     wanted = loaded(RecoverSchema(), {name: sent[name] for name in ("since", "until") if sent.get(name)})
     until = wanted["until"] = wanted["until"] or utcnow()
@@ -105,16 +113,11 @@ def recover(call: Call, sent: Form, webhook_id: int) -> Response:
     while True:
         batch = api.recover(call, wanted, webhook_id)
         recovered += batch.recovered
-        if not (batch.recovered and batch.remaining) or monotonic() >= ends:
-            break
-    return see(
-        ".pages_recover",
-        repository=call.scope,
-        webhook_id=webhook_id,
-        since=sent["since"],
-        until=time(until),
-        recovered=recovered if recovered > before else None,  # the page goes on only as long as that helps
-    )
+        if not (batch.recovered and batch.remaining):
+            here: dict[str, Any] = {"repository": call.scope, "webhook_id": webhook_id, "since": sent["since"]}
+            return see(".pages_recover", **here, until=time(until), recovered=recovered)
+        if monotonic() >= ends:
+            return _recovery(call, webhook_id, wanted["since"], until, recovered, goes_on=True)
 
 
 def show(call: Call, query: dict[str, Any], webhook_id: int, delivery_id: uuid.UUID) -> Response:
