@@ -1181,24 +1181,27 @@ def test_back_to_where_the_button_was(host: Host) -> None:
 
 
 def test_what_pausing_and_deleting_do(host: Host) -> None:
-    """The pages say what a pause does and how much is held; deleting asks, and says how much it cancels."""
-    visitor, webhook = Visitor(host), host.create(URL, URL)
-    for tag in ("v1", "v2"):
-        host.push(tag=tag)
-    says = "Nothing is sent, and pushes are not recorded for it, until it is resumed."
-    assert says not in text_of(visitor.get()) + text_of(visitor.get(f"{webhook['id']}/history/"))
-    assert visitor.send(f"{webhook['id']}/pause/").status_code == 303
-    host.deliver()
-    assert says in text_of(visitor.get())
-    history = text_of(visitor.get(f"{webhook['id']}/history/"))
-    assert f"{says} 4 deliveries are held until then." in history
-    assert history.count("Held: the webhook is paused.") == 2
-    delete = text_of(visitor.get(f"{webhook['id']}/delete/"))
-    assert "4 deliveries that have not been sent are cancelled. The history can no longer be read." in delete
-    assert host.states(webhook) == ["pending", "waiting"] * 2
-    assert visitor.send(f"{webhook['id']}/resume/").status_code == 303
-    host.deliver()
-    assert "Held" not in text_of(visitor.get(f"{webhook['id']}/history/"))
+    """The pages say what a pause does, what is held and how much; deleting asks, and says how much it cancels."""
+    with Receiver(500) as receiver:
+        visitor, webhook = Visitor(host), host.create(receiver.url, receiver.url)
+        host.push(tag="tried")
+        host.deliver()
+        host.push(tag="new")
+        host.make_due()
+        says = "Nothing is sent, and pushes are not recorded for it, until it is resumed."
+        assert says not in text_of(visitor.get()) + text_of(visitor.get(f"{webhook['id']}/history/"))
+        assert visitor.send(f"{webhook['id']}/pause/").status_code == 303
+        host.deliver()
+        assert says in text_of(visitor.get())
+        history = text_of(visitor.get(f"{webhook['id']}/history/"))
+        assert f"{says} 4 deliveries are held until then." in history
+        assert history.count("Held: the webhook is paused.") == 2
+        delete = text_of(visitor.get(f"{webhook['id']}/delete/"))
+        assert "4 deliveries that have not been sent are cancelled. The history can no longer be read." in delete
+        assert host.states(webhook) == ["pending", "waiting"] * 2
+        assert visitor.send(f"{webhook['id']}/resume/").status_code == 303
+        host.deliver()
+        assert "Held" not in text_of(visitor.get(f"{webhook['id']}/history/"))
 
 
 def test_recovering(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

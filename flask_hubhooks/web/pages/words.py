@@ -195,9 +195,12 @@ def total_duration(deliveries: Sequence[Mapping[str, Any]]) -> Markup:
 
 
 def cause_of(deliveries: Sequence[Mapping[str, Any]]) -> str:
-    """Why a run has not succeeded: the cause of its first delivery that has not."""
+    """Why a run has not succeeded: the cause of its first delivery that has not, or what holds that now."""
     deciding = next((each for each in deliveries if each["state"] != "succeeded"), None)
-    return str(deciding["cause"] or deciding["reason"]) if deciding else ""
+    if deciding is None:
+        return ""
+    is_held = deciding["state"] == "pending" and deciding["reason"]
+    return str(deciding["reason"] if is_held else deciding["cause"] or deciding["reason"])
 
 
 def timing(attempt: Mapping[str, Any]) -> Markup:
