@@ -29,7 +29,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import ColumnElement, func, select
 
 from flask_hubhooks import ImagePush
-from flask_hubhooks.records.models import Delivery, Status
+from flask_hubhooks.records.models import Delivery, Status, Webhook
 from flask_hubhooks.records.transitions import HELD_PAUSED, SUPERSEDED
 from flask_hubhooks.state import current_state
 
@@ -233,9 +233,27 @@ class Run:
                 before, since = unfinished, monotonic()
             sleep(0.2)
         self.counts["stuck"] = unfinished
+        if unfinished:
+            self._print_stuck()
         self.counts["failed for good"] = self._count(Delivery.status == Status.FAILED)
         self.counts["superseded"] = self._count(Delivery.reason == SUPERSEDED)
         self.counts["sent more than once"] = self._count(Delivery.retry_step > 0)
+
+    def _print_stuck(self) -> None:
+        """Print what has not ended, and how it stands."""
+        about = (
+            Delivery.id,
+            Delivery.push_id,
+            Delivery.hook_id,
+            Delivery.ordered_image,
+            Delivery.status,
+            Delivery.reason,
+        )
+        times = Delivery.retry_step, Delivery.next_attempt_at, Delivery.lease_token, Delivery.give_up_at
+        found = select(func.now().label("now"), *about, *times, Webhook.active, Webhook.holds).join(Delivery.webhook)
+        with current_state().reading() as session:
+            for row in session.execute(found.where(Delivery.finished_at.is_(None))):
+                print(*(f"{name}={value}" for name, value in row._mapping.items()))
 
     def judge(self, deployer: Deployer) -> None:
         for pair in range(self._given.pairs):
