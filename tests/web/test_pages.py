@@ -173,7 +173,7 @@ def test_page(filled: Filled, method: str, name: str) -> None:
         check_page(filled.ask(filled.owner, method, name), 400)  # its token is none of the session's
     if name != "webhooks":
         none = {"webhook": 2**63 - 1, "delivery": uuid.uuid4(), "hook": 1}
-        data = {"csrf_token": filled.owner.token(), "state": "success"}
+        data = {"csrf_token": filled.owner.token(), "state": "success", "since": "2020-01-01T00:00"}
         check_page(filled.ask(filled.owner, method, name, ids=none, data=data if method == "POST" else None), 404)
     if method == "POST":
         check_page(filled.ask(filled.owner, method, name, headers={"Origin": "https://evil.example"}), 403)
