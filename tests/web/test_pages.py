@@ -1196,8 +1196,8 @@ def test_what_pausing_and_deleting_do(host: Host) -> None:
         history = text_of(visitor.get(f"{webhook['id']}/history/"))
         assert f"{says} 4 deliveries are held until then." in history
         assert history.count("Held: the webhook is paused.") == 2
-        delete = text_of(visitor.get(f"{webhook['id']}/delete/"))
-        assert "4 deliveries that have not been received yet are cancelled. The history can no longer be read." in delete
+        asked = text_of(visitor.get(f"{webhook['id']}/delete/"))
+        assert "4 deliveries that have not been received yet are cancelled. The history can no longer be read." in asked
         assert host.states(webhook) == ["pending", "waiting"] * 2
         assert visitor.send(f"{webhook['id']}/resume/").status_code == 303
         host.deliver()
