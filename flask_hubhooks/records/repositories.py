@@ -17,7 +17,7 @@ from ..registry import check_repository
 from . import superseding
 from .cancelling import REPOSITORY_DELETED, REPOSITORY_LEFT, cancel_all, cut_off
 from .models import Kind, deliveries, hooks, pushes, webhooks
-from .scopes import REGISTRY, has_pattern, is_namespace, is_pattern, patterns_of
+from .scopes import REGISTRY, covers, has_pattern, is_namespace, is_pattern, patterns_of
 
 MAX_SETTLED = 20
 """Repositories that one call of `settle` corrects at most."""
@@ -111,7 +111,8 @@ def known_in(session: Session, namespace: str) -> set[str]:
     below = select(webhooks.c.scope).where(
         webhooks.c.scope.startswith(namespace[:-1], autoescape=True), ~has_pattern, webhooks.c.deleted_id == 0
     )
-    return {*session.scalars(pushed), *session.scalars(below)}
+    # On SQLite LIKE ignores case.
+    return {*session.scalars(pushed), *(each for each in session.scalars(below) if covers(namespace, each))}
 
 
 def settle(session: Session) -> None:

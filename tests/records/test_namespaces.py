@@ -304,6 +304,8 @@ def test_orphans(host: Host) -> None:
     gone, alive, new = (create(host, f"{each}/*", URL, name=each) for each in ("gone", "alive", "new"))
     create(host, "*", URL)
     host.create(URL)
+    host.hubhooks.authorizer(lambda *_: "alice")
+    host.create(URL, repository="Gone/a")
     for repository in ("gone/a", "gone/b", "alive/a", "alive/b"):
         host.push(repository)
     asked: set[str] = set()
@@ -315,12 +317,12 @@ def test_orphans(host: Host) -> None:
 
     listed = orphans(host)
     assert listed.stdout.splitlines() == [f"gone/*\tgone\t{gone['id']}"]
-    assert "1 of 5 webhooks" in listed.stderr
-    assert asked == {"gone/a", "gone/b", "alive/a", "alive/b", "acme/app"}
+    assert "1 of 6 webhooks" in listed.stderr
+    assert asked == {"gone/a", "gone/b", "alive/a", "alive/b", "Gone/a", "acme/app"}
     assert orphans(host, "--delete", "--yes", "--force").exit_code == 0
     with host.writing() as session:
         live = session.scalars(select(Webhook.scope).where(Webhook.deleted_id == 0)).all()
-        assert set(live) == {"alive/*", "new/*", "*", "acme/app"}
+        assert set(live) == {"alive/*", "new/*", "*", "Gone/a", "acme/app"}
     assert alive["id"] and new["id"]
 
 
