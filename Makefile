@@ -11,13 +11,16 @@ ifneq ($(shell $(IN_VENV) -c "print('works')" 2>/dev/null),works)
 $(shell rm -rf .venv)
 endif
 
-.PHONY: demo run test coverage lint translations bench chaos screenshots clean
+.PHONY: demo run sidecar test coverage lint translations bench chaos screenshots clean
 
 demo: .venv/demo.stamp          ## push an image and watch webhooks, callbacks and a chain
 	@$(IN_VENV) -m example_app.demo
 
 run: .venv/demo.stamp           ## the example registry with a worker, until Ctrl-C
 	@$(IN_VENV) -m example_app.demo --keep
+
+sidecar: .venv/demo.stamp .venv/sidecar.stamp  ## webhooks beside Debian's docker-registry, until Ctrl-C
+	@$(IN_VENV) -m example_app.demo.sidecar
 
 test: .venv/test.stamp          ## all tests, against real servers
 	$(PYTEST)

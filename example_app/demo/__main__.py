@@ -72,7 +72,7 @@ def _run(servers: Servers, story: Story, terminal: Terminal, stop: StopSignal, k
     except (Failed, requests.RequestException) as failure:
         time.sleep(STOP_S)
         stop.check()
-        _report(failure, servers, terminal)
+        servers.report(failure, terminal)
         return 1
     return 0
 
@@ -89,16 +89,6 @@ def _say_what_to_do(servers: Servers, terminal: Terminal) -> None:
     text = TO_OPEN.format(url=servers.registry_url, host=host, repository=REPOSITORY, tag=TAG)
     for line in text.splitlines():
         terminal.line(line, indent="")
-
-
-def _report(failure: Exception, servers: Servers, terminal: Terminal) -> None:
-    terminal.line()
-    terminal.line(f"It did not work: {failure}", "red", indent="")
-    for name in ("registry", "worker"):
-        terminal.line()
-        terminal.line(f"The last lines of the {name}'s log:", "bold", indent="")
-        for line in servers.last_lines(name):
-            terminal.line(line)
 
 
 if __name__ == "__main__":

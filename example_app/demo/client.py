@@ -40,10 +40,14 @@ class Client:
         self._send("PUT", f"/v2/{repository}/manifests/{tag}", 201, data=image.manifest, headers=headers)
 
     def create_webhook(self, repository: str, name: str, *hook_urls: str) -> dict[str, Any]:
-        """Make a webhook with one URL, or a chain, and return it with its secret."""
+        """Make a webhook of a repository, or of a namespace such as `acme/*`; return it with its secret.
+
+        It has one URL, or a chain.
+        """
+        scope = f"namespaces/{repository[:-2]}" if repository.endswith("/*") else f"repositories/{repository}"
         hooks = [{"hook_url": url} for url in hook_urls]
         wanted = {"name": name} | (hooks[0] if len(hooks) == 1 else {"hooks": hooks})
-        answer = self._send("POST", f"/v2/repositories/{repository}/webhooks/", 201, json=wanted)
+        answer = self._send("POST", f"/v2/{scope}/webhooks/", 201, json=wanted)
         return dict(answer.json())
 
     def pause(self, repository: str, webhook: dict[str, Any]) -> None:

