@@ -138,7 +138,7 @@ def test_what_the_menu_offers(site: Host, visit: Visit) -> None:
         visit.choose("Pipeline", "Pause")
         visit.sees("The webhook is paused")
         visit.choose("Pipeline", "Resume")
-        visit.sees("The webhook is active again.")
+        visit.sees("The webhook is active again, and sends what was held.")
         visit.choose("Pipeline", "View history")
         visit.sees("hubhooks-test")
         visit.link("Webhooks").click()
@@ -273,12 +273,12 @@ def test_what_is_announced(site: Host, visit: Visit) -> None:
     expect(status).to_contain_text("Paused")
     visit.button("Resume").click()
     visit.heading("History of Pipeline")
-    visit.sees("The webhook is active again.")
+    visit.sees("The webhook is active again, and sends what was held.")
     visit.page.clock.run_for(1000)
-    expect(status).to_have_text("The webhook is active again.")
+    expect(status).to_have_text("The webhook is active again, and sends what was held.")
     visit.page.reload()
     visit.heading("History of Pipeline")
-    expect(visit.page.get_by_text("The webhook is active again.")).to_have_count(0)
+    expect(visit.page.get_by_text("The webhook is active again, and sends what was held.")).to_have_count(0)
 
 
 def test_rows_that_fall_off(site: Host, visit: Visit) -> None:
