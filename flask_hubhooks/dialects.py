@@ -135,6 +135,13 @@ def limit_idling(session: Session, seconds: float) -> None:
         session.execute(limit, {"ms": str(round(seconds * 1000))})
 
 
+def limit_statements(session: Session, seconds: float) -> None:
+    """Have PostgreSQL end statements of the transaction that take longer, for example because they wait for a lock."""
+    if session.get_bind().dialect.name == "postgresql":
+        limit = text("SELECT set_config('statement_timeout', :ms, true)")
+        session.execute(limit, {"ms": str(round(seconds * 1000))})
+
+
 @contextmanager
 def raising_locked() -> Iterator[None]:
     """Raise `Locked` if a statement with NOWAIT finds a row locked (55P03)."""

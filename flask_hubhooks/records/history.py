@@ -17,6 +17,7 @@ from ..dialects import UTCDateTime
 from ..transport.causes import cause
 from .models import ID_LIMIT, OUTCOMES, UNSENT, Attempt, Delivery, Push, Status, Webhook, same_run, unsucceeded
 from .scopes import is_pattern
+from .workers import waiting_reasons
 
 _CURSOR = re.compile(r"(older|newer):(-?[0-9]{1,18}):([0-9]{1,19}):([0-9]{1,4})")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -45,6 +46,8 @@ class Context:
     """The run of each push, by the push's id."""
     last_attempts: Mapping[uuid.UUID, LastAttempt]
     """The last attempt of each delivery that has one, by the delivery's id."""
+    waiting: Mapping[uuid.UUID, str]
+    """Why deliveries wait, by their ids."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def cursors(edges: Sequence[Edge], older: bool, newer: bool) -> tuple[str | None
 
 def context(session: Session, deliveries: Sequence[Delivery]) -> Context:
     """The runs of some deliveries of one webhook, and the last attempts of these deliveries."""
-    return Context(_runs(session, deliveries), last_attempts(session, deliveries))
+    return Context(_runs(session, deliveries), last_attempts(session, deliveries), waiting_reasons(session, deliveries))
 
 
 def last_attempts(session: Session, deliveries: Sequence[Delivery]) -> dict[uuid.UUID, LastAttempt]:

@@ -1,4 +1,4 @@
-"""The five tables, on a base of our own that is copied into the host's metadata."""
+"""The six tables, on a base of our own that is copied into the host's metadata."""
 
 from __future__ import annotations
 
@@ -449,6 +449,25 @@ class Attempt(Base):
     delivery: Mapped[Delivery] = relationship(back_populates="attempts")
 
 
+class Worker(Base):
+    """The heartbeat of one worker process, which `workers` writes. Web processes read from it why deliveries wait."""
+
+    __tablename__ = "hubhooks_worker"
+
+    name: Mapped[str] = mapped_column(String(255), primary_key=True)
+    host: Mapped[str] = mapped_column(String(255))
+    version: Mapped[str] = mapped_column(String(255))
+    started_at: Mapped[datetime]
+    last_beat: Mapped[datetime]
+    stopped: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """It has ended in order, so nobody has to wait for beats that are missing."""
+    suspended: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """RQ workers are suspended (`rq suspend`)."""
+    in_flight: Mapped[int] = mapped_column(default=0, server_default="0")
+    open_breakers: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
+    """`workers.OpenBreaker`s."""
+
+
 Delivery.attempt_count = column_property(
     select(func.count()).where(Attempt.delivery_id == Delivery.id).correlate_except(Attempt).scalar_subquery()
 )
@@ -458,6 +477,7 @@ hooks = cast(Table, Hook.__table__)
 pushes = cast(Table, Push.__table__)
 deliveries = cast(Table, Delivery.__table__)
 attempts = cast(Table, Attempt.__table__)
+workers = cast(Table, Worker.__table__)
 
 unsucceeded = deliveries.c.status != literal_column("'succeeded'")
 """In the words of the partial index: PostgreSQL would not recognise a bound parameter."""

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, contains_eager, joinedload
 from . import history
 from .history import Context
 from .models import OUTCOMES, Delivery, Push, Status, Webhook, deliveries
+from .workers import waiting_reasons
 
 MAX_POSITION = 9999
 """Behind all hooks of a webhook, for a cursor that leads beyond a whole run."""
@@ -56,7 +57,7 @@ class RunSummary:
 def page(session: Session, webhook: Webhook, wanted: Mapping[str, Any], size: int, scope: str) -> RunPage:
     """The `size` runs that a query, as `HistoryPageSchema` loads it, asks for, as users of `scope` see them.
 
-    It takes three statements.
+    It takes three statements, and a fourth if a delivery is pending.
     """
     repository = wanted["repository"] or None
     order = history.order_for(webhook, scope, repository, wanted["tag"] or None)
@@ -77,12 +78,14 @@ def page(session: Session, webhook: Webhook, wanted: Mapping[str, Any], size: in
     read = [(pushed_at, push_id) for pushed_at, push_id in session.execute(found)]
     pushes, has_older, has_newer = history.cut(read, size, newer, bool(start))
     runs = _runs_of(session, webhook, [push_id for _, push_id in pushes])
+    rows = [each for run in runs for each in run]
     edges = [(*each, 0) for each in pushes[:1]] + [(*each, MAX_POSITION) for each in pushes[-1:]]
     return RunPage(
         runs,
         Context(
             {run[0].push_id: run for run in runs},
-            history.last_attempts(session, [each for run in runs for each in run]),
+            history.last_attempts(session, rows),
+            waiting_reasons(session, rows),
         ),
         *history.cursors(edges, has_older, has_newer),
     )

@@ -81,6 +81,8 @@ class DeliveryView:
     row: Delivery
     latest: LastAttempt
     chain: Sequence[Delivery]
+    waiting: str = ""
+    """Why it waits."""
     attempts: Sequence[AttemptView] = ()
 
 
@@ -96,7 +98,13 @@ class Page:
 
 def delivery_views(rows: Sequence[Delivery], context: Context) -> list[DeliveryView]:
     return [
-        DeliveryView(row, context.last_attempts.get(row.id, LastAttempt()), context.runs[row.push_id]) for row in rows
+        DeliveryView(
+            row,
+            context.last_attempts.get(row.id, LastAttempt()),
+            context.runs[row.push_id],
+            context.waiting.get(row.id, ""),
+        )
+        for row in rows
     ]
 
 
@@ -294,7 +302,10 @@ class DeliveryDocument(Document):
         list(OUTCOMES), "The outcome of its run.", read=lambda view: outcome_of(each.status for each in view.chain)
     )
     reason = Text("Why it ended or is held, if no attempt says so.")
-    cause = Text('Why the latest attempt failed, and what to do; "" if it did not fail.', read="latest.cause")
+    cause = Text(
+        'Why it waits, or why the latest attempt failed, and what to do; "" otherwise.',
+        read=lambda view: view.waiting or view.latest.cause,
+    )
     hook = Nested(DeliveryHookDocument)
     position = Count("The position of the hook in its chain, from 0.")
     chain_length = Number()

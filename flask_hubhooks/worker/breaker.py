@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import logging
 import random
+from datetime import timedelta
 from math import inf
 from time import monotonic
+
+from ..dialects import utcnow
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +40,8 @@ class Breaker:
         self._failures = 0
         self._openings = 0  # since it was closed
         self._open_until = -inf
+        self.next_try_at = utcnow()
+        """When it was or will be half-open, by this machine's clock, once it has been open."""
         self._failed_at = -inf
         self._probing = False
 
@@ -84,6 +89,7 @@ class Breaker:
         seconds = OPEN_S[min(self._openings, len(OPEN_S) - 1)] * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311  # nosec B311
         self._openings += 1
         self._open_until = monotonic() + seconds
+        self.next_try_at = utcnow() + timedelta(seconds=seconds)
         self._probing = False
         logger.warning(
             "%s has failed %d times in a row: its deliveries wait %.0f s (breaker open)",

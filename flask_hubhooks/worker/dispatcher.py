@@ -34,6 +34,7 @@ from ..formats import (
 )
 from ..records import request_headers
 from ..records.chains import Changes
+from ..records.workers import OpenBreaker
 from ..state import State
 from ..transport import Concern, Outcome, Request, Transport
 from ..transport.egress import egress_of
@@ -145,6 +146,15 @@ class Dispatcher:
         self._locked: list[Result | Released] = []
         self._locked_not_before = 0.0
         self.stopping = threading.Event()
+
+    @property
+    def in_flight(self) -> int:
+        """The number of requests in flight."""
+        return self._limits.in_flight
+
+    def open_breakers(self) -> list[OpenBreaker]:
+        """The hooks and hosts that are sent nothing for a while."""
+        return self._limits.open_breakers()
 
     @property
     def longest_timeout_s(self) -> float:
@@ -307,7 +317,7 @@ class Dispatcher:
                 claim.id,
                 claim.webhook_id,
             )
-            self._postpone(claim, "Held: its secret or its headers cannot be decrypted. Tell the operator.")
+            self._postpone(claim, "Waiting: its secret or its headers cannot be decrypted. Tell the operator.")
         except BodyTooLarge as too_large:
             self._limits.ended(claim)
             outcome = Outcome(utcnow(), 0, error=str(too_large), concern=Concern.NOBODY)
@@ -315,7 +325,7 @@ class Dispatcher:
             self._done.put(Result(claim, claim.hook_url, {}, "", outcome, judgement))
         except Exception:
             logger.exception("delivery %s is held: it could not be built", claim.id)
-            self._postpone(claim, "Held: it could not be built. The worker's log says why.")
+            self._postpone(claim, "Waiting: it could not be built. The worker's log says why.")
 
     def _postpone(self, claim: Claim, reason: str) -> None:
         self._limits.ended(claim)
@@ -340,7 +350,7 @@ class Dispatcher:
                 judgement = judge_test(outcome) if claim.is_test else judge(outcome, claim.retry_step)
             except Exception:
                 logger.exception("delivery %s is held: its outcome could not be judged", claim.id)
-                return self._postpone(claim, "Held: its outcome could not be judged. The worker's log says why.")
+                return self._postpone(claim, "Waiting: its outcome could not be judged. The worker's log says why.")
             declined = judgement.verdict is Verdict.DECLINED
             self._limits.ended(claim, outcome, received=None if declined else judgement.verdict is Verdict.RECEIVED)
             stored_body = body.decode().replace(token, MASKED)

@@ -20,6 +20,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from time import monotonic
 
+from ..records.workers import OpenBreaker
 from ..transport import Concern, Outcome
 from ..transport.hook_url import BadURL, canonical_origin
 from .breaker import Breaker
@@ -32,6 +33,8 @@ MAX_PER_HOOK = 100
 answer, and connect a second later."""
 MIN_SHARE = 2
 """Deliveries that a succeeding hook may hold at least, in flight or waiting here."""
+MAX_SHOWN = 1000
+"""Open breakers that a heartbeat lists. They would be many where many receivers are dead."""
 FORGET_S = 10.0
 """How long a hook that has nothing to send is remembered."""
 
@@ -241,6 +244,29 @@ class Limits:
         """The longest time-out of the requests in flight; 0 if there are none."""
         with self._lock:
             return max((flight.timeout_s for flight in self._flights.values()), default=0)
+
+    # What the heartbeat tells
+
+    @property
+    def in_flight(self) -> int:
+        """The number of requests in flight."""
+        return len(self._flights)
+
+    def open_breakers(self) -> list[OpenBreaker]:
+        """Return at most `MAX_SHOWN` breakers that are open or half-open, those of hosts first."""
+        with self._lock:
+            breakers: dict[int | str, Breaker] = {origin: host.breaker for origin, host in self._hosts.items()}
+            # A hook with a new URL has a new breaker, which comes later.
+            breakers |= {hook.key[0]: hook.breaker for hook in self._hooks.values()}
+            tripped = [(key, breaker.next_try_at) for key, breaker in breakers.items() if breaker.tripped]
+        return [
+            OpenBreaker(
+                hook_id=key if isinstance(key, int) else None,
+                origin="" if isinstance(key, int) else key,
+                next_try_at=next_try_at.isoformat(timespec="seconds"),
+            )
+            for key, next_try_at in tripped[:MAX_SHOWN]
+        ]
 
     # How turns, limits and breakers work; the lock is held
 

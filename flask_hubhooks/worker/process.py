@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from rq import SimpleWorker
 from rq.exceptions import InvalidJobOperation
 from rq.serializers import JSONSerializer
+from rq.suspension import WORKERS_SUSPENDED
 
 from ..dialects import DATABASE_AWAY
 from ..records.retention import prune, takes_turn
@@ -26,6 +27,7 @@ from ..state import State, current_state
 from ..wakeups import enqueue_delivery, newest_failed_job, wake, wake_unless_queued
 from .claims import anything_due
 from .dispatcher import Dispatcher
+from .heartbeat import heart_beating
 from .jobs import dispatchers
 from .readiness import RETRY_DELAYS_S, CannotWork, await_redis, await_servers
 
@@ -66,10 +68,11 @@ def work(app: Flask, concurrency: int | None, burst: bool, ready: Callable[[], o
         if dispatcher.stopping.is_set():  # a finalizer may drop any exception
             return
         ready()
-        if burst:
-            _deliver_once(state, dispatcher)
-        else:
-            _deliver_until_stopped(app, state, dispatcher)
+        with heart_beating(app, state, dispatcher):
+            if burst:
+                _deliver_once(state, dispatcher)
+            else:
+                _deliver_until_stopped(app, state, dispatcher)
 
 
 def _handle_signals(dispatcher: Dispatcher) -> None:
@@ -114,6 +117,8 @@ def _exit_if_stopping_hangs(dispatcher: Dispatcher) -> Iterator[None]:
 
 def _deliver_once(state: State, dispatcher: Dispatcher) -> None:
     with state.redis_outage.watched():
+        if state.redis.exists(WORKERS_SUSPENDED):
+            raise CannotWork("RQ workers are suspended, so nothing was delivered. Resume them with `rq resume`.")
         enqueue_delivery(state)
         _DeliveryWorker(state, dispatcher).work(burst=True, logging_level="WARNING")
     for outage in (state.database_outage, state.redis_outage):
@@ -239,7 +244,7 @@ class _Beat:
         with state.database_outage.watched(), state.reading() as session:
             due = anything_due(session)
         with state.redis_outage.watched():
-            state.redis.ping()
+            state.suspension.seen(bool(state.redis.exists(WORKERS_SUSPENDED)))
             if due:
                 wake(state)
                 # All workers are busy, or a job was lost: Redis is not trusted to keep jobs and keys.

@@ -298,7 +298,7 @@ def test_a_held_delivery_says_so(host: Host) -> None:
             kept = session.scalars(select(Webhook.encrypted_secret)).one()
         host.set_all(Webhook, encrypted_secret=b"nonsense")
         host.deliver()
-        assert host.history(webhook)[0]["reason"].startswith("Held: its secret or its headers cannot be decrypted")
+        assert host.history(webhook)[0]["reason"].startswith("Waiting: its secret or its headers cannot be decrypted")
         host.set_all(Webhook, encrypted_secret=kept)
         host.make_due()
         host.deliver()

@@ -209,7 +209,7 @@ def test_a_format_of_another_version(host: Host, receiver: Receiver, stored: dic
     push(host)
     [delivery] = host.history(webhook)
     assert (delivery["state"], delivery["attempt_count"]) == ("pending", 0)
-    assert delivery["reason"] == "Held: it could not be built. The worker's log says why."
+    assert delivery["reason"] == "Waiting: it could not be built. The worker's log says why."
     host.set_all(Hook, payload_format="dockerhub", template=None)
     host.make_due()
     host.deliver()

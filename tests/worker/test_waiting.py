@@ -1,0 +1,123 @@
+"""Why deliveries wait: what the history says while no worker runs, or while workers hold deliveries back."""
+
+from __future__ import annotations
+
+import re
+import signal
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from redis import Redis
+from rq.suspension import resume, suspend
+from sqlalchemy import insert, select
+
+from flask_hubhooks.dialects import utcnow
+from flask_hubhooks.records.models import Worker, workers
+from flask_hubhooks.version import VERSION
+from flask_hubhooks.worker.heartbeat import heart_beating
+from flask_hubhooks.worker.jobs import dispatchers
+
+from ..support.host import Host
+from ..support.marks import URL
+from ..support.receivers import Receiver, poll
+from .test_worker import Start, database_uri, start, worker  # noqa: F401 - fixtures
+
+SECONDS = 60
+TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
+
+
+def cause(host: Host, webhook: dict[str, Any], user: str = "reader") -> str:
+    """The cause of a webhook's latest delivery, which the pages show as well."""
+    path = f"acme/app/webhooks/{webhook['id']}/history/"
+    said = str(host.api("GET", path, user=user).get_json()["results"][0]["cause"])
+    if said:
+        assert said.replace("'", "&#39;") in host.api("GET", f"/r/{path}", user=user).text
+    return said
+
+
+def rows(host: Host) -> list[Any]:
+    with host.writing() as session:
+        return list(session.execute(select(workers)).all())
+
+
+def missed(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [each.message for each in caplog.records if "wait for a worker" in each.message]
+
+
+def test_from_start_to_end(host: Host, worker: Start, redis_url: str, caplog: pytest.LogCaptureFixture) -> None:  # noqa: F811
+    """Deliveries say that there is no worker, and since when, or that RQ is suspended. Logs say each once."""
+    with Redis.from_url(redis_url) as redis, Receiver() as receiver:
+        webhook = host.create(receiver.url)
+        host.push()
+        assert cause(host, webhook) == "Waiting for a worker: none has been seen yet."
+        assert len(missed(caplog)) == 1
+        process = worker()
+        receiver.wait_for(1, SECONDS)
+        poll(lambda: cause(host, webhook) == "", SECONDS)
+        [row] = rows(host)
+        assert row.name.startswith(f"{row.host}.")
+        assert (row.version, row.in_flight, row.open_breakers, row.stopped) == (VERSION, 0, [], False)
+
+        suspend(redis)
+        poll(lambda: rows(host)[0].suspended, SECONDS)
+        poll(lambda: listens(redis) == 0, SECONDS)
+        host.push(tag="held")
+        assert cause(host, webhook) == "Waiting: RQ workers are suspended. Resume them with `rq resume`."
+        burst = host.app.test_cli_runner().invoke(args=["hubhooks", "worker", "--burst"])
+        assert burst.exit_code == 1
+        assert "RQ workers are suspended, so nothing was delivered" in burst.output
+        resume(redis)
+        receiver.wait_for(2, SECONDS)
+        poll(lambda: process.log.count("RQ workers are") == 2, SECONDS)
+
+        process.send(signal.SIGTERM)
+        assert process.ends(SECONDS) == 0
+        host.push()
+        since = re.fullmatch(f"Waiting for a worker: none has been seen since ({TIME})\\.", cause(host, webhook))
+        assert since and f"{rows(host)[0].last_beat:%H:%M:%S}" in since[1]
+        assert cause(host, webhook)
+        assert len(missed(caplog)) == 2
+        assert "`flask hubhooks worker`" in missed(caplog)[1]
+
+
+def listens(redis: Any) -> int:
+    """How many workers linger in a job."""
+    return int(redis.pubsub_numsub("hubhooks:wakes")[0][1])
+
+
+@pytest.mark.parametrize("database_uri", ["sqlite"], indirect=True)
+def test_a_worker_that_died(host: Host) -> None:
+    """A worker that was killed counts as gone after 30 s, with what it had claimed. One that beats is not missed."""
+    webhook = host.create(URL)
+    host.push()
+    with host.writing() as session:
+        died = {"name": "a", "host": "secret-host", "version": "1", "started_at": utcnow(), "open_breakers": []}
+        session.execute(insert(workers), died | {"last_beat": utcnow() - timedelta(seconds=10)})
+    assert cause(host, webhook) == ""
+    host.set_all(Worker, last_beat=utcnow() - timedelta(seconds=40))
+    assert cause(host, webhook).startswith("Waiting for a worker: none has been seen since 20")
+    assert "secret-host" not in cause(host, webhook, "alice")
+
+
+@pytest.mark.parametrize("database_uri", ["sqlite", "postgresql"], indirect=True)
+def test_behind_a_breaker(host: Host) -> None:
+    """A delivery that an open breaker holds back names the receiver, without its path, and the next try.
+
+    Its worker deletes the rows of workers that stopped, or that have been gone for an hour.
+    """
+    dead = {"host": "a", "version": "1", "started_at": utcnow(), "open_breakers": []}
+    with host.writing() as session:
+        for name, minutes, stopped in (("gone", 61, False), ("stopped", 0, True), ("late", 59, False)):
+            last_beat = utcnow() - timedelta(minutes=minutes)
+            session.execute(insert(workers), dead | {"name": name, "last_beat": last_beat, "stopped": stopped})
+    with Receiver(503) as receiver:
+        webhook = host.create(f"{receiver.url}/secret-path")
+        for _ in range(4):
+            host.push()
+        host.run_job()
+        origin = receiver.url.removesuffix("/hook")
+        shown = f"Waiting: {re.escape(origin)} does not answer; (next try at {TIME}|it is being tried again)\\."
+        with host.app.app_context(), heart_beating(host.app, host.state, dispatchers[host.state]):
+            poll(lambda: re.fullmatch(shown, cause(host, webhook)) is not None, SECONDS)
+            assert {row.name for row in rows(host) if row.version == "1"} == {"late"}
