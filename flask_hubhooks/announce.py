@@ -1,4 +1,4 @@
-"""Sends signals to the host, after the commit: deliveries and runs that finished, webhooks that were disabled."""
+"""Logs, and sends signals to the host, after the commit: deliveries and runs that finished, webhooks that were disabled."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ logger = logging.getLogger(__name__)
 
 
 def announce(state: State, changes: Changes) -> None:
-    """Send the signals for deliveries that succeeded, failed or expired, and for webhooks that we disabled.
+    """Log what failed, and send the signals for deliveries that succeeded, failed or expired, and for webhooks that we disabled.
 
     Receivers run in an app context of their own, so that their use of `db.session` affects nobody else. Nothing is read
     from the database for a signal without receivers. Errors are logged, never raised: the changes are committed.
     """
+    for level, text in changes.log:
+        logger.log(level, "%s", text)
     try:
         if changes.finished and (delivery_finished.receivers or chain_finished.receivers):
             _announce_finished(state, changes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,13 @@ def worker(concurrency: int | None, burst: bool) -> None:
 
     Run any number of workers on any number of machines. On SIGTERM a worker finishes its requests in flight and exits.
     """
+
+    ours = logging.getLogger("flask_hubhooks")
+    if not ours.hasHandlers():  # the host has configured none
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        ours.addHandler(handler)
+        ours.setLevel(logging.INFO)
 
     def ready() -> None:
         click.echo(f"hubhooks: delivering from queue {current_state().config.queue!r}", err=True)

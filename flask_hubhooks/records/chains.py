@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,13 @@ class Changes:
     """More is due, such as another hook of a chain."""
     locked: frozenset[uuid.UUID] = frozenset()
     """Deliveries that were left as they are, since another transaction has locked them."""
+    log: list[tuple[int, str]] = field(default_factory=list)
+    """Levels and texts of log entries."""
+
+    def log_failure(self, delivery_id: uuid.UUID, webhook_id: int, status: Status, reason: str) -> None:
+        """Log that a delivery failed for good, or that its callback expired."""
+        ended = "expired" if status is Status.EXPIRED else "failed for good"
+        self.log.append((logging.INFO, f"delivery {delivery_id} of webhook {webhook_id} {ended}: {reason}"))
 
 
 def advance(session: Session, runs: Collection[Run]) -> bool:

@@ -43,7 +43,7 @@ from ..records.cancelling import REMOVED, removed
 from ..records.chains import Changes, advance
 from ..records.holding import any_to_release, hold, paused, release_held
 from ..records.locks import lock_free, lock_waiting
-from ..records.models import UNDER_WAY, Kind, deliveries, hooks, pushes, webhooks
+from ..records.models import UNDER_WAY, Kind, Status, deliveries, hooks, pushes, webhooks
 from ..records.repositories import settle
 from ..records.scopes import has_pattern
 from ..records.transitions import URGENT_S
@@ -269,7 +269,9 @@ _GIVE_UP = _these.values(transitions.overdue())
 _EXPIRE = (
     _these.where(deliveries.c.status.in_(UNDER_WAY))  # others have no time to give up
     .values(transitions.overdue())
-    .returning(deliveries.c.id, deliveries.c.push_id, deliveries.c.webhook_id)
+    .returning(
+        deliveries.c.id, deliveries.c.push_id, deliveries.c.webhook_id, deliveries.c.status, deliveries.c.reason
+    )
 )
 
 _of_renamed = (
@@ -478,6 +480,8 @@ def claim(
                 session.execute(statement, {"ids": [row.id for row in ended]})
                 advance(session, {(row.push_id, row.webhook_id) for row in ended})
         changes.finished += [row.id for row in gave_up]
+        for row in gave_up:
+            changes.log_failure(row.id, row.webhook_id, Status.FAILED, transitions.GAVE_UP)
         left = [row for row in rows if not row.removed and not row.gave_up]
         if to_hold := [row for row in left if row.paused]:  # after the others, since this locks webhooks
             changes.more_due = hold(session, to_hold)
@@ -529,4 +533,7 @@ def expire_overdue(session: Session, limit: int) -> Changes:
         runs = {(row.push_id, row.webhook_id) for row in expired}
         lock_waiting(session, runs)
         advance(session, runs)
-    return Changes([row.id for row in expired], more_due=release_held(session))
+    changes = Changes([row.id for row in expired], more_due=release_held(session))
+    for row in expired:
+        changes.log_failure(row.id, row.webhook_id, row.status, row.reason)
+    return changes

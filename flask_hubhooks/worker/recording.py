@@ -6,6 +6,7 @@ what it has decided in one statement for each kind of transition.
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -108,13 +109,18 @@ def record(
     more_due = bool(decisions.ended_runs) and advance(session, decisions.ended_runs)
     reasons = _write_health(session, decisions)
     webhook_of = {each.claim.hook_id: each.claim.webhook_id for each in results}
-    disabled = [
-        webhook_of[hook]
-        for hook, reason in reasons.items()
-        if webhook_of[hook] in may_disable and disable(session, webhook_of[hook], reason)
-    ]
     finished = [*decisions.succeeded, *(each for ids in decisions.failed.values() for each in ids)]
-    return Changes(finished, disabled, more_due or decisions.more_due, locked)
+    changes = Changes(finished, more_due=more_due or decisions.more_due, locked=locked)
+    webhooks_of = {each.claim.id: each.claim.webhook_id for each in results}
+    for reason, ids in decisions.failed.items():
+        for each in ids:
+            changes.log_failure(each, webhooks_of[each], Status.FAILED, reason)
+    for hook, reason in reasons.items():
+        webhook_id = webhook_of[hook]
+        if webhook_id in may_disable and disable(session, webhook_id, reason):
+            changes.disabled.append(webhook_id)
+            changes.log.append((logging.WARNING, f"webhook {webhook_id} was disabled: {reason}"))
+    return changes
 
 
 # Lock

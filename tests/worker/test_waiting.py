@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import signal
 from datetime import timedelta
@@ -13,12 +14,12 @@ from rq.suspension import resume, suspend
 from sqlalchemy import insert, select
 
 from flask_hubhooks.dialects import utcnow
-from flask_hubhooks.records.models import Worker, workers
+from flask_hubhooks.records.models import Hook, Worker, workers
 from flask_hubhooks.version import VERSION
 from flask_hubhooks.worker.heartbeat import heart_beating
 from flask_hubhooks.worker.jobs import dispatchers
 
-from ..support.host import Host
+from ..support.host import Host, failing_for
 from ..support.marks import URL
 from ..support.receivers import Receiver, poll
 from .test_worker import Start, database_uri, start, worker  # noqa: F401 - fixtures
@@ -78,6 +79,7 @@ def test_from_start_to_end(host: Host, worker: Start, redis_url: str, caplog: py
         assert since and f"{rows(host)[0].last_beat:%H:%M:%S}" in since[1]
         assert cause(host, webhook)
         assert len(missed(caplog)) == 2
+        assert re.search(r"(?m)^\d{4}-\d\d-\d\d [\d:,]+ WARNING flask_hubhooks.outages: RQ workers are", process.log)
         assert "`flask hubhooks worker`" in missed(caplog)[1]
 
 
@@ -121,3 +123,30 @@ def test_behind_a_breaker(host: Host) -> None:
         with host.app.app_context(), heart_beating(host.app, host.state, dispatchers[host.state]):
             poll(lambda: re.fullmatch(shown, cause(host, webhook)) is not None, SECONDS)
             assert {row.name for row in rows(host) if row.version == "1"} == {"late"}
+
+
+@pytest.mark.parametrize("database_uri", ["sqlite"], indirect=True)
+def test_log(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    """The log names deliveries that failed for good, callbacks that expired, and webhooks that were disabled."""
+    caplog.set_level(logging.INFO, "flask_hubhooks")
+    with Receiver() as silent, Receiver(308) as moved, Receiver(410) as gone, Receiver(500) as failing:
+        receivers = {"silent": silent, "moved": moved, "gone": gone, "failing": failing}
+        webhooks = {name: host.create(each.url, name=name) for name, each in receivers.items()}
+        host.api("PATCH", f"acme/app/webhooks/{webhooks['silent']['id']}/", json={"expect_final_callback": True})
+        host.set_all(Hook, **failing_for(days=5, minutes=1))
+        host.push()
+        host.deliver()
+        host.make_overdue()
+        host.deliver()
+    ids = {name: (host.history(each)[0]["id"], each["id"]) for name, each in webhooks.items()}
+    delivery = {name: "delivery {} of webhook {}".format(*each) for name, each in ids.items()}
+    logged = {f"{each.levelname} {each.message}" for each in caplog.records if each.name == "flask_hubhooks.announce"}
+    for begin in (
+        f"INFO {delivery['silent']} expired: The callback never came.",
+        f"INFO {delivery['moved']} failed for good: Redirected (308) without a Location header.",
+        f"INFO {delivery['gone']} failed for good: The receiver answered 410 Gone.",
+        f"WARNING webhook {ids['gone'][1]} was disabled: The receiver answered 410 Gone.",
+        f"WARNING webhook {ids['failing'][1]} was disabled: Deliveries to http://127.0.0.1:",
+    ):
+        assert any(each.startswith(begin) for each in logged), (begin, logged)
+    assert len(logged) == 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import tempfile
 import threading
@@ -350,9 +351,16 @@ def test_stopped_while_waiting_for_redis(make_host: MakeHost, worker: Start, por
 
 
 def told(process: Process) -> list[str]:
-    """Return the worker's log lines, which must not contain a traceback."""
+    """Return the worker's warnings, errors and other lines, which must not contain a traceback.
+
+    Its log entries begin with the time, the level and the logger, which are left out.
+    """
     assert "Traceback" not in process.log
-    return [line for line in process.log.splitlines() if not line.startswith("hubhooks: ")]
+    lines = [line for line in process.log.splitlines() if not line.startswith("hubhooks: ")]
+    entries = [re.fullmatch(r"\d{4}-\d\d-\d\d [\d:,]+ ([A-Z]+) flask_hubhooks[\w.]*: (.*)", line) for line in lines]
+    return [
+        entry[2] if entry else line for line, entry in zip(lines, entries, strict=True) if not entry or entry[1] != "INFO"
+    ]
 
 
 AWAY, BACK = "the database cannot be used", "the database can be used again"
