@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from blinker import Signal
 from flask import Blueprint, Flask, current_app
@@ -162,6 +163,14 @@ class HubHooks(Blueprint):
                 "@hubhooks.source(name) before you register the blueprint."
             )
         url_prefix = (options.get("url_prefix") or self.url_prefix or "").rstrip("/")
+        if not urlsplit(config.external_url).path.endswith(url_prefix):
+            logger.warning(
+                "HUBHOOKS_EXTERNAL_URL does not end with the blueprint's url_prefix %s, so callbacks would not arrive. "
+                "Set it to %s%s, unless a proxy adds the prefix.",
+                url_prefix,
+                config.external_url,
+                url_prefix,
+            )
         app.extensions["hubhooks"] = State(app, self._db, self._handlers, config, self._join_session, url_prefix)
         copy_tables(self._db.metadata)
         self._push_signal.connect(self._on_push)

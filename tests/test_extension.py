@@ -115,10 +115,17 @@ def test_an_app_without_us(host: Host, caplog: pytest.LogCaptureFixture) -> None
     assert not caplog.records
 
 
-def test_url_prefix(make_host: MakeHost) -> None:
-    """With a url_prefix the routes are below it, and every URL that leaves is below the external URL."""
+def test_url_prefix(make_host: MakeHost, caplog: pytest.LogCaptureFixture) -> None:
+    """With a url_prefix the routes are below it, and every URL that leaves is below the external URL.
+
+    An external URL without it is warned of.
+    """
     external = "https://registry.example.com/hooks"
     host = make_host(url_prefix="/hooks", config={"HUBHOOKS_EXTERNAL_URL": external})
+    assert "url_prefix" not in caplog.text
+    make_host(url_prefix="/hooks", config={"HUBHOOKS_EXTERNAL_URL": "https://registry.example.com"})
+    assert "does not end with the blueprint's url_prefix /hooks" in caplog.text
+    assert "Set it to https://registry.example.com/hooks," in caplog.text
     base, headers = "/hooks/v2/repositories/acme/app/webhooks/", {"X-User": "alice"}
     with Receiver() as receiver:
         answer = host.client.post(base, json={"name": "a", "hook_url": receiver.url}, headers=headers)

@@ -410,6 +410,11 @@ class Delivery(Base):
         return max(self.next_attempt_at, self.created_at)
 
     @property
+    def expires_at(self) -> datetime | None:
+        """Until when it awaits its callback; None in any other state."""
+        return self.give_up_at if self.status is Status.AWAITING_CALLBACK else None
+
+    @property
     def docker_status(self) -> str:
         """Docker Hub's word for the state: pending, success (it was received) or error."""
         if self.received_at is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
@@ -18,7 +19,7 @@ from ..crypto.secret_box import SecretBox, SecretUnreadable
 from ..crypto.signing import new_secret
 from ..dialects import lock_repository, utcnow
 from ..formats import DEFAULT_FORMAT, BadTemplate, Template
-from ..transport.hook_url import BadURL, canonical_origin
+from ..transport.hook_url import BadURL, canonical_origin, is_loopback
 from ..transport.tls import DEFAULT_TLS, TLS
 from . import request_headers, superseding
 from .cancelling import cancel_hook, cancel_webhook
@@ -27,6 +28,8 @@ from .filters import stored_filter
 from .locks import lock_unsent
 from .models import Hook, Webhook, webhooks
 from .scopes import is_pattern, patterns_of
+
+logger = logging.getLogger(__name__)
 
 MAX_SLUG = 200
 _OTHER_THAN_LETTERS = re.compile(r"-+")
@@ -272,6 +275,15 @@ def _set_hooks(session: Session, owner: Owner, webhook: Webhook, wanted: Sequenc
         if known and hook.supersedes is not superseded:
             superseding.set_order(session, hook)
         hook.position = position
+    external_url = owner.config.external_url
+    if is_loopback(external_url) and any(each.has_callback and not is_loopback(each.hook_url) for each in webhook.hooks):
+        logger.warning(
+            "webhook %r of %s has a receiver on another machine, which cannot post callbacks to %s: set "
+            "HUBHOOKS_EXTERNAL_URL to a URL that it can reach",
+            webhook.name,
+            owner.scope,
+            external_url,
+        )
 
 
 def _same_origin(one: str, other: str) -> bool:

@@ -156,6 +156,16 @@ def origin(url: str) -> str:
     return f"{found[1]}{found[2]}" if found else ""
 
 
+def is_loopback(url: str) -> bool:
+    """Whether a URL leads to the machine that requests it, by its name or address."""
+    try:
+        found = target(url)
+    except BadURL:
+        return False
+    is_address = found.address is not None and found.address.is_loopback
+    return is_address or found.host == "localhost" or found.host.endswith(".localhost")
+
+
 def hosts(url: str) -> tuple[str, str]:
     """Return the host of a hook URL in ASCII, as it is resolved, and in its own script."""
     ascii_host = ""

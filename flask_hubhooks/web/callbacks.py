@@ -32,6 +32,8 @@ class CallbackTaken:
     body=_CALLBACK,
     returns=CallbackTakenDocument(),
     problems=(404, 409, 410, 503),
+    usage="This is the callback URL of a delivery, which was left as it is. The receiver reports its result here: it "
+    'POSTs JSON such as {"state": "success"}.',
 )
 def post_callback(repository: str, token: str) -> CallbackTaken:
     """Accept a callback, whatever its Content-Type. The token in the URL authorizes it.

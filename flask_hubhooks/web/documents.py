@@ -322,6 +322,7 @@ class DeliveryDocument(Document):
     created_at = Time()
     next_attempt_at = Time(read="row.due_at", null=True)
     received_at = Time(null=True)
+    expires_at = Time("Until when it awaits its callback.", null=True)
     finished_at = Time(null=True)
 
 

@@ -86,6 +86,8 @@ class Endpoint:
     """The path of the new resource, below the webhooks of its scope; `{id}` is the id in the response."""
     problems: tuple[int, ...] = ()
     """Statuses of problems that do not follow from the other arguments."""
+    usage: str = ""
+    """What a 405 says beside the allowed methods."""
     function: Callable[..., Any] = field(init=False)
 
     def __call__(self, function: FunctionT) -> FunctionT:
@@ -137,7 +139,7 @@ def add_endpoints(blueprint: Blueprint) -> None:
         endpoints = list(group)
         name, views = endpoints[0].function.__name__, {each.method: each.answer for each in endpoints}
         if endpoints[0].access is None:
-            add_route(blueprint, rule, name, views)
+            add_route(blueprint, rule, name, views, usage=endpoints[0].usage)
             continue
         for kind, path in WEBHOOKS_OF.items():
             add_route(blueprint, path + rule, name if kind == "repository" else f"{name}_of_{kind}", views, scope_in)
@@ -160,6 +162,7 @@ def add_route(
     views: Mapping[str, View],
     check: Callable[[Mapping[str, Any]], object] | None = None,
     answer_problem: Callable[[Problem], Response] = Problem.response,
+    usage: str = "",
 ) -> None:
     """Serve `rule` with a view for each method, with and without its final slash, and never with a redirect.
 
@@ -171,7 +174,7 @@ def add_route(
         try:
             if check:
                 check(arguments)
-            response = _view(views)(**arguments)
+            response = _view(views, usage)(**arguments)
         except Problem as problem:
             response = answer_problem(problem)
         except Answered as answered:
@@ -191,7 +194,7 @@ def add_route(
     )
 
 
-def _view(views: Mapping[str, View]) -> View:
+def _view(views: Mapping[str, View], usage: str) -> View:
     method = "GET" if request.method == "HEAD" else request.method
     if method in views:
         return views[method]
@@ -199,7 +202,8 @@ def _view(views: Mapping[str, View]) -> View:
     headers = {"Allow": ", ".join(allowed)}
     if method == "OPTIONS":
         return lambda **_: Response(status=204, headers=headers)
-    raise Problem(405, f"{request.method} is not allowed here. Allowed: {headers['Allow']}.", headers=headers)
+    refusal = f"{request.method} is not allowed here. Allowed: {headers['Allow']}."
+    raise Problem(405, f"{refusal} {usage}".rstrip(), headers=headers)
 
 
 def run_with_retries(answer: Callable[[], Response]) -> Response:

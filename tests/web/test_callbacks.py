@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -153,16 +153,34 @@ def test_expired(make_host: MakeHost) -> None:
     with host.writing() as session:
         [give_up_at] = session.scalars(select(Delivery.give_up_at))
     assert give_up_at is not None
+    waiting = only(host, webhook)
+    assert datetime.fromisoformat(waiting["expires_at"].replace("Z", "+00:00")) == give_up_at
+    page = host.api("GET", f"/r/acme/app/webhooks/{webhook['id']}/history/{waiting['id']}/").text
+    assert waiting["received_at"] in page and waiting["expires_at"] in page
+    refusal = host.client.get(callback_path(payload))
+    assert refusal.status_code == 405
+    assert 'POSTs JSON such as {"state": "success"}' in refusal.get_json()["detail"]
+    assert only(host, webhook) == waiting
     assert timedelta(seconds=3590) < give_up_at - utcnow() <= timedelta(seconds=3600)
     host.make_overdue()
     host.deliver()
     expired = only(host, webhook)
-    assert (expired["status"], expired["state"]) == ("success", "expired")
+    assert (expired["status"], expired["state"], expired["expires_at"]) == ("success", "expired", None)
     assert expired["reason"] == "The callback never came."
     answer = host.call_back(payload)
     assert answer.status_code == 410
     assert "expired. The callback never came." in answer.get_json()["detail"]
     assert only(host, webhook) == expired
+
+
+@on_sqlite
+def test_at_an_address_that_receivers_cannot_reach(make_host: MakeHost, caplog: pytest.LogCaptureFixture) -> None:
+    """If callbacks go to localhost, saving a webhook with a hook on another machine is warned of."""
+    host = make_host(config={"HUBHOOKS_EXTERNAL_URL": "http://localhost:5000"})
+    host.create("http://127.0.0.1:9/hook")
+    assert "callbacks" not in caplog.text
+    host.create("https://ci.example.com/hook", name="remote")
+    assert "which cannot post callbacks to http://localhost:5000: set HUBHOOKS_EXTERNAL_URL" in caplog.text
 
 
 @on_sqlite

@@ -170,6 +170,7 @@ def test_a_delivery_before_it_is_sent(host: Host) -> None:
         "created_at": delivery["created_at"],
         "next_attempt_at": delivery["next_attempt_at"],
         "received_at": None,
+        "expires_at": None,
         "finished_at": None,
     }
 
