@@ -184,6 +184,22 @@ def test_at_an_address_that_receivers_cannot_reach(make_host: MakeHost, caplog: 
 
 
 @on_sqlite
+def test_several_that_never_came(host: Host) -> None:
+    """Once three callbacks in a row of one hook never came, its history says what to check."""
+    with Receiver() as receiver:
+        webhook = host.create(receiver.url, expect_final_callback=True)
+        pages = []
+        for _ in range(3):
+            host.push()
+            host.deliver()
+            host.make_overdue()
+            host.deliver()
+            pages.append(host.api("GET", f"/r/acme/app/webhooks/{webhook['id']}/history/", user="reader").text)
+    assert ["The latest callbacks of" in each for each in pages] == [False, False, True]
+    assert "Check that it can reach <bdi>https://registry.example.com</bdi>" in pages[-1]
+
+
+@on_sqlite
 def test_waits_seven_days(host: Host) -> None:
     """By default, a callback may come for seven days."""
     sent(host)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import chain
 from time import monotonic
 from typing import Any
 
@@ -38,6 +40,8 @@ from .rendering import page, pretty, see
 
 MAX_RUNS, MAX_DELIVERIES = 15, 45
 """The most that a page of the history shows: the longer the chain, the fewer runs."""
+SILENT_AFTER = 3
+"""After how many callbacks of a hook that never came the history gives a hint."""
 MAX_ATTEMPTS = 20
 """The most that the page of a delivery lists."""
 RECOVERED_SINCE = timedelta(days=7)
@@ -54,18 +58,30 @@ def show_history(call: Call, query: dict[str, Any], webhook_id: int) -> Response
         found = runs.page(session, row, query, size, call.scope)
         chart = read_chart(session, row, call.scope)
         unsent = 0 if row.active else count_unsent(session, row.id)
+    chains = [_shown_run(call, delivery_views(run, found.context)) for run in found.runs]
     return page(
         call,
         "history.html",
         unsent=unsent,
         webhook=call.viewer.document(WEBHOOK_DOCUMENT, row),
-        chains=[_shown_run(call, delivery_views(run, found.context)) for run in found.runs],
+        chains=chains,
+        silent=_silent(chains),
+        external_url=call.state.config.external_url,
         chart=chart,
         outcomes=list(OUTCOMES),
         query={name: query[name] for name in ("outcome", "repository", "tag") if query[name]},
         older=found.older,
         newer=found.newer,
     )
+
+
+def _silent(chains: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The URLs of hooks of which the latest `SILENT_AFTER` callbacks on the page never came."""
+    states: defaultdict[str, list[str]] = defaultdict(list)
+    for each in chain.from_iterable(run["deliveries"] for run in chains):
+        if each["callback_expected"] and each["received_at"] and each["finished_at"]:
+            states[each["hook"]["hook_url"]].append(each["state"])
+    return [url for url, latest in states.items() if latest[:SILENT_AFTER] == ["expired"] * SILENT_AFTER]
 
 
 def _shown_run(call: Call, views: Sequence[DeliveryView]) -> dict[str, Any]:
