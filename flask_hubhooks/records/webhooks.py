@@ -276,7 +276,8 @@ def _set_hooks(session: Session, owner: Owner, webhook: Webhook, wanted: Sequenc
             superseding.set_order(session, hook)
         hook.position = position
     external_url = owner.config.external_url
-    if is_loopback(external_url) and any(each.has_callback and not is_loopback(each.hook_url) for each in webhook.hooks):
+    remote = any(each.has_callback and not is_loopback(each.hook_url) for each in webhook.hooks)
+    if remote and is_loopback(external_url):
         logger.warning(
             "a webhook of %s has a receiver on another machine, which cannot post callbacks to %s: set "
             "HUBHOOKS_EXTERNAL_URL to a URL that it can reach",

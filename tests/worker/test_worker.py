@@ -357,10 +357,8 @@ def told(process: Process) -> list[str]:
     """
     assert "Traceback" not in process.log
     lines = [line for line in process.log.splitlines() if not line.startswith("hubhooks: ")]
-    entries = [re.fullmatch(r"\d{4}-\d\d-\d\d [\d:,]+ ([A-Z]+) flask_hubhooks[\w.]*: (.*)", line) for line in lines]
-    return [
-        entry[2] if entry else line for line, entry in zip(lines, entries, strict=True) if not entry or entry[1] != "INFO"
-    ]
+    prefix = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+ [A-Z]+ flask_hubhooks[\w.]*: ")
+    return [prefix.sub("", line) for line in lines if " INFO flask_hubhooks" not in line]
 
 
 AWAY, BACK = "the database cannot be used", "the database can be used again"
