@@ -269,9 +269,7 @@ _GIVE_UP = _these.values(transitions.overdue())
 _EXPIRE = (
     _these.where(deliveries.c.status.in_(UNDER_WAY))  # others have no time to give up
     .values(transitions.overdue())
-    .returning(
-        deliveries.c.id, deliveries.c.push_id, deliveries.c.webhook_id, deliveries.c.status, deliveries.c.reason
-    )
+    .returning(deliveries.c.id, deliveries.c.push_id, deliveries.c.webhook_id, deliveries.c.status, deliveries.c.reason)
 )
 
 _of_renamed = (
