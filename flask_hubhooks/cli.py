@@ -12,6 +12,7 @@ from time import monotonic, sleep
 import click
 from flask import Blueprint, current_app
 from flask.cli import with_appcontext
+from flask.logging import wsgi_errors_stream
 from sqlalchemy import select
 
 from .dialects import wait_for_repository
@@ -49,12 +50,13 @@ def worker(concurrency: int | None, burst: bool) -> None:
     Run any number of workers on any number of machines. On SIGTERM a worker finishes its requests in flight and exits.
     """
 
-    ours = logging.getLogger("flask_hubhooks")
+    ours = logging.getLogger(__package__)
     if not ours.hasHandlers():  # the host has configured none
-        handler = logging.StreamHandler()
+        handler = logging.StreamHandler(wsgi_errors_stream)  # stderr, even if a test has replaced it since
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         ours.addHandler(handler)
-        ours.setLevel(logging.INFO)
+        if ours.level == logging.NOTSET:
+            ours.setLevel(logging.INFO)
 
     def ready() -> None:
         click.echo(f"hubhooks: delivering from queue {current_state().config.queue!r}", err=True)

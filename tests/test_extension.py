@@ -435,12 +435,12 @@ def test_a_signal_with_more(host: Host, caplog: pytest.LogCaptureFixture) -> Non
         for number in range(3):
             image_pushed.send(host.app, repository="acme/app", tag=str(number), size=7, actor="carol")
         image_pushed.send(host.app, repository="acme/app", tag="3", size=7, layers=[])
-    assert tags(host, webhook) == ["3", "2", "1", "0"]
     assert [each.getMessage().partition(". ")[0].rpartition(": ")[2] for each in caplog.records] == [
         "actor, size",
         "layers",
     ]
     assert {each.levelname for each in caplog.records} == {"WARNING"}
+    assert tags(host, webhook) == ["3", "2", "1", "0"]
 
 
 def test_a_signal_outside_an_app(host: Host, caplog: pytest.LogCaptureFixture) -> None:

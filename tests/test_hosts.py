@@ -637,7 +637,7 @@ def test_binds(make_host: Callable[..., Host], tmp_path: Path, join_session: boo
         engines = host.db.engines
         assert inspect(engines["other"]).get_table_names() == ["thing"]
         ours = {name for name in inspect(engines[None]).get_table_names() if name.startswith("hubhooks_")}
-        assert len(ours) == 5
+        assert len(ours) == 6
         assert "thing" not in inspect(engines[None]).get_table_names()
     use(host)
     host.create(URL, name="other")

@@ -112,6 +112,9 @@ def _apply(session: Session, delivery: Row[Any], callback: Callback) -> Changes:
     parameters |= {"delivery_id": delivery.id, "new_status": Status.FAILED if failed else Status.SUCCEEDED}
     session.execute(_DECIDE, parameters)
     changes = Changes() if delivery.finished_at else Changes([delivery.id])
+    if failed:
+        decided = f"It was decided as {callback.state}."
+        changes.log_failure(delivery.id, delivery.webhook_id, Status.FAILED, decided)
     if changes.finished and delivery.position + 1 < delivery.chain_length:
         changes.more_due = advance(session, {(delivery.push_id, delivery.webhook_id)})
     if delivery.ordered_image and delivery.status is Status.PENDING:

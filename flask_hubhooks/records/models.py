@@ -462,7 +462,6 @@ class Worker(Base):
     name: Mapped[str] = mapped_column(String(255), primary_key=True)
     host: Mapped[str] = mapped_column(String(255))
     version: Mapped[str] = mapped_column(String(255))
-    started_at: Mapped[datetime]
     last_beat: Mapped[datetime]
     stopped: Mapped[bool] = mapped_column(default=False, server_default=false())
     """It has ended in order, so nobody has to wait for beats that are missing."""

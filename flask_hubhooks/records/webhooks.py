@@ -275,15 +275,22 @@ def _set_hooks(session: Session, owner: Owner, webhook: Webhook, wanted: Sequenc
         if known and hook.supersedes is not superseded:
             superseding.set_order(session, hook)
         hook.position = position
-    external_url = owner.config.external_url
-    remote = any(each.has_callback and not is_loopback(each.hook_url) for each in webhook.hooks)
-    if remote and is_loopback(external_url):
+    warn_if_unreachable(owner.config.external_url, webhook)
+
+
+def warn_if_unreachable(external_url: str, webhook: Webhook) -> bool:
+    """Log, and return, whether a receiver on another machine is to post its callbacks to this one's localhost."""
+    if not is_loopback(external_url):
+        return False
+    remote = next((hook for hook in webhook.hooks if hook.has_callback and not is_loopback(hook.hook_url)), None)
+    if remote:
         logger.warning(
             "a webhook of %s has a receiver on another machine, which cannot post callbacks to %s: set "
             "HUBHOOKS_EXTERNAL_URL to a URL that it can reach",
-            owner.scope,
+            webhook.scope,
             external_url,
         )
+    return bool(remote)
 
 
 def _same_origin(one: str, other: str) -> bool:

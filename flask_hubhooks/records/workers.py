@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from itertools import chain
 
 from sqlalchemy import bindparam, delete, insert, or_, select, update
 from sqlalchemy.orm import Session
@@ -19,7 +21,7 @@ from .models import Delivery, Status, workers
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 10.0
-"""How often a worker writes its row. That costs it a small transaction, and the database one dead row."""
+"""How often a worker writes its row."""
 MISSED_S = 3 * HEARTBEAT_S
 """A worker counts as gone after this time without a heartbeat."""
 FORGOTTEN_S = 3600.0
@@ -54,18 +56,22 @@ class Heartbeat:
     open_breakers: Sequence[OpenBreaker]
 
 
-def beat(session: Session, heartbeat: Heartbeat) -> None:
-    """Write a worker's row, and delete those of workers that are gone."""
+def write(session: Session, heartbeat: Heartbeat) -> None:
+    """Write a worker's row: one small UPDATE, or an INSERT for the first heartbeat."""
     row = vars(heartbeat) | {"open_breakers": [asdict(each) for each in heartbeat.open_breakers]}
-    if not session.execute(_BEAT, row | {"of": heartbeat.name}).rowcount:  # type: ignore[attr-defined]
-        session.execute(_BEGIN, row)
-    session.execute(_FORGET, {"but": heartbeat.name})
+    if not session.execute(_UPDATE, row | {"worker": heartbeat.name}).rowcount:  # type: ignore[attr-defined]
+        session.execute(_INSERT, row)
 
 
-_BEAT = update(workers).where(workers.c.name == bindparam("of")).values(last_beat=now_plus(0.0))
-_BEGIN = insert(workers).values(last_beat=now_plus(0.0), started_at=now_plus(0.0))
+def forget_others(session: Session, name: str) -> None:
+    """Delete the rows of workers that have stopped or were gone for `FORGOTTEN_S`, but not this worker's."""
+    session.execute(_FORGET, {"worker": name})
+
+
+_UPDATE = update(workers).where(workers.c.name == bindparam("worker")).values(last_beat=now_plus(0.0))
+_INSERT = insert(workers).values(last_beat=now_plus(0.0))
 _FORGET = delete(workers).where(
-    workers.c.name != bindparam("but"), or_(workers.c.stopped, workers.c.last_beat < now_plus(-FORGOTTEN_S))
+    workers.c.name != bindparam("worker"), or_(workers.c.stopped, workers.c.last_beat < now_plus(-FORGOTTEN_S))
 )
 _SEEN = select(
     workers.c.last_beat,
@@ -97,24 +103,33 @@ def waiting_reasons(session: Session, rows: Sequence[Delivery]) -> dict[uuid.UUI
     if any(each.suspended for each in alive):
         suspended = "Waiting: RQ workers are suspended. Resume them with `rq resume`."
         return {each.id: suspended for each in due if not each.lease_token}
-    breakers = {
-        each["hook_id"] or each["origin"]: OpenBreaker(**each) for worker in alive for each in worker.open_breakers
-    }
-    return {each.id: reason for each in pending if (reason := _reason(each, breakers, now))}
+    next_tries = _next_tries([[OpenBreaker(**each) for each in worker.open_breakers] for worker in alive], now)
+    return {each.id: reason for each in pending if (reason := _reason(each, next_tries, now))}
 
 
-def _reason(delivery: Delivery, breakers: Mapping[int | str, OpenBreaker], now: datetime) -> str:
+def _next_tries(told: Sequence[Sequence[OpenBreaker]], now: datetime) -> dict[int | str, datetime]:
+    """When hooks and hosts are tried again, by ids and origins, given the open breakers of each worker.
+
+    A breaker is half-open if its time has come. If other workers have it closed, it holds nothing back: one that gets
+    no deliveries of the hook does not notice that the receiver is back.
+    """
+    times: defaultdict[int | str, list[datetime]] = defaultdict(list)
+    for each in chain.from_iterable(told):
+        times[each.hook_id or each.origin].append(datetime.fromisoformat(each.next_try_at))
+    return {key: min(found) for key, found in times.items() if max(found) > now or len(found) == len(told)}
+
+
+def _reason(delivery: Delivery, next_tries: Mapping[int | str, datetime], now: datetime) -> str:
     due_at = delivery.due_at
     if due_at is None:
         return ""
     if delivery.reason:
-        return f"{delivery.reason} Next try at {_shown(due_at)}."
-    breaker = breakers.get(_canonical(delivery.hook.hook_url)) or breakers.get(delivery.hook_id)
-    next_try_at = datetime.fromisoformat(breaker.next_try_at) if breaker else now
-    if breaker is None or due_at > max(now, next_try_at) + CLOCKS_DIFFER:  # it waits for its own time
+        return "" if delivery.push.tag_look_up_at else f"{delivery.reason} Next try at {_shown(due_at)}."
+    next_try = next_tries.get(_canonical(delivery.hook.hook_url)) or next_tries.get(delivery.hook_id)
+    if next_try is None or due_at > max(now, next_try) + CLOCKS_DIFFER:  # it waits for its own time
         return ""
-    next_try = f"next try at {_shown(next_try_at)}" if next_try_at > now else "it is being tried again"
-    return f"Waiting: {origin(delivery.hook.hook_url)} does not answer; {next_try}."
+    when = f"next try at {_shown(next_try)}" if next_try > now else "it is being tried again"
+    return f"Waiting: {origin(delivery.hook.hook_url)} does not answer; {when}."
 
 
 def _canonical(url: str) -> str:

@@ -2,75 +2,74 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
-import threading
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from math import inf
 from time import monotonic
 
-from flask import Flask
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..dialects import limit_statements
-from ..records.workers import HEARTBEAT_S, Heartbeat, beat
+from ..dialects import DATABASE_AWAY, limit_statements
+from ..outages import in_one_line
+from ..records import workers
+from ..records.workers import HEARTBEAT_S
 from ..state import State
 from ..version import VERSION
 from .dispatcher import Dispatcher
 
-LOOK_S = 1.0
-"""How often it looks for what has changed."""
+logger = logging.getLogger(__name__)
+
 CHANGED_S = 2.0
 """The shortest time between two heartbeats: the second one because a breaker has opened or closed, or RQ was suspended
 or resumed."""
+FORGET_S = 60.0
+"""How often it looks for rows of other workers to delete."""
 STATEMENT_S = 0.5
 """How long a statement may take on PostgreSQL: a host's migration may have locked the table."""
-STOP_S = 1.0
 
 
-@contextmanager
-def heart_beating(app: Flask, state: State, dispatcher: Dispatcher) -> Iterator[None]:
-    """Write the worker's row while the block runs, on a thread of its own, so that nothing waits for it.
+class Heart:
+    """Writes the row of this worker. Not thread-safe; call it in an app context."""
 
-    If the row cannot be written, the next heartbeat tries again. That says nothing about the worker, so it is no error.
-    """
-    stopped = threading.Event()
-    host = socket.gethostname()[:200]
-    name = f"{host}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
+    def __init__(self, state: State, dispatcher: Dispatcher) -> None:
+        self._state = state
+        self._dispatcher = dispatcher
+        self._host = socket.gethostname()[:200]
+        self._name = f"{self._host}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
+        self._written: workers.Heartbeat | None = None
+        self._written_at = self._forgot_at = -inf
+        self._is_refused = False
 
-    def told() -> Heartbeat:
-        return Heartbeat(
-            name,
-            host,
+    def beat(self, *, stopped: bool = False) -> None:
+        """Write the row if it is time to, or if the worker has stopped.
+
+        If it cannot be written, the next heartbeat tries again. The caller notices if the database is down.
+        """
+        now = workers.Heartbeat(
+            self._name,
+            self._host,
             VERSION,
-            stopped=stopped.is_set(),
-            suspended=state.suspension.ongoing,
-            in_flight=dispatcher.in_flight,
-            open_breakers=dispatcher.open_breakers(),
+            stopped=stopped,
+            suspended=self._state.suspension.ongoing,
+            in_flight=self._dispatcher.in_flight,
+            open_breakers=self._dispatcher.open_breakers(),
         )
-
-    def run() -> None:
-        written, written_at = None, -inf
-        while not (written and written.stopped):
-            now = told()
-            changed = written is None or (written.suspended, written.stopped, written.open_breakers) != (
-                now.suspended,
-                now.stopped,
-                now.open_breakers,
-            )
-            if now.stopped or monotonic() >= written_at + (CHANGED_S if changed else HEARTBEAT_S):
-                with suppress(SQLAlchemyError), app.app_context(), state.writing() as session:
-                    limit_statements(session, STATEMENT_S)
-                    beat(session, now)
-                written, written_at = now, monotonic()
-            stopped.wait(LOOK_S)
-
-    thread = threading.Thread(target=run, name="hubhooks-heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        thread.join(STOP_S)
+        old = self._written
+        changed = old is None or (old.suspended, old.open_breakers) != (now.suspended, now.open_breakers)
+        if not stopped and monotonic() < self._written_at + (CHANGED_S if changed else HEARTBEAT_S):
+            return
+        self._written, self._written_at = now, monotonic()
+        try:
+            with suppress(*DATABASE_AWAY), self._state.writing() as session:
+                limit_statements(session, STATEMENT_S)
+                workers.write(session, now)
+                if monotonic() >= self._forgot_at + FORGET_S:
+                    self._forgot_at = monotonic()
+                    workers.forget_others(session, self._name)
+        except SQLAlchemyError as fault:
+            if not self._is_refused:
+                self._is_refused = True
+                logger.error("no heartbeat can be written, so users see no worker: %s", in_one_line(fault))

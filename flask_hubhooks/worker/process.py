@@ -27,7 +27,7 @@ from ..state import State, current_state
 from ..wakeups import enqueue_delivery, newest_failed_job, wake, wake_unless_queued
 from .claims import anything_due
 from .dispatcher import Dispatcher
-from .heartbeat import heart_beating
+from .heartbeat import Heart
 from .jobs import dispatchers
 from .readiness import RETRY_DELAYS_S, CannotWork, await_redis, await_servers
 
@@ -65,14 +65,17 @@ def work(app: Flask, concurrency: int | None, burst: bool, ready: Callable[[], o
     with _exit_if_stopping_hangs(dispatcher), suppress(_Stopped):
         _handle_signals(dispatcher)
         await_servers(state, patient=not burst)
-        if dispatcher.stopping.is_set():  # a finalizer may drop any exception
-            return
-        ready()
-        with heart_beating(app, state, dispatcher):
+        beat = _Beat(app, state, Heart(state, dispatcher), burst=burst)
+        try:
+            if dispatcher.stopping.is_set():  # a finalizer may drop any exception
+                return
+            ready()
             if burst:
                 _deliver_once(state, dispatcher)
             else:
-                _deliver_until_stopped(app, state, dispatcher)
+                _deliver_until_stopped(state, dispatcher, beat)
+        finally:
+            beat.stop()
 
 
 def _handle_signals(dispatcher: Dispatcher) -> None:
@@ -126,23 +129,19 @@ def _deliver_once(state: State, dispatcher: Dispatcher) -> None:
             raise CannotWork(f"Not everything was delivered, because {outage.server} went down.")
 
 
-def _deliver_until_stopped(app: Flask, state: State, dispatcher: Dispatcher) -> None:
+def _deliver_until_stopped(state: State, dispatcher: Dispatcher, beat: _Beat) -> None:
     """Run RQ workers one after the other: a worker ends if Redis is down at the end of a job."""
-    beat = _Beat(app, state)
-    try:
-        while True:
-            try:
-                beat.worker = _DeliveryWorker(state, dispatcher)
-                beat.worker.work(logging_level="WARNING")
-            except state.redis_outage.faults as fault:
-                state.redis_outage.noticed(fault)
-            _handle_signals(dispatcher)  # before the next line, so that no signal goes unnoticed
-            if dispatcher.stopping.is_set():
-                return
-            sleep(RETRY_DELAYS_S[0])
-            await_redis(state)
-    finally:
-        beat.stop()
+    while True:
+        try:
+            beat.worker = _DeliveryWorker(state, dispatcher)
+            beat.worker.work(logging_level="WARNING")
+        except state.redis_outage.faults as fault:
+            state.redis_outage.noticed(fault)
+        _handle_signals(dispatcher)  # before the next line, so that no signal goes unnoticed
+        if dispatcher.stopping.is_set():
+            return
+        sleep(RETRY_DELAYS_S[0])
+        await_redis(state)
 
 
 class _DeliveryWorker(SimpleWorker):
@@ -208,17 +207,24 @@ class _Log(logging.Logger):
 
 
 class _Beat:
-    """Checks every second, on its own thread, which servers are up, and whether due deliveries are left unsent."""
+    """Checks every second, on its own thread, which servers are up, and whether due deliveries are left unsent.
+
+    It also writes the worker's heartbeat; with `burst` nothing else. It takes one connection at a time, for which the
+    pool has room beside the main thread's.
+    """
 
     worker: _DeliveryWorker | None = None
     """The one that is running."""
 
-    def __init__(self, app: Flask, state: State) -> None:
+    def __init__(self, app: Flask, state: State, heart: Heart, *, burst: bool) -> None:
         self._app = app
         self._state = state
+        self._heart = heart
+        self._burst = burst
         self._pruning: Iterator[int] | None = None
         self._failed_job = ""
         self._stopped = threading.Event()
+        heart.beat()  # before the worker says that it is ready
         self._thread = threading.Thread(target=self._run, name="hubhooks-beat", daemon=True)
         self._thread.start()
 
@@ -232,10 +238,15 @@ class _Beat:
         while not self._stopped.wait(BEAT_S):
             try:
                 with self._app.app_context():
-                    self._beat(beats)
+                    if not self._burst:
+                        self._beat(beats)
+                    if not self._state.database_outage.ongoing:
+                        self._heart.beat()
             except Exception:
                 logger.exception("the beat is skipped")
             beats += 1
+        with self._app.app_context():
+            self._heart.beat(stopped=True)
 
     def _beat(self, beats: int) -> None:
         state, worker, due = self._state, self.worker, False

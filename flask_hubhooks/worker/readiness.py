@@ -11,17 +11,19 @@ from itertools import chain, repeat
 
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from sqlalchemy import inspect, select
+from sqlalchemy.orm import selectinload
 
 from ..crypto.secret_box import SecretUnreadable
 from ..dialects import DATABASE_AWAY
 from ..outages import Outage, in_one_line
 from ..records.models import Base, Webhook
+from ..records.webhooks import warn_if_unreachable
 from ..state import State
 
 logger = logging.getLogger(__name__)
 
-SECRETS = 100
-"""How many of the newest secrets are tried at the start."""
+NEWEST = 100
+"""How many of the newest webhooks are looked at when a worker starts."""
 RETRY_DELAYS_S = (0.5, 1.0, 2.0, 5.0)
 """Between tries to reach a server; the last one repeats."""
 
@@ -41,7 +43,7 @@ def await_servers(state: State, *, patient: bool = True) -> None:
     """
     hopeless = _refused if patient else lambda fault: True
     _await(state.database_outage, lambda: check_tables(state), hopeless)
-    _await(state.database_outage, lambda: _check_keys(state), hopeless)
+    _await(state.database_outage, lambda: _check_webhooks(state), hopeless)
     _await(state.redis_outage, state.redis.ping, hopeless)
 
 
@@ -83,11 +85,17 @@ def check_tables(state: State) -> None:
                 raise CannotWork(f"The database lacks the {missing}. Run your migrations, or db.create_all().")
 
 
-def _check_keys(state: State) -> None:
-    """Try our keys with the newest secrets. Raises `CannotWork` if they can decrypt none of them."""
-    newest = select(Webhook).where(Webhook.deleted_id == 0).order_by(Webhook.id.desc()).limit(SECRETS)
+def _check_webhooks(state: State) -> None:
+    """Look at the newest webhooks: can our keys decrypt their secrets, and can callbacks arrive?
+
+    Raises `CannotWork` if the keys can decrypt none of them.
+    """
+    newest = select(Webhook).where(Webhook.deleted_id == 0).order_by(Webhook.id.desc()).limit(NEWEST)
     with state.reading() as session:
-        webhooks = session.scalars(newest).all()
+        webhooks = session.scalars(newest.options(selectinload(Webhook.hooks))).all()
+    for each in webhooks:
+        if warn_if_unreachable(state.config.external_url, each):
+            break  # one warning is enough
     unreadable = [each for each in webhooks if not _is_readable(state, each)]
     if not unreadable:
         return

@@ -111,7 +111,7 @@ def test_tables_are_copied_once(host: Host) -> None:
     before = dict(host.db.metadata.tables)
     copy_tables(host.db.metadata)
     assert dict(host.db.metadata.tables) == before
-    assert len(before) == 5
+    assert len(before) == 6
     assert all(name.startswith("hubhooks_") for name in before)
 
 

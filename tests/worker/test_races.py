@@ -1169,7 +1169,9 @@ def test_all_at_once(host: Host, caplog: pytest.LogCaptureFixture, seconds: floa
             received = Counter(each.round for each in delivery.attempts if each.status_code == 200)
             assert set(received.values()) <= {1}, "sent again in a round that it had arrived in"
     warnings = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
-    assert not [each for each in warnings if "(breaker " not in each]  # 503 may be answered three times in a row
+    # 503 may be answered three times in a row, 410 disables a webhook, and jobs that run in a test have no heartbeat.
+    expected = ("(breaker ", "was disabled: The receiver answered 410", "wait for a worker")
+    assert not [each for each in warnings if not any(part in each for part in expected)]
     assert storm.all_have_acted
     assert {code for _, code in storm.codes} <= {200, 201, 202, 204, 409, 410}
 

@@ -569,4 +569,4 @@ def test_an_rq_worker_that_cannot_read(host: Host, start: Start, worker: Start, 
     ours.send(signal.SIGTERM)
     assert ours.ends() == 0
     (line,) = (line for line in ours.log.splitlines() if "--serializer json" in line)
-    assert line.startswith("an RQ worker could not read a job of the queue hubhooks at 20")
+    assert "ERROR flask_hubhooks.worker.process: an RQ worker could not read a job of the queue hubhooks at 20" in line
