@@ -17,7 +17,7 @@ FILES_PER_REQUEST = 2
 def max_requests(wanted: int) -> int:
     """Return how many requests may be in flight: `wanted`, or fewer if the limit of open files is lower.
 
-    Raises the soft limit if the hard one allows it, and logs the result.
+    Raises the soft limit if the hard one allows it, and warns if fewer requests fit.
     """
     try:
         import resource
@@ -41,5 +41,5 @@ def max_requests(wanted: int) -> int:
             needed,
         )
     else:
-        logger.info("at most %d requests are sent at once; the limit of open files is %d", fitting, soft)
+        logger.debug("at most %d requests are sent at once; the limit of open files is %d", fitting, soft)
     return fitting
