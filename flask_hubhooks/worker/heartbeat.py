@@ -6,7 +6,6 @@ import logging
 import os
 import socket
 import uuid
-from contextlib import suppress
 from math import inf
 from time import monotonic
 
@@ -23,8 +22,8 @@ from .dispatcher import Dispatcher
 logger = logging.getLogger(__name__)
 
 CHANGED_S = 2.0
-"""The shortest time between two heartbeats: the second one because a breaker has opened or closed, or RQ was suspended
-or resumed."""
+"""The shortest time between two heartbeats, if a breaker has opened or closed, if RQ was suspended or resumed, or if
+the first could not be written."""
 FORGET_S = 60.0
 """How often it looks for rows of other workers to delete."""
 STATEMENT_S = 0.5
@@ -44,10 +43,7 @@ class Heart:
         self._is_refused = False
 
     def beat(self, *, stopped: bool = False) -> None:
-        """Write the row if it is time to, or if the worker has stopped.
-
-        If it cannot be written, the next heartbeat tries again. The caller notices if the database is down.
-        """
+        """Write the row if it is time to, or if the worker has stopped. After an error it is time again soon."""
         now = workers.Heartbeat(
             self._name,
             self._host,
@@ -61,14 +57,17 @@ class Heart:
         changed = old is None or (old.suspended, old.open_breakers) != (now.suspended, now.open_breakers)
         if not stopped and monotonic() < self._written_at + (CHANGED_S if changed else HEARTBEAT_S):
             return
-        self._written, self._written_at = now, monotonic()
+        self._written, self._written_at = None, monotonic()
         try:
-            with suppress(*DATABASE_AWAY), self._state.writing() as session:
+            with self._state.writing() as session:
                 limit_statements(session, STATEMENT_S)
                 workers.write(session, now)
                 if monotonic() >= self._forgot_at + FORGET_S:
                     self._forgot_at = monotonic()
                     workers.forget_others(session, self._name)
+            self._written = now
+        except DATABASE_AWAY:  # the worker's beat notices an outage and logs it
+            pass
         except SQLAlchemyError as fault:
             if not self._is_refused:
                 self._is_refused = True

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from redis import Redis
 from rq.suspension import resume, suspend
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, text, update
 
 from flask_hubhooks.dialects import utcnow
 from flask_hubhooks.records.models import Hook, Worker, workers
@@ -124,6 +124,29 @@ def test_behind_a_breaker(host: Host) -> None:
             Heart(host.state, dispatchers[host.state]).beat()
         assert re.fullmatch(shown, cause(host, webhook))
         assert {row.name for row in rows(host) if row.version == "1"} == {"late"}
+        [breaker] = next(row.open_breakers for row in rows(host) if row.open_breakers)
+        half_open = [breaker | {"next_try_at": utcnow().isoformat()}]
+        host.set_all(Worker, last_beat=utcnow(), open_breakers=half_open)
+        host.make_due()
+        assert cause(host, webhook) == f"Waiting: {origin} does not answer; it is being tried again."
+        with host.writing() as session:
+            session.execute(update(workers).where(workers.c.name == "late").values(open_breakers=[]))
+        assert cause(host, webhook) == "", "a worker whose breaker is closed sends it"
+
+
+def test_a_locked_table(host: Host, worker: Start) -> None:  # noqa: F811
+    """A worker that cannot write its heartbeat, because a migration has locked the table, delivers and stops."""
+    with Receiver() as receiver, host.writing() as session:
+        session.execute(text("LOCK TABLE hubhooks_worker IN ACCESS EXCLUSIVE MODE"))
+        host.create(receiver.url)
+        process = worker()
+        for number in (1, 2):
+            host.push()
+            receiver.wait_for(number, SECONDS)
+        process.send(signal.SIGTERM)
+        assert process.ends(SECONDS) == 0
+    assert "Traceback" not in process.log
+    assert rows(host) == []
 
 
 @pytest.mark.parametrize("database_uri", ["sqlite"], indirect=True)
