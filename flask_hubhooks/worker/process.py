@@ -267,7 +267,7 @@ class _Beat:
                 self._look_at_failed_jobs()
                 if state.config.retention_days and takes_turn(state):
                     self._pruning = prune(state)
-        if self._pruning:
+        if self._pruning and not state.database_outage.ongoing:  # it does not ask the database again after a fault
             with state.database_outage.watched():
                 self._prune(self._pruning)
 

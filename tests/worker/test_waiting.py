@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
+from rq import Worker as RQWorker
 from rq.suspension import resume, suspend
 from sqlalchemy import insert, select, text, update
 
@@ -62,7 +63,7 @@ def test_from_start_to_end(host: Host, worker: Start, redis_url: str, caplog: py
 
         suspend(redis)
         poll(lambda: rows(host)[0].suspended, SECONDS)
-        poll(lambda: listens(redis) == 0, SECONDS)
+        poll(lambda: [each.get_state() for each in RQWorker.all(connection=redis)] == ["suspended"], SECONDS)
         host.push(tag="held")
         assert cause(host, webhook) == "Waiting: RQ workers are suspended. Resume them with `rq resume`."
         burst = host.app.test_cli_runner().invoke(args=["hubhooks", "worker", "--burst"])
@@ -81,11 +82,6 @@ def test_from_start_to_end(host: Host, worker: Start, redis_url: str, caplog: py
         assert len(missed(caplog)) == 2
         assert re.search(r"(?m)^\d{4}-\d\d-\d\d [\d:,]+ WARNING flask_hubhooks.outages: RQ workers are", process.log)
         assert "`flask hubhooks worker`" in missed(caplog)[1]
-
-
-def listens(redis: Any) -> int:
-    """How many workers linger in a job."""
-    return int(redis.pubsub_numsub("hubhooks:wakes")[0][1])
 
 
 @pytest.mark.parametrize("database_uri", ["sqlite"], indirect=True)
