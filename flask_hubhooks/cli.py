@@ -52,7 +52,8 @@ def worker(concurrency: int | None, burst: bool) -> None:
 
     ours = logging.getLogger(__package__)
     if not ours.hasHandlers():  # the host has configured none
-        handler = logging.StreamHandler(wsgi_errors_stream)  # stderr, even if a test has replaced it since
+        # Its stderr is the present one, which tests of hosts replace.
+        handler = logging.StreamHandler(wsgi_errors_stream)  # type: ignore[call-overload]
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         ours.addHandler(handler)
         if ours.level == logging.NOTSET:
