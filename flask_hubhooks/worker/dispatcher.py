@@ -145,6 +145,8 @@ class Dispatcher:
         """Whether the last look has left some of what is to be held or to be sent after that."""
         self._locked: list[Result | Released] = []
         self._locked_not_before = 0.0
+        self._ends = inf
+        """When the run is to claim nothing more."""
         self.stopping = threading.Event()
 
     @property
@@ -166,6 +168,11 @@ class Dispatcher:
         self.stopping.set()
         self._done.put(None)
 
+    def end_run(self) -> None:
+        """End the run that is going on, as if its slice were over. Safe on any thread."""
+        self._ends = -inf
+        self._done.put(None)
+
     def _wake(self) -> None:
         self._woken = True
         self._done.put(None)
@@ -175,14 +182,15 @@ class Dispatcher:
 
         Returns whether it ended earlier, because it was stopped or its slice was over.
         """
+        self._ends = monotonic() + self._slice_s
         if self._linger_s:
             self._listener.start()
         try:
-            return self._run_until_quiet(ends=monotonic() + self._slice_s)
+            return self._run_until_quiet()
         finally:
             self._listener.stop()
 
-    def _run_until_quiet(self, ends: float) -> bool:
+    def _run_until_quiet(self) -> bool:
         quiet_since = monotonic()
         self._sweep_not_before = 0.0
         self._turns.freed()
@@ -191,7 +199,7 @@ class Dispatcher:
         wait_s = 0.0
         while True:
             done = self._collect(wait_s)  # an earlier run may have left some behind
-            cut_short = self.stopping.is_set() or monotonic() >= ends
+            cut_short = self.stopping.is_set() or monotonic() >= self._ends
             woken, self._woken = self._woken, False
             try:
                 if woken and not cut_short:  # a new push does not wait until the results of others are recorded

@@ -65,7 +65,7 @@ def work(app: Flask, concurrency: int | None, burst: bool, ready: Callable[[], o
     with _exit_if_stopping_hangs(dispatcher), suppress(_Stopped):
         _handle_signals(dispatcher)
         await_servers(state, patient=not burst)
-        beat = _Beat(app, state, Heart(state, dispatcher), burst=burst)
+        beat = _Beat(app, state, dispatcher, burst=burst)
         try:
             if dispatcher.stopping.is_set():  # a finalizer may drop any exception
                 return
@@ -216,15 +216,16 @@ class _Beat:
     worker: _DeliveryWorker | None = None
     """The one that is running."""
 
-    def __init__(self, app: Flask, state: State, heart: Heart, *, burst: bool) -> None:
+    def __init__(self, app: Flask, state: State, dispatcher: Dispatcher, *, burst: bool) -> None:
         self._app = app
         self._state = state
-        self._heart = heart
+        self._dispatcher = dispatcher
+        self._heart = Heart(state, dispatcher)
         self._burst = burst
         self._pruning: Iterator[int] | None = None
         self._failed_job = ""
         self._stopped = threading.Event()
-        heart.beat()  # before the worker says that it is ready
+        self._heart.beat()  # before the worker says that it is ready
         self._thread = threading.Thread(target=self._run, name="hubhooks-beat", daemon=True)
         self._thread.start()
 
@@ -255,7 +256,10 @@ class _Beat:
         with state.database_outage.watched(), state.reading() as session:
             due = anything_due(session)
         with state.redis_outage.watched():
-            state.suspension.seen(bool(state.redis.exists(WORKERS_SUSPENDED)))
+            suspended = bool(state.redis.exists(WORKERS_SUSPENDED))
+            state.suspension.seen(suspended)
+            if suspended:
+                self._dispatcher.end_run()  # RQ waits for the end of the job, which lasts as long as there is work
             if due:
                 wake(state)
                 # All workers are busy, or a job was lost: Redis is not trusted to keep jobs and keys.

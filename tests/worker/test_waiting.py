@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import signal
+import threading
 from datetime import timedelta
 from typing import Any
 
@@ -82,6 +83,34 @@ def test_from_start_to_end(host: Host, worker: Start, redis_url: str, caplog: py
         assert len(missed(caplog)) == 2
         assert re.search(r"(?m)^\d{4}-\d\d-\d\d [\d:,]+ WARNING flask_hubhooks.outages: RQ workers are", process.log)
         assert "`flask hubhooks worker`" in missed(caplog)[1]
+
+
+def test_a_busy_worker_is_suspended(host: Host, worker: Start, redis_url: str) -> None:  # noqa: F811
+    """A worker with requests in flight sends nothing new once RQ is suspended, and goes on when it is resumed."""
+    answering = threading.Event()
+
+    def answer(*_: Any) -> int:
+        answering.wait(SECONDS)
+        return 200
+
+    with Redis.from_url(redis_url) as redis, Receiver(answer) as slow, Receiver() as receiver:
+        host.create(name="slow", hooks=[{"hook_url": slow.url, "timeout_s": SECONDS}])
+        process = worker()
+        host.push()
+        slow.wait_for(1, SECONDS)
+        suspend(redis)
+        poll(lambda: rows(host)[0].suspended, SECONDS)
+        webhook = host.create(receiver.url)
+        host.push(tag="held")
+        answering.set()
+        poll(lambda: [each.get_state() for each in RQWorker.all(connection=redis)] == ["suspended"], SECONDS)
+        assert len(slow.requests) == 1 and not receiver.requests
+        assert cause(host, webhook).startswith("Waiting: RQ workers are suspended.")
+        resume(redis)
+        receiver.wait_for(1, SECONDS)
+        slow.wait_for(2, SECONDS)
+        process.send(signal.SIGTERM)
+        assert process.ends(SECONDS) == 0
 
 
 @pytest.mark.parametrize("database_uri", ["sqlite"], indirect=True)
