@@ -79,7 +79,8 @@ def test_nobody_finds_it_locked(
         ids = Counter(request.headers["webhook-id"] for request in receiver.requests)
         assert (len(ids), set(ids.values())) == (THREADS * PUSHES, {1})
         poll(lambda: awaiting(host) == THREADS * PUSHES)
-    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+    warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [each for each in warnings if "wait for a worker" not in each] == []
     assert [process.log for process in started] == ["hubhooks: delivering from queue 'hubhooks'\n"] * 2
 
 

@@ -74,7 +74,7 @@ class Host:
         for name, read in self.sources.items():
             self.hubhooks.source(name)(read)
         self.app = self.make_app()
-        self._config = dict(self.app.config)
+        self._configs = dict(self.app.config), self.state.config
         self._set_clients()
 
     def _set_handlers(self) -> None:
@@ -228,10 +228,11 @@ class Host:
         self.leave()
         vars(self.hubhooks._handlers).update(vars(Handlers()))
         self._set_handlers()
+        of_app, ours = self._configs
         self.app.config.clear()
-        self.app.config.update(self._config)
+        self.app.config.update(of_app)
         old = self.state
-        state = State(self.app, self.db, old.handlers, old.config, self.join_session, old.url_prefix)
+        state = State(self.app, self.db, old.handlers, ours, self.join_session, old.url_prefix)
         state._engines = old._engines
         self.app.extensions["hubhooks"] = state
         with self.app.app_context(), self.db.engine.begin() as connection:
