@@ -467,9 +467,11 @@ class Worker(Base):
     """It has ended in order, so nobody has to wait for beats that are missing."""
     suspended: Mapped[bool] = mapped_column(default=False, server_default=false())
     """RQ workers are suspended (`rq suspend`)."""
+    redis_away: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """It cannot reach Redis."""
     in_flight: Mapped[int] = mapped_column(default=0, server_default="0")
     open_breakers: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
-    """`workers.OpenBreaker`s."""
+    """Each has a `hook_id`, an `origin` and `next_try_in_s`, counted from `last_beat`. See `workers.OpenBreaker`."""
 
 
 Delivery.attempt_count = column_property(

@@ -6,17 +6,19 @@ import logging
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import chain
+from time import monotonic
+from typing import Any
 
-from sqlalchemy import bindparam, delete, insert, or_, select, update
+from sqlalchemy import bindparam, delete, insert, or_, select, true, update
 from sqlalchemy.orm import Session
 
-from ..dialects import now_plus, utcnow
+from ..dialects import now_plus
 from ..state import current_state
 from ..transport.hook_url import BadURL, canonical_origin, origin
-from .models import Delivery, Status, workers
+from .models import Delivery, Kind, Status, workers
+from .transitions import HELD_DISABLED, HELD_PAUSED
 
 logger = logging.getLogger(__name__)
 
@@ -27,20 +29,30 @@ MISSED_S = 3 * HEARTBEAT_S
 FORGOTTEN_S = 3600.0
 """Other workers delete the row of one that is gone after this. The last worker's row stays, and says since when there
 is none."""
-CLOCKS_DIFFER = timedelta(seconds=5)
-"""How far the clocks of workers, web servers and the database may be apart without a reason getting lost."""
+LATE = timedelta(seconds=5)
+"""By how much deliveries that a breaker holds back may be due later than their hook is tried again."""
 
 
 @dataclass(frozen=True)
 class OpenBreaker:
-    """A hook, or a whole host, that a worker sends nothing to for a while because it does not answer."""
+    """A hook, or a whole host, that a worker sends nothing to for a while because it does not answer.
+
+    Machines' clocks may differ, so its row says in how many seconds it is tried, from the heartbeat on.
+    """
 
     hook_id: int | None
     """None: all hooks of the host."""
     origin: str
     """Of the host, as `canonical_origin` writes it; empty if it is a hook's."""
-    next_try_at: str
-    """In ISO 8601. In the past if a request is just trying it."""
+    open_until: float
+    """In `monotonic` seconds. In the past if a request is just trying it."""
+
+    def as_stored(self) -> dict[str, Any]:
+        return {
+            "hook_id": self.hook_id,
+            "origin": self.origin,
+            "next_try_in_s": round(self.open_until - monotonic(), 1),
+        }
 
 
 @dataclass(frozen=True)
@@ -52,13 +64,14 @@ class Heartbeat:
     version: str
     stopped: bool
     suspended: bool
+    redis_away: bool
     in_flight: int
     open_breakers: Sequence[OpenBreaker]
 
 
 def write(session: Session, heartbeat: Heartbeat) -> None:
     """Write a worker's row: one small UPDATE, or an INSERT for the first heartbeat."""
-    row = vars(heartbeat) | {"open_breakers": [asdict(each) for each in heartbeat.open_breakers]}
+    row = vars(heartbeat) | {"open_breakers": [each.as_stored() for each in heartbeat.open_breakers]}
     if not session.execute(_UPDATE, row | {"worker": heartbeat.name}).rowcount:  # type: ignore[attr-defined]
         session.execute(_INSERT, row)
 
@@ -73,60 +86,88 @@ _INSERT = insert(workers).values(last_beat=now_plus(0.0))
 _FORGET = delete(workers).where(
     workers.c.name != bindparam("worker"), or_(workers.c.stopped, workers.c.last_beat < now_plus(-FORGOTTEN_S))
 )
-_SEEN = select(
-    workers.c.last_beat,
-    workers.c.stopped,
-    workers.c.suspended,
-    workers.c.open_breakers,
-    now_plus(-MISSED_S).label("gone_before"),
-).order_by(workers.c.last_beat)
+_now: Any = select(now_plus(0.0).label("now")).subquery()
+_SEEN = (
+    select(
+        _now.c.now,
+        workers.c.name,
+        workers.c.last_beat,
+        workers.c.stopped,
+        workers.c.suspended,
+        workers.c.redis_away,
+        workers.c.open_breakers,
+    )
+    .select_from(_now.outerjoin(workers, true()))
+    .order_by(workers.c.last_beat)
+)
+"""The database's time, and the heartbeats of all workers. Without any, there is one row, which has no name."""
+
+SUSPENDED = "Waiting: RQ workers are suspended. Resume them with `rq resume`."
+REDIS_AWAY = "Waiting: the workers cannot reach Redis."
+RESUMED = "Waiting: the webhook is active again, and what was held is sent in batches."
 
 
 def waiting_reasons(session: Session, rows: Sequence[Delivery]) -> dict[uuid.UUID, str]:
     """Why pending deliveries are not sent though they are due, by their ids. One statement, if any is pending.
 
-    Those in flight have no reason, nor have those whose next attempt is yet to come. Readers see the reasons, too.
+    Those in flight have no reason, nor have those whose next attempt is yet to come. Readers see the reasons, too. What
+    workers have held has its reason in its row; only if its webhook is active again, there is one here.
     """
     pending = [each for each in rows if each.status is Status.PENDING]
     if not pending:
         return {}
     seen = session.execute(_SEEN).all()
-    alive = [each for each in seen if not each.stopped and each.last_beat >= each.gone_before]
-    now = utcnow()
-    due = [each for each in pending if each.lease_token or (each.next_attempt_at and each.next_attempt_at <= now)]
-    if not alive:
-        last_seen = seen[-1].last_beat if seen else None
-        if due:
+    now: datetime = seen[0].now
+    heartbeats = [each for each in seen if each.name is not None]
+    alive = [each for each in heartbeats if not each.stopped and each.last_beat >= now - timedelta(seconds=MISSED_S)]
+    reasons = {}
+    last_seen = heartbeats[-1].last_beat if heartbeats else None
+    next_tries = _next_tries(alive, now)
+    for each in pending:
+        is_to_be_held = not each.webhook.active and each.push.kind is not Kind.TEST
+        is_due = not is_to_be_held if each.next_attempt_at is None else each.next_attempt_at <= now
+        if is_to_be_held and each.next_attempt_at is None:
+            reason = ""
+        elif is_to_be_held and not each.lease_token:
+            reason = HELD_DISABLED if each.webhook.disabled_reason else HELD_PAUSED
+        elif not alive and (is_due or each.lease_token):
+            since = f"since {_shown(last_seen)}" if last_seen else "yet"
+            reason = f"Waiting for a worker: none has been seen {since}."
             _warn(last_seen)
-        since = f"since {_shown(last_seen)}" if last_seen else "yet"
-        return dict.fromkeys((each.id for each in due), f"Waiting for a worker: none has been seen {since}.")
-    if any(each.suspended for each in alive):
-        suspended = "Waiting: RQ workers are suspended. Resume them with `rq resume`."
-        return {each.id: suspended for each in due if not each.lease_token}
-    next_tries = _next_tries([[OpenBreaker(**each) for each in worker.open_breakers] for worker in alive], now)
-    return {each.id: reason for each in pending if (reason := _reason(each, next_tries, now))}
+        elif each.lease_token:
+            reason = ""
+        elif is_due and all(worker.suspended for worker in alive):
+            reason = SUSPENDED
+        elif is_due and all(worker.redis_away for worker in alive):
+            reason = REDIS_AWAY
+        elif each.next_attempt_at is None:
+            reason = RESUMED
+        else:
+            reason = _reason(each, each.due_at or now, next_tries, now)
+        if reason:
+            reasons[each.id] = reason
+    return reasons
 
 
-def _next_tries(told: Sequence[Sequence[OpenBreaker]], now: datetime) -> dict[int | str, datetime]:
-    """When hooks and hosts are tried again, by ids and origins, given the open breakers of each worker.
+def _next_tries(alive: Sequence[Any], now: datetime) -> dict[int | str, datetime]:
+    """When hooks and hosts are tried again, by ids and origins, given the rows of the workers.
 
     A breaker is half-open if its time has come. If other workers have it closed, it holds nothing back: one that gets
     no deliveries of the hook does not notice that the receiver is back.
     """
     times: defaultdict[int | str, list[datetime]] = defaultdict(list)
-    for each in chain.from_iterable(told):
-        times[each.hook_id or each.origin].append(datetime.fromisoformat(each.next_try_at))
-    return {key: min(found) for key, found in times.items() if max(found) > now or len(found) == len(told)}
+    for worker in alive:
+        for each in worker.open_breakers:
+            next_try_at = worker.last_beat + timedelta(seconds=each["next_try_in_s"])
+            times[each["hook_id"] or each["origin"]].append(next_try_at)
+    return {key: min(found) for key, found in times.items() if max(found) > now or len(found) == len(alive)}
 
 
-def _reason(delivery: Delivery, next_tries: Mapping[int | str, datetime], now: datetime) -> str:
-    due_at = delivery.due_at
-    if due_at is None:
-        return ""
+def _reason(delivery: Delivery, due_at: datetime, next_tries: Mapping[int | str, datetime], now: datetime) -> str:
     if delivery.reason:
         return "" if delivery.push.tag_look_up_at else f"{delivery.reason} Next try at {_shown(due_at)}."
     next_try = next_tries.get(_canonical(delivery.hook.hook_url)) or next_tries.get(delivery.hook_id)
-    if next_try is None or due_at > max(now, next_try) + CLOCKS_DIFFER:  # it waits for its own time
+    if next_try is None or due_at > max(now, next_try) + LATE:  # it waits for its own time
         return ""
     when = f"next try at {_shown(next_try)}" if next_try > now else "it is being tried again"
     return f"Waiting: {origin(delivery.hook.hook_url)} does not answer; {when}."

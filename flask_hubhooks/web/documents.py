@@ -82,7 +82,7 @@ class DeliveryView:
     latest: LastAttempt
     chain: Sequence[Delivery]
     waiting: str = ""
-    """Why it waits."""
+    """Why it waits. If this is given, and it is held, its webhook is active again."""
     attempts: Sequence[AttemptView] = ()
 
 
@@ -301,7 +301,10 @@ class DeliveryDocument(Document):
     outcome = Choice(
         list(OUTCOMES), "The outcome of its run.", read=lambda view: outcome_of(each.status for each in view.chain)
     )
-    reason = Text("Why it ended or is held, if no attempt says so.")
+    reason = Text(
+        "Why it ended or is held, if no attempt says so.",
+        read=lambda view: "" if view.waiting and view.row.next_attempt_at is None else view.row.reason,
+    )
     cause = Text(
         'Why it waits, or why the latest attempt failed, and what to do; "" otherwise.',
         read=lambda view: view.waiting or view.latest.cause,

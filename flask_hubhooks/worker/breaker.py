@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import logging
 import random
-from datetime import timedelta
 from math import inf
 from time import monotonic
-
-from ..dialects import utcnow
 
 logger = logging.getLogger(__name__)
 
@@ -39,16 +36,15 @@ class Breaker:
         self._name = name
         self._failures = 0
         self._openings = 0  # since it was closed
-        self._open_until = -inf
-        self.next_try_at = utcnow()
-        """When it was or will be half-open, by this machine's clock, once it has been open."""
+        self.open_until = -inf
+        """When it was or will be half-open, in `monotonic` seconds, if it is tripped."""
         self._failed_at = -inf
         self._probing = False
 
     @property
     def open_for_s(self) -> float:
         """The seconds for which nothing is sent; 0 if it is closed or half-open."""
-        return max(0.0, self._open_until - monotonic()) if self._openings else 0.0
+        return max(0.0, self.open_until - monotonic()) if self._openings else 0.0
 
     @property
     def tripped(self) -> bool:
@@ -71,7 +67,7 @@ class Breaker:
         if self._openings:
             logger.warning("%s answers again (breaker closed)", self._name)
         self._failures = self._openings = 0
-        self._open_until = -inf
+        self.open_until = -inf
         self._probing = False
 
     def failed(self) -> None:
@@ -88,8 +84,7 @@ class Breaker:
     def _open(self) -> None:
         seconds = OPEN_S[min(self._openings, len(OPEN_S) - 1)] * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311  # nosec B311
         self._openings += 1
-        self._open_until = monotonic() + seconds
-        self.next_try_at = utcnow() + timedelta(seconds=seconds)
+        self.open_until = monotonic() + seconds
         self._probing = False
         logger.warning(
             "%s has failed %d times in a row: its deliveries wait %.0f s (breaker open)",

@@ -43,7 +43,7 @@ from ..records.cancelling import REMOVED, removed
 from ..records.chains import Changes, advance
 from ..records.holding import any_to_release, hold, paused, release_held
 from ..records.locks import lock_free, lock_waiting
-from ..records.models import UNDER_WAY, Kind, Status, deliveries, hooks, pushes, webhooks
+from ..records.models import UNDER_WAY, Kind, deliveries, hooks, pushes, webhooks
 from ..records.repositories import settle
 from ..records.scopes import has_pattern
 from ..records.transitions import URGENT_S
@@ -265,8 +265,7 @@ _TAKE_OF_MANY = _take_of_many()
 _TAKE_OVERDUE = _OVERDUE.limit(bindparam("max_rows", type_=Integer)).with_for_update(skip_locked=True)
 _these = update(deliveries).where(one_of(deliveries.c.id, "ids"))
 _CANCEL = _these.values(transitions.cancelled(REMOVED))
-_GIVE_UP = _these.values(transitions.overdue())
-_EXPIRE = (
+_GIVE_UP = (
     _these.where(deliveries.c.status.in_(UNDER_WAY))  # others have no time to give up
     .values(transitions.overdue())
     .returning(deliveries.c.id, deliveries.c.push_id, deliveries.c.webhook_id, deliveries.c.status, deliveries.c.reason)
@@ -473,13 +472,14 @@ def claim(
             session.execute(_RENAME, {"ids": list(misnamed)})
         cancelled = [row for row in rows if row.removed]
         gave_up = [row for row in rows if row.gave_up and not row.removed]
-        for statement, ended in ((_CANCEL, cancelled), (_GIVE_UP, gave_up)):
-            if ended:
-                session.execute(statement, {"ids": [row.id for row in ended]})
-                advance(session, {(row.push_id, row.webhook_id) for row in ended})
-        changes.finished += [row.id for row in gave_up]
-        for row in gave_up:
-            changes.log_failure(row.id, row.webhook_id, Status.FAILED, transitions.GAVE_UP)
+        if cancelled:
+            session.execute(_CANCEL, {"ids": [row.id for row in cancelled]})
+        failed = session.execute(_GIVE_UP, {"ids": [row.id for row in gave_up]}).all() if gave_up else []
+        if ended := [*cancelled, *failed]:
+            advance(session, {(row.push_id, row.webhook_id) for row in ended})
+        changes.finished += [row.id for row in failed]
+        for row in failed:
+            changes.log_failure(row.id, row.webhook_id, row.status, row.reason)
         left = [row for row in rows if not row.removed and not row.gave_up]
         if to_hold := [row for row in left if row.paused]:  # after the others, since this locks webhooks
             changes.more_due = hold(session, to_hold)
@@ -526,7 +526,7 @@ def expire_overdue(session: Session, limit: int) -> Changes:
     """
     settle(session)
     overdue = session.scalars(_TAKE_OVERDUE, {"max_rows": limit}).all()
-    expired = session.execute(_EXPIRE, {"ids": overdue}).all() if overdue else []
+    expired = session.execute(_GIVE_UP, {"ids": overdue}).all() if overdue else []
     if expired:
         runs = {(row.push_id, row.webhook_id) for row in expired}
         lock_waiting(session, runs)

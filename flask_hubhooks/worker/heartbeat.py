@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import uuid
+from dataclasses import replace
 from math import inf
 from time import monotonic
 
@@ -22,8 +23,8 @@ from .dispatcher import Dispatcher
 logger = logging.getLogger(__name__)
 
 CHANGED_S = 2.0
-"""The shortest time between two heartbeats, if a breaker has opened or closed, if RQ was suspended or resumed, or if
-the first could not be written."""
+"""The shortest time between two heartbeats, if a breaker has opened or closed, if RQ was suspended or resumed, if Redis
+has gone or come back, or if the first could not be written."""
 FORGET_S = 60.0
 """How often it looks for rows of other workers to delete."""
 STATEMENT_S = 0.5
@@ -50,11 +51,12 @@ class Heart:
             VERSION,
             stopped=stopped,
             suspended=self._state.suspension.ongoing,
+            redis_away=self._state.redis_outage.ongoing,
             in_flight=self._dispatcher.in_flight,
             open_breakers=self._dispatcher.open_breakers(),
         )
         old = self._written
-        changed = old is None or (old.suspended, old.open_breakers) != (now.suspended, now.open_breakers)
+        changed = old is None or replace(old, in_flight=now.in_flight, stopped=stopped) != now
         if not stopped and monotonic() < self._written_at + (CHANGED_S if changed else HEARTBEAT_S):
             return
         self._written, self._written_at = None, monotonic()

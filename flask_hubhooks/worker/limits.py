@@ -258,14 +258,14 @@ class Limits:
             breakers: dict[int | str, Breaker] = {origin: host.breaker for origin, host in self._hosts.items()}
             # A hook with a new URL has a new breaker, which comes later.
             breakers |= {hook.key[0]: hook.breaker for hook in self._hooks.values()}
-            tripped = [(key, breaker.next_try_at) for key, breaker in breakers.items() if breaker.tripped]
+            tripped = [(key, breaker.open_until) for key, breaker in breakers.items() if breaker.tripped]
         return [
             OpenBreaker(
                 hook_id=key if isinstance(key, int) else None,
                 origin="" if isinstance(key, int) else key,
-                next_try_at=next_try_at.isoformat(timespec="seconds"),
+                open_until=open_until,
             )
-            for key, next_try_at in tripped[:MAX_SHOWN]
+            for key, open_until in tripped[:MAX_SHOWN]
         ]
 
     # How turns, limits and breakers work; the lock is held

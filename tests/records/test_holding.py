@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -139,8 +140,16 @@ def test_the_newest_of_each_tag(host: Host, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("switch_off", "reason"), [(pause, transitions.GAVE_UP_PAUSED), (disable_it, transitions.GAVE_UP_DISABLED)]
 )
-def test_held_for_five_days(host: Host, switch_off: Callable[[Host, dict[str, Any]], None], reason: str) -> None:
-    """What is held for 5 days fails, with the reason, and can be recovered."""
+def test_held_for_five_days(
+    host: Host,
+    switch_off: Callable[[Host, dict[str, Any]], None],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What is held for 5 days, or was about to be held, fails with the reason, and can be recovered."""
+    caplog.set_level(logging.INFO, "flask_hubhooks")
+    monkeypatch.setattr(holding, "MAX_HELD", 0)
     with Receiver() as receiver:
         webhook = host.create(receiver.url)
         host.push(tag="held")
@@ -151,6 +160,7 @@ def test_held_for_five_days(host: Host, switch_off: Callable[[Host, dict[str, An
         host.make_overdue()
         host.deliver()
         assert [(each["state"], each["reason"]) for each in host.history(webhook)] == [("failed", reason)] * 2
+        assert sum(each.message.endswith(f"failed for good: {reason}") for each in caplog.records) == 2
         resume(host, webhook)
         recovered = host.api(
             "POST", f"acme/app/webhooks/{webhook['id']}/recover/", json={"since": "2020-01-01T00:00:00Z"}

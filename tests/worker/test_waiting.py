@@ -16,7 +16,9 @@ from rq.suspension import resume, suspend
 from sqlalchemy import insert, select, text, update
 
 from flask_hubhooks.dialects import utcnow
+from flask_hubhooks.records import transitions
 from flask_hubhooks.records.models import Hook, Worker, workers
+from flask_hubhooks.records.workers import REDIS_AWAY, RESUMED, SUSPENDED
 from flask_hubhooks.version import VERSION
 from flask_hubhooks.worker.heartbeat import Heart
 from flask_hubhooks.worker.jobs import dispatchers
@@ -150,13 +152,55 @@ def test_behind_a_breaker(host: Host) -> None:
         assert re.fullmatch(shown, cause(host, webhook))
         assert {row.name for row in rows(host) if row.version == "1"} == {"late"}
         [breaker] = next(row.open_breakers for row in rows(host) if row.open_breakers)
-        half_open = [breaker | {"next_try_at": utcnow().isoformat()}]
+        half_open = [breaker | {"next_try_in_s": -0.1}]
         host.set_all(Worker, last_beat=utcnow(), open_breakers=half_open)
         host.make_due()
         assert cause(host, webhook) == f"Waiting: {origin} does not answer; it is being tried again."
         with host.writing() as session:
             session.execute(update(workers).where(workers.c.name == "late").values(open_breakers=[]))
         assert cause(host, webhook) == "", "a worker whose breaker is closed sends it"
+
+
+@pytest.mark.parametrize("database_uri", ["sqlite", "postgresql"], indirect=True)
+def test_paused_and_resumed(host: Host) -> None:
+    """What is to be held says so before a worker holds it, and what was held no longer does once it may be sent."""
+    alive = {"host": "a", "version": "1", "open_breakers": []}
+    with Receiver(500) as receiver:
+        webhook = host.create(receiver.url)
+        host.push()
+        path = f"acme/app/webhooks/{webhook['id']}/"
+        for held in (False, True):
+            host.api("PATCH", path, json={"active": False})
+            if held:
+                host.deliver()
+            [delivery] = host.history(webhook)
+            assert (delivery["reason"] if held else cause(host, webhook)) == transitions.HELD_PAUSED
+            host.api("PATCH", path, json={"active": True})
+            assert cause(host, webhook) == "Waiting for a worker: none has been seen yet."
+            assert host.history(webhook)[0]["reason"] == ""
+        with host.writing() as session:
+            session.execute(insert(workers), alive | {"name": "a", "last_beat": utcnow()})
+        assert cause(host, webhook) == RESUMED
+        host.deliver()
+        host.set_all(Worker, last_beat=utcnow())
+        assert cause(host, webhook).startswith("The receiver answered 500")
+
+
+@pytest.mark.parametrize("database_uri", ["sqlite"], indirect=True)
+def test_only_some_workers_wait(host: Host) -> None:
+    """Deliveries wait only if all workers are suspended, or none of them reaches Redis."""
+    webhook = host.create(URL)
+    host.push()
+    alive = {"host": "a", "version": "1", "open_breakers": [], "last_beat": utcnow()}
+    with host.writing() as session:
+        session.execute(insert(workers), [alive | {"name": name} for name in "ab"])
+    for column, reason in (("suspended", SUSPENDED), ("redis_away", REDIS_AWAY)):
+        host.set_all(Worker, **{column: True})
+        assert cause(host, webhook) == reason
+        with host.writing() as session:
+            session.execute(update(workers).where(workers.c.name == "a").values({column: False}))
+        assert cause(host, webhook) == ""
+        host.set_all(Worker, **{column: False})
 
 
 def test_a_locked_table(host: Host, worker: Start) -> None:  # noqa: F811

