@@ -307,7 +307,9 @@ class DeliveryDocument(Document):
     )
     cause = Text(
         'Why it waits, or why the latest attempt failed, and what to do; "" otherwise.',
-        read=lambda view: view.waiting or view.latest.cause,
+        read=lambda view: (
+            view.waiting or (view.row.reason if view.row.status is Status.PENDING else "") or view.latest.cause
+        ),
     )
     hook = Nested(DeliveryHookDocument)
     position = Count("The position of the hook in its chain, from 0.")

@@ -60,9 +60,11 @@ def test_held_and_sent(host: Host, switch_off: Callable[[Host, dict[str, Any]], 
         host.make_due()
         host.deliver()
         assert tags(receiver) == ["tried"]
-        assert [(each["push"]["tag"], each["state"], each["reason"]) for each in host.history(webhook)] == [
-            ("new", "pending", reason),
-            ("tried", "pending", reason),
+        assert [
+            (each["push"]["tag"], each["state"], each["reason"], each["cause"]) for each in host.history(webhook)
+        ] == [
+            ("new", "pending", reason, reason),
+            ("tried", "pending", reason, reason),
         ]
         with host.writing() as session:
             rows = session.scalars(select(Delivery).order_by(Delivery.push_id)).all()

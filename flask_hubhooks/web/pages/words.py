@@ -195,12 +195,9 @@ def total_duration(deliveries: Sequence[Mapping[str, Any]]) -> Markup:
 
 
 def cause_of(deliveries: Sequence[Mapping[str, Any]]) -> str:
-    """Why a run has not succeeded: the cause of its first delivery that has not, or what holds that now."""
+    """Why a run has not succeeded: the cause of its first delivery that has not."""
     deciding = next((each for each in deliveries if each["state"] != "succeeded"), None)
-    if deciding is None:
-        return ""
-    is_held = deciding["state"] == "pending" and deciding["reason"]
-    return str(deciding["reason"] if is_held else deciding["cause"] or deciding["reason"])
+    return str(deciding["cause"] or deciding["reason"]) if deciding else ""
 
 
 def timing(attempt: Mapping[str, Any]) -> Markup:
