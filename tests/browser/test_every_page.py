@@ -111,7 +111,7 @@ def test_the_hosts_tables_are_others(site: Host, visit: Visit) -> None:
 
 @pytest.mark.parametrize("width", [NARROW, WIDE])
 def test_tags_stay_whole(site: Host, visit: Visit, width: int) -> None:
-    """A tag that fits is shown in one line, whatever else takes room; a longer one widens no page."""
+    """A tag that fits is shown in one line, whatever else takes room; a longer one widens no page and no table."""
     webhook = site.create("https://ci.example.com/" + "path/" * 30, *["https://ci.example.com/hook"] * 2)
     tags = ["v2.4.2-rc1-alpine", "nightly", "t" * 128]
     for tag in tags:
@@ -121,6 +121,7 @@ def test_tags_stay_whole(site: Host, visit: Visit, width: int) -> None:
     lines = "each => Math.round(each.getBoundingClientRect().height / parseFloat(getComputedStyle(each).lineHeight))"
     found = [visit.page.locator(".tag-name", has_text=tag).evaluate(lines) for tag in tags]
     assert found[:2] == [1, 1] and found[2] > 1
+    assert visit.page.locator("#hubhooks-table").evaluate("each => each.scrollWidth - each.clientWidth") == 0
     visit.fits(width, SMALLEST)
 
 
