@@ -1197,7 +1197,10 @@ def test_what_pausing_and_deleting_do(host: Host) -> None:
         assert f"{says} 4 deliveries are held until then." in history
         assert history.count("Held: the webhook is paused.") == 2
         asked = text_of(visitor.get(f"{webhook['id']}/delete/"))
-        assert "4 deliveries that have not been received yet will be cancelled. Its history will no longer be readable." in asked
+        assert (
+            "4 deliveries that have not been received yet will be cancelled. Its history will no longer be readable."
+            in asked
+        )
         assert host.states(webhook) == ["pending", "waiting"] * 2
         assert visitor.send(f"{webhook['id']}/resume/").status_code == 303
         host.deliver()
