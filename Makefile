@@ -3,9 +3,8 @@
 
 PYTHON ?= python3
 IN_VENV = .venv/bin/python
-# One process more than cores, since many tests wait. In the order of the alphabet the slowest files come early.
-PYTEST = $(IN_VENV) -m pytest --numprocesses $(shell $(PYTHON) -c "import os; print((os.cpu_count() or 1) + 1)") \
-	--dist loadfile --no-loadscope-reorder
+# In the order of the alphabet the slowest files come early.
+PYTEST = $(IN_VENV) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 ifneq ($(shell $(IN_VENV) -c "print('works')" 2>/dev/null),works)
 $(shell rm -rf .venv)

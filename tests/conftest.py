@@ -29,7 +29,7 @@ from .support.processes import free_port
 from .support.receivers import Receiver
 
 hypothesis.settings.register_profile("busy", deadline=None)  # how long an example takes says nothing on a busy machine
-hypothesis.settings.register_profile("long", deadline=None, max_examples=2500)
+hypothesis.settings.register_profile("long", deadline=None, max_examples=4000)
 hypothesis.settings.load_profile("busy")
 
 

@@ -65,6 +65,7 @@ def test_without_tables(make_host: MakeHost, start: Start) -> None:
     assert [each.log for each in processes] == [missing] * len(COMMANDS)
 
 
+@pytest.mark.own_host
 @on_postgresql
 def test_without_a_database(host: Host, start: Start) -> None:
     """If the database cannot be reached every command ends with one line."""
@@ -76,6 +77,7 @@ def test_without_a_database(host: Host, start: Start) -> None:
         assert line.startswith("Error: Cannot use the database: connection failed:")
 
 
+@pytest.mark.own_host
 @on_sqlite
 def test_without_the_keys(host: Host, start: Start) -> None:
     """A worker that can decrypt none of the newest secrets does not begin; if it is some, it says how many and begins.

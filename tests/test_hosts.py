@@ -488,6 +488,7 @@ def test_a_fault_of_ours_is_answered_by_the_host(
 # Two apps
 
 
+@pytest.mark.own_host
 @pytest.mark.parametrize("shared", [False, True], ids=["two databases", "one database"])
 def test_two_apps(host: Host, tmp_path: Path, shared: bool) -> None:
     """Two apps with one db and one HubHooks both work: on one database they are one registry, on two apart."""

@@ -34,7 +34,7 @@ def test_axe_finds_nothing(site: Host, visit_as: MakeVisit, color_scheme: str, r
     found: dict[str, list[str]] = {}
     for name, go in ways(site).items():
         go(visit)
-        for width in (NARROW, WIDE):
+        for width in (NARROW, WIDE) if color_scheme == "light" else (WIDE,):
             visit.resize(width)
             found[f"{name}, {width} px"] = violations(visit.page, rules)
     for name, each in found.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from playwright.sync_api import expect
 
 from ..support.host import Host
@@ -37,8 +36,7 @@ def fill(host: Host) -> dict[str, str]:
     return ids
 
 
-@pytest.mark.parametrize("color_scheme", ["light", "dark"])
-def test_axe_finds_nothing(site: Host, visit_as: MakeVisit, color_scheme: str, tmp_path: Path) -> None:
+def test_axe_finds_nothing(site: Host, visit_as: MakeVisit, tmp_path: Path) -> None:
     """The pages of a namespace and the inherited rows of a repository violate no rule of axe-core, and fit."""
     ids = fill(site)
     farm = ids["Build farm"]
@@ -50,7 +48,7 @@ def test_axe_finds_nothing(site: Host, visit_as: MakeVisit, color_scheme: str, t
         "inherited": ("", "acme/app"),
         "inherited-history": (f"{farm}/history/", "acme/app"),
     }
-    visit = visit_as(color_scheme=color_scheme, reduced_motion="reduce")
+    visit = visit_as(reduced_motion="reduce")
     found = {}
     for name, (path, scope) in pages.items():
         visit.open(path, scope)

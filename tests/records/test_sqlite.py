@@ -24,7 +24,7 @@ from ..support.host import Host
 from ..support.processes import Process
 from ..support.receivers import Receiver, poll
 
-THREADS, PUSHES = 4, 60
+THREADS, PUSHES = 4, 30
 """What the web process does at once, and how many pushes each of its threads reports."""
 
 

@@ -584,5 +584,5 @@ def test_any_order(host: Host, clock: StoppedClock) -> None:
         def __init__(self) -> None:
             super().__init__(host, clock)
 
-    examples = settings().max_examples // 5  # each is worth many of what one function is given
+    examples = settings().max_examples // 8  # each is worth many of what one function is given
     run_state_machine_as_test(OnTheHost, settings=settings(max_examples=examples, stateful_step_count=30))

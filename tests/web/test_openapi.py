@@ -255,7 +255,8 @@ def _deliver(host: Host) -> None:
     host.api("POST", f"{one}recover/", json=FOREVER)
     host.api("PATCH", one, json={"active": False})
     host.api("POST", f"{one}history/{deliveries[-1]['id']}/redeliver/")  # 409
-    host.api("POST", f"{one}test/")  # 429
+    for _ in range(5):  # however slow the machine is
+        host.api("POST", f"{one}test/")  # 429
     host.set_all(Delivery, status="cancelled", callback_state="")
     host.call_back(bodies[-1])  # 409 or 410
     host.call_back(bodies[1])

@@ -616,6 +616,7 @@ def test_many_hooks_take_turns(host: Host) -> None:
     assert served == dict.fromkeys(names.values(), 2)
 
 
+@pytest.mark.own_host
 @pytest.mark.parametrize("analyzed", ["never", "while nothing was due", "now"])
 @on_postgresql
 def test_claims_stay_flat(host: Host, analyzed: str) -> None:
