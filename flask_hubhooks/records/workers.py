@@ -116,12 +116,8 @@ def waiting_reasons(session: Session, rows: Sequence[Delivery]) -> dict[uuid.UUI
     pending = [each for each in rows if each.status is Status.PENDING]
     if not pending:
         return {}
-    seen = session.execute(_SEEN).all()
-    now: datetime = seen[0].now
-    heartbeats = [each for each in seen if each.name is not None]
-    alive = [each for each in heartbeats if not each.stopped and each.last_beat >= now - timedelta(seconds=MISSED_S)]
+    now, alive, last_seen = _look(session)
     reasons = {}
-    last_seen = heartbeats[-1].last_beat if heartbeats else None
     next_tries = _next_tries(alive, now)
     for each in pending:
         is_to_be_held = not each.webhook.active and each.push.kind is not Kind.TEST
@@ -131,9 +127,7 @@ def waiting_reasons(session: Session, rows: Sequence[Delivery]) -> dict[uuid.UUI
         elif is_to_be_held and not each.lease_token:
             reason = HELD_DISABLED if each.webhook.disabled_reason else HELD_PAUSED
         elif not alive and (is_due or each.lease_token):
-            since = f"since {_shown(last_seen)}" if last_seen else "yet"
-            reason = f"Waiting for a worker: none has been seen {since}."
-            _warn(last_seen)
+            reason = _no_worker(last_seen)
         elif each.lease_token:
             reason = ""
         elif is_due and all(worker.suspended for worker in alive):
@@ -147,6 +141,21 @@ def waiting_reasons(session: Session, rows: Sequence[Delivery]) -> dict[uuid.UUI
         if reason:
             reasons[each.id] = reason
     return reasons
+
+
+def no_worker(session: Session) -> str:
+    """Say that no worker is running; "" if one is."""
+    _, alive, last_seen = _look(session)
+    return "" if alive else _no_worker(last_seen)
+
+
+def _look(session: Session) -> tuple[datetime, list[Any], datetime | None]:
+    """Return the database's time, the rows of the workers that are alive, and when one was last seen."""
+    seen = session.execute(_SEEN).all()
+    now: datetime = seen[0].now
+    heartbeats = [each for each in seen if each.name is not None]
+    alive = [each for each in heartbeats if not each.stopped and each.last_beat >= now - timedelta(seconds=MISSED_S)]
+    return now, alive, heartbeats[-1].last_beat if heartbeats else None
 
 
 def _next_tries(alive: Sequence[Any], now: datetime) -> dict[int | str, datetime]:
@@ -184,12 +193,13 @@ def _shown(time: datetime) -> str:
     return f"{time:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _warn(last_seen: datetime | None) -> None:
-    """Log that there is no worker, once for each time that they went away."""
+def _no_worker(last_seen: datetime | None) -> str:
+    """Say that there is no worker, and log it once for each time that they went away."""
+    since = f"since {_shown(last_seen)}" if last_seen else "yet"
     state = current_state()
     if state.missed_worker_since != last_seen:
         state.missed_worker_since = last_seen
         logger.warning(
-            "deliveries wait for a worker: none has been seen %s. Start one with `flask hubhooks worker`.",
-            f"since {_shown(last_seen)}" if last_seen else "yet",
+            "deliveries wait for a worker: none has been seen %s. Start one with `flask hubhooks worker`.", since
         )
+    return f"Waiting for a worker: none has been seen {since}."

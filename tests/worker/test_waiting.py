@@ -56,10 +56,12 @@ def test_from_start_to_end(host: Host, worker: Start, redis_url: str, caplog: py
         webhook = host.create(receiver.url)
         host.push()
         assert cause(host, webhook) == "Waiting for a worker: none has been seen yet."
+        assert "none has been seen yet." in host.api("GET", "/r/acme/app/webhooks/").text
         assert len(missed(caplog)) == 1
         process = worker()
         receiver.wait_for(1, SECONDS)
         poll(lambda: cause(host, webhook) == "", SECONDS)
+        assert "none has been seen" not in host.api("GET", "/r/acme/app/webhooks/").text
         [row] = rows(host)
         assert row.name.startswith(f"{row.host}.")
         assert (row.version, row.in_flight, row.open_breakers, row.stopped) == (VERSION, 0, [], False)

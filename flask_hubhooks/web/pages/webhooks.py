@@ -12,11 +12,11 @@ from flask import Response, request
 from ...dialects import utcnow
 from ...formats import dockerhub
 from ...outbox import recent_tags
-from ...records import runs, webhooks
+from ...records import runs, webhooks, workers
 from ...records.credentials import FORMER_SECRET_TTL
 from ...records.filters import BadPattern, Filter, check_tag_pattern
 from ...records.holding import count_unsent
-from ...records.models import Webhook
+from ...records.models import Status, Webhook
 from ...records.scopes import sample_repository
 from ...records.webhooks import Refused
 from ...worker.masking import MASKED
@@ -51,6 +51,8 @@ def _list(call: Call, form: WebhookForm, number: int = 1, status: int = 200) -> 
     with call.state.reading() as session:
         rows, count = page_of_webhooks(session, call, [], Webhook.id.desc(), number, WEBHOOKS)
         recent = runs.recent(session, rows, call.scope)
+        pending = (recent[row.id][0].state is Status.PENDING for row in rows if row.active and recent[row.id])
+        waiting = workers.no_worker(session) if any(pending) else ""
     return page(
         call,
         "webhooks.html",
@@ -58,6 +60,7 @@ def _list(call: Call, form: WebhookForm, number: int = 1, status: int = 200) -> 
         form=form,
         webhooks=[call.viewer.document(WEBHOOK_DOCUMENT, row) for row in rows],
         recent=recent,
+        waiting=waiting,
         count=count,
         older=number + 1 if number * WEBHOOKS < count else None,
         newer=number - 1 if number > 1 else None,
