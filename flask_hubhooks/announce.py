@@ -1,4 +1,4 @@
-"""What is said after a commit: log entries, and signals to the host about what finished or was disabled."""
+"""Logs failures after their commit, and signals to the host which deliveries finished and webhooks were disabled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def announce(state: State, changes: Changes) -> None:
-    """Log what failed, and send the signals: deliveries succeeded, failed or expired, or webhooks were disabled.
+    """Log failures, and send the signals for deliveries that ended and for webhooks that we disabled.
 
     Receivers run in an app context of their own, so that their use of `db.session` affects nobody else. Nothing is read
     from the database for a signal without receivers. Errors are logged, never raised: the changes are committed.

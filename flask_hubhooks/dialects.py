@@ -130,16 +130,18 @@ def limit_idling(session: Session, seconds: float) -> None:
     A machine that lost its power, or a suspended process, would otherwise keep its rows locked for two hours,
     until TCP gives up the connection.
     """
-    if session.get_bind().dialect.name == "postgresql":
-        limit = text("SELECT set_config('idle_in_transaction_session_timeout', :ms, true)")
-        session.execute(limit, {"ms": str(round(seconds * 1000))})
+    _set_limit(session, "idle_in_transaction_session_timeout", seconds)
 
 
 def limit_statements(session: Session, seconds: float) -> None:
     """Have PostgreSQL end statements of the transaction that take longer, for example because they wait for a lock."""
+    _set_limit(session, "statement_timeout", seconds)
+
+
+def _set_limit(session: Session, setting: str, seconds: float) -> None:
     if session.get_bind().dialect.name == "postgresql":
-        limit = text("SELECT set_config('statement_timeout', :ms, true)")
-        session.execute(limit, {"ms": str(round(seconds * 1000))})
+        limit = text("SELECT set_config(:setting, :ms, true)")
+        session.execute(limit, {"setting": setting, "ms": str(round(seconds * 1000))})
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Outages of the database and of Redis, and the like: each is logged once when it begins and once when it ends."""
+"""Outages of the database and of Redis, each logged once when it begins and once when it ends."""
 
 from __future__ import annotations
 
@@ -54,23 +54,6 @@ class Outage:
             self.noticed(fault)
         else:
             self.over()
-
-
-class Episode:
-    """Something that begins and ends, as last seen by any thread of this process. Each is one log entry."""
-
-    def __init__(self, begins: str, ends: str) -> None:
-        self._begins = begins
-        self._ends = ends
-        self.ongoing = False
-        self._lock = threading.Lock()
-
-    def seen(self, ongoing: bool) -> None:
-        """Note whether it is going on, and log what has changed."""
-        with self._lock:
-            changed, self.ongoing = self.ongoing != ongoing, ongoing
-        if changed:
-            logger.warning(self._begins if ongoing else self._ends)
 
 
 def in_one_line(fault: BaseException) -> str:

@@ -29,7 +29,7 @@ from .config import Config
 from .crypto.callback_tokens import CallbackTokens
 from .crypto.secret_box import SecretBox
 from .engines import loader_engine, own_engine, source_engine
-from .outages import DATABASE_FAULTS, REDIS_FAULTS, Episode, Outage, in_one_line
+from .outages import DATABASE_FAULTS, REDIS_FAULTS, Outage, in_one_line
 from .redis_client import connect
 from .registry import ImagePush, Repository
 from .sources import Source
@@ -86,10 +86,6 @@ class State:
         self.secrets = SecretBox(config.encryption_keys, passwords)
         self.redis_outage = Outage("Redis", REDIS_FAULTS)
         self.database_outage = Outage("the database", DATABASE_FAULTS)
-        self.suspension = Episode(
-            "RQ workers are suspended (`rq suspend`): deliveries wait until `rq resume`",
-            "RQ workers are resumed: deliveries are sent again",
-        )
         self.missed_worker_since: datetime | Literal[False] | None = False
         """When the last worker was seen, as of the latest log entry about that; None: there never was one."""
         self._engines: dict[tuple[Callable[[Engine], Engine], Engine], Engine] = {}

@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session
 
 from ..dialects import now_plus, one_of
 from . import transitions
-from .models import UNSENT, Kind, Webhook, deliveries, pushes, unsucceeded, webhooks
+from .locks import unsent
+from .models import Kind, Webhook, deliveries, pushes, unsucceeded, webhooks
 
 MAX_HELD = 1_000
 """Deliveries that one claim holds beside those that it has taken, and that one call of `release_held` makes due.
@@ -23,7 +24,7 @@ MAX_HELD = 1_000
 What was claimed for other webhooks in the same transaction waits for it: 10,000 took seconds on a busy machine.
 """
 MAX_WEBHOOKS = 20
-"""Webhooks whose deliveries one call of `release_held` makes due: an equal part of each."""
+"""Webhooks that share one call of `release_held`."""
 LOCKED_S = 1.0
 """When deliveries are looked at again whose webhook another transaction has locked."""
 
@@ -34,9 +35,9 @@ _held = and_(deliveries.c.status == literal_column("'pending'"), deliveries.c.ne
 
 
 def hold(session: Session, claimed: Sequence[Any]) -> bool:
-    """Hold deliveries that were claimed for paused webhooks, and with them what else of their hooks is due.
+    """Hold deliveries that were claimed for paused webhooks, and whatever else is due at the same hooks.
 
-    Returns whether more may be left of the latter. This does not wait for locks: if another transaction has locked a
+    Returns whether more may be left to hold. This does not wait for locks: if another transaction has locked a
     webhook, such as an owner's who edits it, its deliveries are released and looked at again later.
     """
     noted = {row.id: row.reason for row in session.execute(_NOTE, {"ids": list({row.webhook_id for row in claimed})})}
@@ -89,7 +90,7 @@ any_to_release = exists().where(webhooks.c.holds, webhooks.c.active)
 
 
 def release_held(session: Session) -> bool:
-    """Make held deliveries of webhooks that are active again due, a batch of each; returns whether there were any.
+    """Make a batch of held deliveries due for each webhook that is active again; returns whether there were any.
 
     The oldest push comes first. This does not wait for locks.
     """
@@ -116,5 +117,5 @@ _RESUME = update(deliveries).where(one_of(deliveries.c.id, "ids")).values(transi
 
 def count_unsent(session: Session, webhook_id: int) -> int:
     """How many deliveries of a webhook are pending or waiting: pausing holds them, and deleting cancels them."""
-    unsent = and_(deliveries.c.webhook_id == webhook_id, unsucceeded, deliveries.c.status.in_(UNSENT))
-    return session.scalar(select(func.count()).select_from(deliveries).where(unsent)) or 0
+    of_webhook = and_(deliveries.c.webhook_id == webhook_id, unsucceeded, unsent)
+    return session.scalar(select(func.count()).select_from(deliveries).where(of_webhook)) or 0

@@ -82,7 +82,7 @@ class DeliveryView:
     latest: LastAttempt
     chain: Sequence[Delivery]
     waiting: str = ""
-    """Why it waits. If this is given, and it is held, its webhook is active again."""
+    """Why it waits. A held delivery has this only once its webhook is active again."""
     attempts: Sequence[AttemptView] = ()
 
 

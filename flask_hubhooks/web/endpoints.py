@@ -87,7 +87,7 @@ class Endpoint:
     problems: tuple[int, ...] = ()
     """Statuses of problems that do not follow from the other arguments."""
     usage: str = ""
-    """What a 405 says beside the allowed methods."""
+    """Explains the route in a 405, after the allowed methods."""
     function: Callable[..., Any] = field(init=False)
 
     def __call__(self, function: FunctionT) -> FunctionT:

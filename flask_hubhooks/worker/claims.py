@@ -521,8 +521,8 @@ def expire_overdue(session: Session, limit: int) -> Changes:
     """End at most `limit` deliveries whose time is over, and their chains.
 
     Their callback never came, or they were never sent, such as those of a hook that was excluded from claims. Before
-    that, what belongs to repositories that were lately deleted or renamed is settled. After it, what was held is
-    released whose webhook is active again; the changes say whether there was any.
+    that, what belongs to repositories that were lately deleted or renamed is settled. Afterwards held
+    deliveries whose webhook is active again are released; the changes say whether there were any.
     """
     settle(session)
     overdue = session.scalars(_TAKE_OVERDUE, {"max_rows": limit}).all()

@@ -142,7 +142,7 @@ class Dispatcher:
         """Claims completed since the dispatcher last asked for more."""
         self._claim_not_before = self._sweep_not_before = self._withdraw_not_before = 0.0
         self._look_again = False
-        """Whether the last look has left some of what is to be held or to be sent after that."""
+        """Whether the last look for work has left more to hold or to release."""
         self._locked: list[Result | Released] = []
         self._locked_not_before = 0.0
         self._ends = inf

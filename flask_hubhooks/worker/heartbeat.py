@@ -1,4 +1,4 @@
-"""A worker's heartbeat: a row that tells web processes that it is there, and what it holds back."""
+"""A worker's heartbeat: a row that shows web processes that it runs, and which receivers it does not call now."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHANGED_S = 2.0
 """The shortest time between two heartbeats, if a breaker has opened or closed, if RQ was suspended or resumed, if Redis
 has gone or come back, or if the first could not be written."""
 FORGET_S = 60.0
-"""How often it looks for rows of other workers to delete."""
+"""How often it deletes the rows of workers that are gone."""
 STATEMENT_S = 0.5
 """How long a statement may take on PostgreSQL: a host's migration may have locked the table."""
 
@@ -43,14 +43,14 @@ class Heart:
         self._written_at = self._forgot_at = -inf
         self._is_refused = False
 
-    def beat(self, *, stopped: bool = False) -> None:
+    def beat(self, *, suspended: bool = False, stopped: bool = False) -> None:
         """Write the row if it is time to, or if the worker has stopped. After an error it is time again soon."""
         now = workers.Heartbeat(
             self._name,
             self._host,
             VERSION,
             stopped=stopped,
-            suspended=self._state.suspension.ongoing,
+            suspended=suspended,
             redis_away=self._state.redis_outage.ongoing,
             in_flight=self._dispatcher.in_flight,
             open_breakers=self._dispatcher.open_breakers(),

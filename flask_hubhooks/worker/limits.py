@@ -34,7 +34,7 @@ answer, and connect a second later."""
 MIN_SHARE = 2
 """Deliveries that a succeeding hook may hold at least, in flight or waiting here."""
 MAX_SHOWN = 1000
-"""Open breakers that a heartbeat lists. They would be many where many receivers are dead."""
+"""Open breakers that a heartbeat lists. With many dead receivers there are thousands."""
 FORGET_S = 10.0
 """How long a hook that has nothing to send is remembered."""
 
@@ -245,7 +245,7 @@ class Limits:
         with self._lock:
             return max((flight.timeout_s for flight in self._flights.values()), default=0)
 
-    # What the heartbeat tells
+    # For the heartbeat
 
     @property
     def in_flight(self) -> int:

@@ -47,6 +47,9 @@ RQ_TTL_S = 30
 STOP_S = 10.0
 """How long stopping may take beyond the longest time-out in flight: results are recorded in spite of a short outage."""
 
+SUSPENDED = "RQ workers are suspended (`rq suspend`): deliveries wait until `rq resume`"
+RESUMED = "RQ workers are resumed: deliveries are sent again"
+
 
 class _Stopped(BaseException):
     """A signal stops the worker. No `Exception`, since libraries log and drop those while they clean up."""
@@ -224,6 +227,7 @@ class _Beat:
         self._burst = burst
         self._pruning: Iterator[int] | None = None
         self._failed_job = ""
+        self._suspended = False
         self._stopped = threading.Event()
         self._heart.beat()  # before the worker says that it is ready
         self._thread = threading.Thread(target=self._run, name="hubhooks-beat", daemon=True)
@@ -242,7 +246,7 @@ class _Beat:
                     if not self._burst:
                         self._beat(beats)
                     if not self._state.database_outage.ongoing:
-                        self._heart.beat()
+                        self._heart.beat(suspended=self._suspended)
             except Exception:
                 logger.exception("the beat is skipped")
             beats += 1
@@ -257,7 +261,9 @@ class _Beat:
             due = anything_due(session)
         with state.redis_outage.watched():
             suspended = bool(state.redis.exists(WORKERS_SUSPENDED))
-            state.suspension.seen(suspended)
+            if suspended != self._suspended:
+                self._suspended = suspended
+                logger.warning(SUSPENDED if suspended else RESUMED)
             if suspended:
                 self._dispatcher.end_run()  # RQ waits for the end of the job, which lasts as long as there is work
             if due:

@@ -85,7 +85,9 @@ def test_from_start_to_end(host: Host, worker: Start, redis_url: str, caplog: py
         assert since and f"{max(each.last_beat for each in rows(host)):%H:%M:%S}" in since[1]
         assert cause(host, webhook)
         assert len(missed(caplog)) == 2
-        assert re.search(r"(?m)^\d{4}-\d\d-\d\d [\d:,]+ WARNING flask_hubhooks.outages: RQ workers are", process.log)
+        assert re.search(
+            r"(?m)^\d{4}-\d\d-\d\d [\d:,]+ WARNING flask_hubhooks.worker.process: RQ workers are", process.log
+        )
         assert "`flask hubhooks worker`" in missed(caplog)[1]
 
 
