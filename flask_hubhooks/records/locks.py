@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import ColumnElement, FromClause, Select, and_, select, tuple_
+from sqlalchemy import ColumnElement, FromClause, Select, Tuple, and_, literal_column, select, tuple_
 from sqlalchemy.orm import Session
 
 from ..dialects import now_plus, one_of
@@ -23,7 +23,21 @@ leases = select(deliveries.c.id, deliveries.c.lease_token, deliveries.c.round, d
 
 def in_flight(rows: FromClause) -> ColumnElement[bool]:
     """Whether a worker has these deliveries under a lease: their requests may be on the wire."""
-    return and_(rows.c.lease_token.is_not(None), rows.c.next_attempt_at > now_plus(0.0))
+    return and_(rows.c.lease_token.is_not(None), _next_attempt(rows) > tuple_(now_plus(0.0), literal_column("0")))
+
+
+def is_scheduled(rows: FromClause) -> ColumnElement[bool]:
+    """Whether these deliveries are due at some time or in flight, and have not ended and are not held."""
+    return _next_attempt(rows) < tuple_(literal_column("'9999-12-31'"), literal_column("0"))
+
+
+def _next_attempt(rows: FromClause) -> Tuple:
+    """For conditions on `next_attempt_at` that the indexes for claims must not serve.
+
+    If nothing was due when PostgreSQL last analyzed the table, it takes these indexes for empty, and would read a whole
+    backlog from them. It does not see that a comparison of rows implies `next_attempt_at IS NOT NULL`.
+    """
+    return tuple_(rows.c.next_attempt_at, rows.c.push_id)
 
 
 def in_order(found: Select[Any]) -> Select[Any]:

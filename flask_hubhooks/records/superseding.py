@@ -34,7 +34,7 @@ from sqlalchemy.orm import Session, aliased
 from ..dialects import one_of
 from . import transitions
 from .chains import advance
-from .locks import in_flight, locked_ids, unsent
+from .locks import in_flight, is_scheduled, locked_ids, unsent
 from .models import UNFINISHED, Delivery, Hook, Kind, Push, deliveries, pushes
 
 MAX_SUPERSEDED = 10_000
@@ -95,7 +95,7 @@ def _older_than(received: Any) -> Select[Any]:
             d.hook_id == received.hook_id,
             d.ordered_image == received.ordered_image,
             d.ordered_image.is_not(None),
-            d.next_attempt_at.is_not(None),
+            is_scheduled(deliveries),
             d.push_id < received.push_id,
             supersedable(deliveries),
             not_(in_flight(deliveries)),

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from ..dialects import now_plus, one_of
 from ..records import transitions
 from ..records.chains import advance
-from ..records.locks import in_flight, lock_free
+from ..records.locks import in_flight, is_scheduled, lock_free
 from ..records.models import Status, deliveries
 from .claims import Claim, Released
 
@@ -45,9 +45,11 @@ def keep_order(session: Session, claims: Sequence[Claim]) -> tuple[list[Claim], 
             of_tags[each.hook_id, each.ordered_image].append(each)
     single = [queue[0].id for queue in of_tags.values() if len(queue) == 1]
     free = set(single) - set(session.scalars(_CONTENDED, {"ids": single}) if single else ())
+    # They are sent as if they had no order, which saves the search for what they supersede: claims end what comes now.
+    claims = [each._replace(ordered_image=None) if each.id in free else each for each in claims]
     queues = [sorted(queue, key=_rank) for queue in of_tags.values() if queue[0].id not in free]
     if not queues:  # as usual
-        return list(claims), []
+        return claims, []
     sendable = free | {each.id for each in claims if not each.ordered_image}
     which = {"ids": [queue[0].id for queue in queues], "own_leases": list({each.lease_token for each in claims})}
     others = {row.id: row for row in session.execute(_OTHERS, which)}
@@ -125,7 +127,7 @@ _newer_received = _of_other(
 _CONTENDED = select(_mine.c.id).where(
     one_of(_mine.c.id, "ids"),
     or_(
-        _of_other(_other.c.id, _other.c.next_attempt_at.is_not(None)).is_not(None),
+        _of_other(_other.c.id, is_scheduled(_other)).is_not(None),
         _newer_received.is_not(None),
     ),
 )
@@ -134,7 +136,7 @@ _OTHERS = select(
     _mine.c.id,
     now_plus(0.0).label("now"),
     _of_other(_other.c.id, in_flight(_other), not_(one_of(_other.c.lease_token, "own_leases"))).label("in_flight"),
-    _of_other(_other.c.next_attempt_at, _newer, _other.c.next_attempt_at.is_not(None)).label("newer_due"),
+    _of_other(_other.c.next_attempt_at, _newer, is_scheduled(_other)).label("newer_due"),
     _newer_received.label("newer_received"),
 ).where(one_of(_mine.c.id, "ids"))
 _SUPERSEDE = update(deliveries).where(one_of(deliveries.c.id, "ids")).values(transitions.superseded())

@@ -22,6 +22,7 @@ from flask_hubhooks.worker.jobs import dispatchers
 
 from ..support.host import Host
 from ..support.marks import on_postgresql
+from ..support.plans import analyze, check_flat, explained
 from ..support.processes import Process, until
 from ..support.receivers import Answer, Connection, Receiver, Request, close, poll, reset
 
@@ -633,32 +634,14 @@ def test_claims_stay_flat(host: Host, analyzed: str) -> None:
             session.execute(text(_MORE_DELIVERIES), {"status": status})
     if analyzed == "now":
         analyze(host)
-    plans: list[dict[str, Any]] = []
-
-    def explain(statement: str, parameters: Any, cursor: Any) -> None:
-        if not statement.startswith("SAVEPOINT"):
-            cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters)
-            plans.extend(nodes(cursor.fetchone()[0][0]["Plan"]))
-            cursor.execute("ROLLBACK TO SAVEPOINT before; SAVEPOINT before")
-
-    with host.listening(explain), host.writing() as session:
-        session.execute(text("SAVEPOINT before"))
+    with explained(host) as (session, plans):
         claims.anything_due(session)
         taken, _ = claims.claim(session, 512, {dead})
         claims.expire_overdue(session, 512)
     assert len(taken) == 6
     read = {each["Index Name"] for each in plans if "Index Name" in each}
     assert {"ix_hubhooks_delivery_due", "ix_hubhooks_delivery_hook_due", "ix_hubhooks_delivery_overdue"} <= read
-    for each in plans:
-        assert not (each["Node Type"] == "Seq Scan" and each["Relation Name"] == "hubhooks_delivery")
-        assert each["Actual Rows"] * each["Actual Loops"] < 100
-        assert each.get("Rows Removed by Filter", 0) * each["Actual Loops"] < 100, str(each)
-
-
-def analyze(host: Host) -> None:
-    """Have PostgreSQL analyze the tables, as it does by itself from time to time."""
-    with host.app.app_context(), host.db.engine.begin() as connection:
-        connection.execute(text("ANALYZE"))
+    check_flat(plans)
 
 
 _MORE_PUSHES = """
@@ -674,10 +657,3 @@ SELECT gen_random_uuid(), hubhooks_push.id, webhook_id, hook_id, 0, 1, false, re
 FROM hubhooks_delivery, hubhooks_push WHERE tag = :status AND hubhooks_delivery.push_id =
     (SELECT id FROM hubhooks_push WHERE repository = 'acme/dead' AND tag = 'v0')
 """
-
-
-def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A plan and everything below it."""
-    yield plan
-    for below in plan.get("Plans", []):
-        yield from nodes(below)

@@ -7,14 +7,17 @@ import threading
 from typing import Any
 
 import pytest
+from sqlalchemy import text, update
 
 from flask_hubhooks import ImagePush
-from flask_hubhooks.records.models import Webhook
+from flask_hubhooks.records import superseding, transitions
+from flask_hubhooks.records.models import Delivery, Webhook
 from flask_hubhooks.worker import claims, tag_order
 from flask_hubhooks.worker.claims import Claim, Released
 
 from ..support.host import Host
 from ..support.marks import MakeHost, on_postgresql
+from ..support.plans import analyze, check_flat, explained
 from ..support.receivers import Connection, Receiver, Request, http
 
 SUPERSEDED = "Superseded by a newer push of this tag."
@@ -338,3 +341,59 @@ def test_other_hooks_pay_nothing(make_host: MakeHost) -> None:
         host.deliver()
         assert len(receiver.requests) == 2
     assert not statements
+
+
+@pytest.mark.own_host
+@pytest.mark.parametrize("due", [0, 5_000])
+@pytest.mark.parametrize("analyzed", [False, True])
+@on_postgresql
+def test_order_stays_flat(host: Host, analyzed: bool, due: int) -> None:
+    """Keeping the order reads only the tags that were claimed, by their own index.
+
+    That holds for plans made while nothing else was due, too: PostgreSQL keeps them when much is due.
+    """
+    with Receiver() as receiver:
+        hook = create(host, receiver)["hooks"][0]["id"]
+    push(host, "before", tag="more")
+    push_more(host, 1_000)
+    with host.writing() as session:
+        session.execute(update(Delivery).values(transitions.succeeded()))
+    if analyzed:
+        analyze(host)
+    push(host, *"abc", tag="again")
+    for number in range(10):
+        push(host, "f", tag=f"v{number}")
+    with host.writing() as session:
+        taken = claims.claim(session, 13)[0]
+    assert len(taken) == 13
+    push(host, "later", tag="more")
+    push_more(host, due)
+    with explained(host) as (session, plans):
+        assert len(tag_order.keep_order(session, taken)[0]) == 11
+        newest = max(taken, key=lambda claim: claim.push_id)
+        superseding.supersede(session, {superseding.Received(hook, "acme/app:again", newest.push_id)})
+    check_flat(plans)
+    read = {each["Index Name"] for each in plans if each.get("Alias", "").startswith(("other", "hubhooks_delivery"))}
+    assert read == {"ix_hubhooks_delivery_image"}
+
+
+def push_more(host: Host, count: int) -> None:
+    """Push so many other tags as the last one, by SQL."""
+    with host.writing() as session:
+        session.execute(text(_MORE_PUSHES), {"count": count})
+        session.execute(text(_MORE_DELIVERIES))
+
+
+_MORE_PUSHES = """
+INSERT INTO hubhooks_push (kind, repository, tag, digest, media_type, pusher, pushed_at, snapshot)
+SELECT kind, repository, tag || id || '-' || number, digest, media_type, pusher, pushed_at, snapshot
+FROM hubhooks_push, generate_series(1, :count) AS number WHERE id = (SELECT max(id) FROM hubhooks_push)
+"""
+_MORE_DELIVERIES = """
+INSERT INTO hubhooks_delivery (id, push_id, webhook_id, hook_id, position, chain_length, callback_expected,
+    repository_key, pushed_at, ordered_image, status, next_attempt_at, give_up_at, created_at)
+SELECT gen_random_uuid(), more.id, d.webhook_id, d.hook_id, 0, 1, false, d.repository_key, d.pushed_at,
+    more.repository || ':' || more.tag, d.status, d.next_attempt_at + interval '1 s', d.give_up_at, d.created_at
+FROM hubhooks_push AS more, hubhooks_delivery AS d
+WHERE d.push_id = (SELECT max(push_id) FROM hubhooks_delivery) AND more.id > d.push_id
+"""
