@@ -135,6 +135,7 @@ class Exchange:
         self.meter = meter
         self.serial = 0  # tells one request of this exchange from the next
         self.route: object = None  # what `_set_route` has set on the handle
+        self.metered = False  # whether the handle is set to call `on_progress`
         self.clear()
 
     def clear(self) -> None:
@@ -162,7 +163,7 @@ class Exchange:
         self.header_bytes = 0
         self.body = bytearray()
         self.truncated = False
-        self.processor_s = 0.0  # since the request was sent
+        self.processor_s = 0.0  # while it was metered
         self.own_error = ""  # why we ended it
 
     def begin(self, request: Request, done: Done, began: float, started_at: datetime) -> None:
@@ -198,6 +199,8 @@ class Exchange:
         handle.setopt(pycurl.HTTPHEADER, encode_headers(request.headers))
         self._set_route(handle)
         self._set_tls(handle)
+        if self.metered:
+            self.meter_work(handle, False)
         if resolution is None:
             handle.setopt(pycurl.RESOLVE, [])
         else:
@@ -205,6 +208,10 @@ class Exchange:
             addresses = ",".join(f"[{each}]" if ":" in each else each for each in resolution.addresses)
             handle.setopt(pycurl.RESOLVE, [f"+{peer}:{port}:{addresses}"])
         handle.setopt(pycurl.TIMEOUT_MS, max(1, round((self.deadline - self.resolved_at) * 1000)))
+
+    def meter_work(self, handle: Any, metered: bool) -> None:
+        handle.setopt(pycurl.NOPROGRESS, not metered)
+        self.metered = metered
 
     def _set_route(self, handle: Any) -> None:
         """Set the proxy and the certificate files, which are seldom other ones than those of the last request."""
@@ -437,7 +444,7 @@ def make_handle(exchange: Exchange) -> Any:
         (pycurl.HEADERFUNCTION, exchange.on_header),
         (pycurl.WRITEFUNCTION, exchange.on_body),
         (pycurl.XFERINFOFUNCTION, exchange.on_progress),
-        (pycurl.NOPROGRESS, 0),
+        (pycurl.NOPROGRESS, 1),
     ):
         handle.setopt(option, value)
     return handle

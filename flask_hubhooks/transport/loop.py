@@ -51,6 +51,8 @@ MAX_KEPT_HANDLES = 1024
 """Handles that are kept for other requests."""
 AFTER_ERROR_S = 0.1
 """How long the loop pauses after an error of its own, so that a permanent one does not fill the log."""
+METERED_AFTER_S = 0.1
+"""When the work of reading a response is measured from: until then it cannot be much, and measuring costs more."""
 START_QUEUED_S = 0.25
 """How often the loop tries to start lookups that the machine had no thread for."""
 
@@ -101,6 +103,7 @@ class Loop:
         # By time-out, of which there are few; in each the earliest deadline comes first
         self._resolving: defaultdict[float, dict[Exchange, tuple[Lookup, OnResolved]]] = defaultdict(dict)
         self._running: dict[Any, Exchange] = {}  # by handle
+        self._unmetered: deque[tuple[Exchange, int]] = deque()  # those that ran lately, with their serials
         # What they need
         self._resolutions: deque[tuple[Exchange, int, Resolution]] = deque()  # the second inbox
         self._handles: dict[Exchange, Any] = {}  # of those that are resolving or running
@@ -149,6 +152,7 @@ class Loop:
         self._end()
 
     def _step(self) -> None:
+        self._meter_slow()
         self._attend(self._wait())
         self._run_timers()
         self._collect()
@@ -304,7 +308,19 @@ class Loop:
         except ValueError:  # also a `UnicodeError`
             return self._answer(exchange, exchange.without_response(NOT_FORMED, Concern.HOOK))
         self._running[handle] = exchange
+        self._unmetered.append((exchange, exchange.serial))
         self._multi.add_handle(handle)
+
+    def _meter_slow(self) -> None:
+        """Measure the work of requests that have been running for a while."""
+        began_before = monotonic() - METERED_AFTER_S
+        while self._unmetered:
+            exchange, serial = self._unmetered[0]
+            if exchange.serial == serial:  # else it has ended
+                if exchange.resolved_at > began_before:
+                    return
+                exchange.meter_work(self._handles[exchange], True)
+            self._unmetered.popleft()
 
     # Ended
 

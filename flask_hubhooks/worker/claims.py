@@ -10,7 +10,7 @@ import uuid
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from time import monotonic
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -21,11 +21,13 @@ from sqlalchemy import (
     Boolean,
     Float,
     Integer,
+    Text,
     all_,
     and_,
     any_,
     bindparam,
     case,
+    cast,
     column,
     exists,
     func,
@@ -33,6 +35,7 @@ from sqlalchemy import (
     or_,
     select,
     true,
+    tuple_,
     update,
 )
 from sqlalchemy.orm import Session
@@ -127,7 +130,7 @@ class Released:
 
 # Statements are built once: building one anew takes SQLAlchemy longer than PostgreSQL takes to run it.
 _now = now_plus(0.0)
-_first: Any = literal_column("1")  # a parameter would not tell the planner how few rows are wanted
+_one: Any = literal_column("1")  # a parameter would not tell the planner how few rows are wanted
 _pending = deliveries.c.next_attempt_at.is_not(None)
 _due = deliveries.c.next_attempt_at <= now_plus(bindparam("until_s", type_=Float))
 _overdue = and_(
@@ -137,32 +140,38 @@ _overdue = and_(
 _KEY, _HOOK, _AT = deliveries.c.repository_key, deliveries.c.hook_id, deliveries.c.next_attempt_at
 
 
-def _first_of(column: Any, *conditions: Any) -> Any:
-    # ORDER BY and LIMIT instead of a minimum, for which the planner may read the whole index. The time of the next
-    # attempt is there so that no other index on the column has the same order.
-    return select(column).where(_pending, *conditions).order_by(column, _AT).limit(_first)
+def _first(of: Any, *order: Any, after: Sequence[Any] = (), at: Sequence[Any] = ()) -> Any:
+    """A value of the first pending delivery in the order of an index, behind other values of it, or at them.
+
+    Everything is said in the words of the index, ORDER BY and LIMIT included, and with comparisons of rows instead of
+    equalities. So no other plan looks cheaper to PostgreSQL, even if its statistics are of a time when there was one
+    delivery.
+    """
+    begins = tuple_(*order[: len(after)]) > tuple_(*after) if after else tuple_(*order[: len(at)]) >= tuple_(*at)
+    return select(of).where(_pending, begins).order_by(*order, _AT).limit(_one).scalar_subquery()
 
 
 def _repositories() -> Any:
-    """Repositories with pending deliveries, and for each whether one is due, and whether one is urgent."""
-    after, steps = bindparam("after", type_=BigInteger), bindparam("steps", type_=Integer)
-    first = select(_first_of(_KEY, after < _KEY).scalar_subquery().label("key"), literal_column("1").label("step"))
+    """Repositories with pending deliveries, and for each when its first one is due, and the present time."""
+    behind, steps = bindparam("after", type_=BigInteger), bindparam("steps", type_=Integer)
+    first = select(_first(_KEY, _KEY, after=[behind]).label("key"), literal_column("1").label("step"))
     walk = first.cte("walk", recursive=True)
-    following = select(_first_of(_KEY, walk.c.key < _KEY).scalar_subquery(), walk.c.step + 1)
+    following = select(_first(_KEY, _KEY, after=[walk.c.key]), walk.c.step + 1)
     walk = walk.union_all(following.where(walk.c.key.is_not(None), walk.c.step < steps))
-    due_at = _first_of(_AT, walk.c.key == _KEY).scalar_subquery()
-    urgent = (due_at <= now_plus(URGENT_S)).label("urgent")
-    return select(walk.c.key, (due_at <= _now).label("due"), urgent).where(walk.c.key.is_not(None))
+    due_at = _first(_AT, _KEY, at=[walk.c.key])
+    return select(walk.c.key, due_at.label("due_at"), _now.label("now")).where(walk.c.key.is_not(None))
 
 
-def _due_in(key: Any, after: Any) -> Any:
-    """The hooks of a repository behind `after` that have due deliveries."""
-    first = select(_first_of(_HOOK, key == _KEY, after < _HOOK).scalar_subquery().label("hook_id"))
+def _due_in(key: Any, behind: Any) -> Any:
+    """The hooks of a repository behind another one that have due deliveries."""
+    hook_of_repository = case((key == _KEY, _HOOK))
+    first = select(_first(hook_of_repository, _KEY, _HOOK, after=[key, behind]).label("hook_id"))
     walk = first.cte("hook_walk", recursive=True, nesting=True)
-    following = _first_of(_HOOK, key == _KEY, walk.c.hook_id < _HOOK).scalar_subquery()
+    following = _first(hook_of_repository, _KEY, _HOOK, after=[key, walk.c.hook_id])
     walk = walk.union_all(select(following).where(walk.c.hook_id.is_not(None)))
-    due_at = _first_of(_AT, key == _KEY, walk.c.hook_id == _HOOK).scalar_subquery()
-    return select(walk.c.hook_id).where(due_at <= now_plus(bindparam("until_s", type_=Float)))
+    due_at = _first(_AT, _KEY, _HOOK, at=[key, walk.c.hook_id])
+    is_due = due_at <= now_plus(bindparam("until_s", type_=Float))
+    return select(walk.c.hook_id).where(walk.c.hook_id.is_not(None), is_due)
 
 
 _REPOSITORIES = _repositories()
@@ -170,8 +179,8 @@ _OVERDUE = select(deliveries.c.id).where(_overdue).order_by(deliveries.c.give_up
 _FOUND = _REPOSITORIES.subquery()
 _ANYTHING_DUE = select(
     or_(
-        select(_FOUND).where(_FOUND.c.due).exists(),
-        _OVERDUE.limit(_first).scalar_subquery().is_not(None),
+        select(_FOUND).where(_FOUND.c.due_at <= _FOUND.c.now).exists(),
+        _OVERDUE.limit(_one).scalar_subquery().is_not(None),
         exists().where(webhooks.c.unsettled),
         exists().where(pushes.c.tag_look_up_at <= _now),
         any_to_release,
@@ -206,7 +215,7 @@ def _hooks_due_of_many() -> Any:
     named = _named("key", "after")
     # In plain text: these stand too deep in the statement for SQLAlchemy to see which table they are of.
     found = _due_in(literal_column("named.key"), literal_column("named.after"))
-    excluded = bindparam("excluded", type_=ARRAY(BigInteger))
+    excluded = cast(bindparam("excluded", type_=Text), ARRAY(BigInteger))
     wanted = literal_column("hook_walk.hook_id", BigInteger) != all_(excluded)
     hooks_of = found.where(wanted).limit(bindparam("max_hooks", type_=Integer)).lateral("hooks_of")
     return select(named.c.key, hooks_of.c.hook_id).select_from(named.join(hooks_of, true()))
@@ -335,8 +344,8 @@ class Turns:
         seen = 0
         for rows in walk:
             seen += len(rows)
-            due += [row.key for row in rows if row.due and row.key not in self._passed_over]
-            urgent += [row.key for row in rows if row.urgent]
+            due += [row.key for row in rows if row.due_at <= row.now and row.key not in self._passed_over]
+            urgent += [row.key for row in rows if row.due_at <= row.now + timedelta(seconds=URGENT_S)]
             if seen >= WALK_STEPS and (due or urgent):
                 return due, urgent, False
         return due, urgent, True
@@ -426,7 +435,7 @@ def _hooks_due(
     Returns pairs of a repository's key and a hook's id. Of each repository the hooks come `after` an id.
     """
     if _is_postgresql(session):
-        arrays = {"key": keys, "after": [after.get(key, 0) for key in keys], "excluded": list(excluded)}
+        arrays = {"key": keys, "after": [after.get(key, 0) for key in keys], "excluded": _array(excluded)}
         found = session.execute(_HOOKS_DUE_OF_MANY, arrays | {"max_hooks": max_hooks, "until_s": until_s})
         return [(row.key, row.hook_id) for row in found]
     pairs: list[tuple[int, int]] = []
@@ -434,6 +443,11 @@ def _hooks_due(
         of_one = session.scalars(_HOOKS_DUE_OF_ONE, {"key": key, "after": after.get(key, 0), "until_s": until_s})
         pairs += [(key, hook) for hook in of_one if hook not in excluded][:max_hooks]
     return pairs
+
+
+def _array(numbers: Collection[int]) -> str:
+    """An array as PostgreSQL writes it: psycopg would take longer for thousands of numbers than the whole claim."""
+    return f"{{{','.join(map(str, numbers))}}}"
 
 
 def _take(session: Session, shares: Mapping[tuple[int, int], int], *, urgent: bool = False) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -44,6 +45,7 @@ PRUNE_SLICE_S = 0.25
 CONNECT_S = 5.0
 RQ_TTL_S = 30
 """RQ waits for a job for 15 s less than this at a time, so a connection that was lost silently is noticed soon."""
+GC_THRESHOLDS = (50_000, 20, 20)
 STOP_S = 10.0
 """How long stopping may take beyond the longest time-out in flight: results are recorded in spite of a short outage."""
 
@@ -73,10 +75,11 @@ def work(app: Flask, concurrency: int | None, burst: bool, ready: Callable[[], o
             if dispatcher.stopping.is_set():  # a finalizer may drop any exception
                 return
             ready()
-            if burst:
-                _deliver_once(state, dispatcher)
-            else:
-                _deliver_until_stopped(state, dispatcher, beat)
+            with _collecting_garbage_seldom():
+                if burst:
+                    _deliver_once(state, dispatcher)
+                else:
+                    _deliver_until_stopped(state, dispatcher, beat)
         finally:
             beat.stop()
 
@@ -119,6 +122,23 @@ def _exit_if_stopping_hangs(dispatcher: Dispatcher) -> Iterator[None]:
         yield
     finally:
         ended.set()
+
+
+@contextmanager
+def _collecting_garbage_seldom() -> Iterator[None]:
+    """Keep Python's garbage collector from taking a fifth of a busy worker's time.
+
+    By default it looks at everything that was imported, and at thousands of claims, again and again.
+    """
+    usual = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*usual)
 
 
 def _deliver_once(state: State, dispatcher: Dispatcher) -> None:

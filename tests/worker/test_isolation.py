@@ -618,18 +618,19 @@ def test_many_hooks_take_turns(host: Host) -> None:
 
 
 @pytest.mark.own_host
-@pytest.mark.parametrize("analyzed", ["never", "while nothing was due", "now"])
+@pytest.mark.parametrize("analyzed", ["never", "with one delivery", "while nothing was due", "now"])
 @on_postgresql
 def test_claims_stay_flat(host: Host, analyzed: str) -> None:
     """No statement of a claim, a sweep or a beat scans a whole table or a whole backlog."""
-    if analyzed == "while nothing was due":
-        lay_out(host, {"before": 200})
+    if analyzed in ("with one delivery", "while nothing was due"):
+        lay_out(host, {"before": 1 if analyzed == "with one delivery" else 200})
         with host.writing() as session:
             session.execute(update(Delivery).values(transitions.succeeded()))
         analyze(host)
     dead = min(lay_out(host, {"dead": 1, "one": 3, "two": 3}))
     with host.writing() as session:
-        for status, count in (("pending", 20_000), ("succeeded", 20_000)):
+        count = 2_000 if analyzed == "with one delivery" else 20_000  # checking foreign keys takes long with one
+        for status in ("pending", "succeeded"):
             session.execute(text(_MORE_PUSHES), {"status": status, "count": count})
             session.execute(text(_MORE_DELIVERIES), {"status": status})
     if analyzed == "now":
