@@ -197,7 +197,7 @@ def insert_rows(session: Session, table: Table, rows: Sequence[Mapping[str, Any]
     work for a delivery.
     """
     if session.get_bind().dialect.name == "postgresql":
-        session.execute(_insert_json(table, tuple(rows[0])), {"rows": json.dumps(rows, default=_json_value)})
+        session.execute(_insert_json(table, tuple(rows[0])), {"rows": _as_json(rows)})
     else:
         session.execute(table.insert(), rows)
 
@@ -211,6 +211,9 @@ def _insert_json(table: Table, names: tuple[str, ...]) -> Insert:
 
 def _json_value(value: object) -> str:
     return f"\\x{value.hex()}" if isinstance(value, bytes) else str(value)
+
+
+_as_json = json.JSONEncoder(default=_json_value, check_circular=False).encode  # checking takes a tenth of the time
 
 
 def utcnow() -> datetime:
