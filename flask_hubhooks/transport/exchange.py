@@ -9,8 +9,8 @@ of the request. Then libcurl calls the exchange back, in this order:
    headers and, after the body, the trailers.
 4. `on_body` for each piece of the body.
 
-`on_progress` is called in between, and may end the exchange. When libcurl has ended it, `Exchange.outcome` turns
-libcurl's result code, and what the callbacks have noted, into an `Outcome`.
+If the exchange is slow, `on_progress` is called in between, and may end it. When libcurl has ended it,
+`Exchange.outcome` turns libcurl's result code, and what the callbacks have noted, into an `Outcome`.
 
 Two times show how far an exchange has come: `ready_at` is 0 until the request may be sent, and `headers_at` is 0 until
 the headers of the final response are complete.
@@ -54,8 +54,8 @@ firewalls forget idle connections silently."""
 
 MAX_PROCESSOR_S = 0.025
 """Processor time for reading one response: libcurl does not count chunk extensions and the like as received."""
-MAX_CHARGE_S = 0.005
-"""The most that is charged at once; more than this is Python's garbage collector, not the receiver."""
+MAX_CHARGE_S = 0.001
+"""The most that is charged at once; more than this went into other requests or Python's garbage collector."""
 
 _OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "proxy-authorization"})
 _HEADERS_OF_LIBCURL = ("Accept", "Content-Type", "Expect", "User-Agent")
@@ -323,8 +323,8 @@ class Exchange:
     def on_progress(self, *_: object) -> int:
         """End an exchange whose response takes too much work to read; 1 ends it.
 
-        libcurl runs one exchange after the other and calls this for each, so the time since the last call belongs to
-        this one.
+        libcurl runs one exchange after the other and calls this for those that are metered. The time since the last
+        call belongs to this one, and to those that are not metered.
         """
         now = thread_time()
         if self.ready_at:

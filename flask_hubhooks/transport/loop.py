@@ -36,7 +36,7 @@ import pycurl
 
 from . import causes
 from .egress import Forbidden, is_address
-from .exchange import NOT_FORMED, Done, Exchange, KeptSockets, Meter, Settings, make_handle
+from .exchange import MAX_PROCESSOR_S, NOT_FORMED, Done, Exchange, KeptSockets, Meter, Settings, make_handle
 from .hook_url import BadURL
 from .hook_url import target as parse
 from .outcome import Concern, Outcome, Request
@@ -51,8 +51,9 @@ MAX_KEPT_HANDLES = 1024
 """Handles that are kept for other requests."""
 AFTER_ERROR_S = 0.1
 """How long the loop pauses after an error of its own, so that a permanent one does not fill the log."""
-METERED_AFTER_S = 0.1
-"""When the work of reading a response is measured from: until then it cannot be much, and measuring costs more."""
+METERED_AFTER_S = MAX_PROCESSOR_S
+"""How long a request runs before the work of reading its response is measured: measuring costs more than reading a
+usual one, and a response that has ended by then cannot have taken more."""
 START_QUEUED_S = 0.25
 """How often the loop tries to start lookups that the machine had no thread for."""
 
@@ -103,7 +104,7 @@ class Loop:
         # By time-out, of which there are few; in each the earliest deadline comes first
         self._resolving: defaultdict[float, dict[Exchange, tuple[Lookup, OnResolved]]] = defaultdict(dict)
         self._running: dict[Any, Exchange] = {}  # by handle
-        self._unmetered: deque[tuple[Exchange, int]] = deque()  # those that ran lately, with their serials
+        self._unmetered: deque[tuple[Exchange, int]] = deque()  # those that were started lately, with their serials
         # What they need
         self._resolutions: deque[tuple[Exchange, int, Resolution]] = deque()  # the second inbox
         self._handles: dict[Exchange, Any] = {}  # of those that are resolving or running
@@ -316,11 +317,12 @@ class Loop:
         began_before = monotonic() - METERED_AFTER_S
         while self._unmetered:
             exchange, serial = self._unmetered[0]
-            if exchange.serial == serial:  # else it has ended
-                if exchange.resolved_at > began_before:
-                    return
-                exchange.meter_work(self._handles[exchange], True)
+            is_running = exchange.serial == serial
+            if is_running and exchange.resolved_at > began_before:
+                return
             self._unmetered.popleft()
+            if is_running:
+                exchange.meter_work(self._handles[exchange], True)
 
     # Ended
 

@@ -21,13 +21,11 @@ from sqlalchemy import (
     Boolean,
     Float,
     Integer,
-    Text,
     all_,
     and_,
     any_,
     bindparam,
     case,
-    cast,
     column,
     exists,
     func,
@@ -141,11 +139,10 @@ _KEY, _HOOK, _AT = deliveries.c.repository_key, deliveries.c.hook_id, deliveries
 
 
 def _first(of: Any, *order: Any, after: Sequence[Any] = (), at: Sequence[Any] = ()) -> Any:
-    """A value of the first pending delivery in the order of an index, behind other values of it, or at them.
+    """A value of the first pending delivery in index order `after` the given values, or from them on (`at`).
 
-    Everything is said in the words of the index, ORDER BY and LIMIT included, and with comparisons of rows instead of
-    equalities. So no other plan looks cheaper to PostgreSQL, even if its statistics are of a time when there was one
-    delivery.
+    The order and the limit are those of the index, and rows are compared instead of testing each column for equality.
+    So no other plan looks cheaper to PostgreSQL, even if the table had one row when it was last analyzed.
     """
     begins = tuple_(*order[: len(after)]) > tuple_(*after) if after else tuple_(*order[: len(at)]) >= tuple_(*at)
     return select(of).where(_pending, begins).order_by(*order, _AT).limit(_one).scalar_subquery()
@@ -163,7 +160,7 @@ def _repositories() -> Any:
 
 
 def _due_in(key: Any, behind: Any) -> Any:
-    """The hooks of a repository behind another one that have due deliveries."""
+    """The hooks of a repository with due deliveries, from the one after the hook `behind` on."""
     hook_of_repository = case((key == _KEY, _HOOK))
     first = select(_first(hook_of_repository, _KEY, _HOOK, after=[key, behind]).label("hook_id"))
     walk = first.cte("hook_walk", recursive=True, nesting=True)
@@ -215,7 +212,7 @@ def _hooks_due_of_many() -> Any:
     named = _named("key", "after")
     # In plain text: these stand too deep in the statement for SQLAlchemy to see which table they are of.
     found = _due_in(literal_column("named.key"), literal_column("named.after"))
-    excluded = cast(bindparam("excluded", type_=Text), ARRAY(BigInteger))
+    excluded = bindparam("excluded", type_=ARRAY(BigInteger))
     wanted = literal_column("hook_walk.hook_id", BigInteger) != all_(excluded)
     hooks_of = found.where(wanted).limit(bindparam("max_hooks", type_=Integer)).lateral("hooks_of")
     return select(named.c.key, hooks_of.c.hook_id).select_from(named.join(hooks_of, true()))
@@ -435,7 +432,7 @@ def _hooks_due(
     Returns pairs of a repository's key and a hook's id. Of each repository the hooks come `after` an id.
     """
     if _is_postgresql(session):
-        arrays = {"key": keys, "after": [after.get(key, 0) for key in keys], "excluded": _array(excluded)}
+        arrays = {"key": keys, "after": [after.get(key, 0) for key in keys], "excluded": list(excluded)}
         found = session.execute(_HOOKS_DUE_OF_MANY, arrays | {"max_hooks": max_hooks, "until_s": until_s})
         return [(row.key, row.hook_id) for row in found]
     pairs: list[tuple[int, int]] = []
@@ -443,11 +440,6 @@ def _hooks_due(
         of_one = session.scalars(_HOOKS_DUE_OF_ONE, {"key": key, "after": after.get(key, 0), "until_s": until_s})
         pairs += [(key, hook) for hook in of_one if hook not in excluded][:max_hooks]
     return pairs
-
-
-def _array(numbers: Collection[int]) -> str:
-    """An array as PostgreSQL writes it: psycopg would take longer for thousands of numbers than the whole claim."""
-    return f"{{{','.join(map(str, numbers))}}}"
 
 
 def _take(session: Session, shares: Mapping[tuple[int, int], int], *, urgent: bool = False) -> list[Any]:

@@ -45,7 +45,7 @@ PRUNE_SLICE_S = 0.25
 CONNECT_S = 5.0
 RQ_TTL_S = 30
 """RQ waits for a job for 15 s less than this at a time, so a connection that was lost silently is noticed soon."""
-GC_THRESHOLDS = (50_000, 20, 20)
+GC_THRESHOLDS = (50_000, 10, 10)
 STOP_S = 10.0
 """How long stopping may take beyond the longest time-out in flight: results are recorded in spite of a short outage."""
 
@@ -128,13 +128,17 @@ def _exit_if_stopping_hangs(dispatcher: Dispatcher) -> Iterator[None]:
 def _collecting_garbage_seldom() -> Iterator[None]:
     """Keep Python's garbage collector from taking a fifth of a busy worker's time.
 
-    By default it looks at everything that was imported, and at thousands of claims, again and again.
+    By default it looks at everything that was imported, and at thousands of claims, again and again. If the host has
+    frozen objects or switched collecting off, its settings stay.
     """
     usual = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
+    if gc.get_freeze_count() or not usual[0]:
+        yield
+        return
     try:
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
         yield
     finally:
         gc.unfreeze()

@@ -70,6 +70,13 @@ def test_another_delivery(delivery: uuid.UUID, round_: int, other: uuid.UUID) ->
                 TOKENS.read(forged)
 
 
+def test_earlier_tokens() -> None:
+    """A token stays valid over updates: receivers may post their callbacks days later."""
+    token = "00000000000000000000000000000001.1.A0-TmKi0QjiF8bPDw5ttXiubMAahmjROrJwMAoRh4s4"
+    assert TOKENS.make(uuid.UUID(int=1), 1) == token
+    assert TOKENS.read(token) == (uuid.UUID(int=1), 1)
+
+
 def test_another_key() -> None:
     """A token made with another key is a bad token."""
     with pytest.raises(BadToken):
