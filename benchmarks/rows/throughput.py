@@ -32,6 +32,6 @@ ROW = Row(
     "`requests.Session().post` in a loop",
     measure,
     (Goal("one destination over bare loop", 2.8, 4), Goal("200 destinations over bare loop", 2.6, 4)),
-    limited_by="Python's interpreter lock in the worker: measured apart, a delivery takes 60 µs of processor for "
-    "HTTP and 112 µs for all else; together they take 230, since the two threads wait for the lock",
+    limited_by="Python's interpreter lock in the worker: its two threads use one core between them, two thirds of it "
+    "on the transport's thread, which also builds and signs the requests",
 )
