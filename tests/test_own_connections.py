@@ -95,7 +95,6 @@ def test_a_loader_that_raises_keeps_no_connection(make_host: MakeHost) -> None:
 @on_postgresql
 def test_slow_loaders(make_host: MakeHost, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Loaders that keep their connection cost later pushes their details after a while, and no push is lost."""
-    monkeypatch.setattr(engines, "OWN_WAIT_S", 0.1)
     monkeypatch.setattr(engines, "LOADER_WAIT_S", 0.1)
     host, released, refused = make_host(), threading.Event(), []
 
