@@ -27,15 +27,15 @@ def in_flight(rows: FromClause) -> ColumnElement[bool]:
 
 
 def is_scheduled(rows: FromClause) -> ColumnElement[bool]:
-    """Whether these deliveries are due at some time or in flight, and have not ended and are not held."""
+    """Whether these deliveries have a next attempt: they are due, now or later, or in flight."""
     return _next_attempt(rows) < tuple_(literal_column("'9999-12-31'"), literal_column("0"))
 
 
 def _next_attempt(rows: FromClause) -> Tuple:
     """For conditions on `next_attempt_at` that the indexes for claims must not serve.
 
-    If nothing was due when PostgreSQL last analyzed the table, it takes these indexes for empty, and would read a whole
-    backlog from them. It does not see that a comparison of rows implies `next_attempt_at IS NOT NULL`.
+    If nothing was due when PostgreSQL last analyzed the table, it believes that these indexes are empty, and would read
+    a whole backlog from them. It does not see that a row comparison implies `next_attempt_at IS NOT NULL`.
     """
     return tuple_(rows.c.next_attempt_at, rows.c.push_id)
 

@@ -127,7 +127,7 @@ def waiting_reasons(session: Session, rows: Sequence[Delivery]) -> dict[uuid.UUI
         elif is_to_be_held and not each.lease_token:
             reason = HELD_DISABLED if each.webhook.disabled_reason else HELD_PAUSED
         elif not alive and (is_due or each.lease_token):
-            reason = _no_worker(last_seen)
+            reason = _report_no_worker(last_seen)
         elif each.lease_token:
             reason = ""
         elif is_due and all(worker.suspended for worker in alive):
@@ -146,7 +146,7 @@ def waiting_reasons(session: Session, rows: Sequence[Delivery]) -> dict[uuid.UUI
 def no_worker(session: Session) -> str:
     """Say that no worker is running; "" if one is."""
     _, alive, last_seen = _look(session)
-    return "" if alive else _no_worker(last_seen)
+    return "" if alive else _report_no_worker(last_seen)
 
 
 def _look(session: Session) -> tuple[datetime, list[Any], datetime | None]:
@@ -193,7 +193,7 @@ def _shown(time: datetime) -> str:
     return f"{time:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _no_worker(last_seen: datetime | None) -> str:
+def _report_no_worker(last_seen: datetime | None) -> str:
     """Say that there is no worker, and log it once for each time that they went away."""
     since = f"since {_shown(last_seen)}" if last_seen else "yet"
     state = current_state()

@@ -313,7 +313,7 @@ class Loop:
         self._multi.add_handle(handle)
 
     def _meter_slow(self) -> None:
-        """Measure the work of requests that have been running for a while."""
+        """Start to measure the work of requests that have been running for `METERED_AFTER_S`."""
         began_before = monotonic() - METERED_AFTER_S
         while self._unmetered:
             exchange, serial = self._unmetered[0]

@@ -138,35 +138,35 @@ _overdue = and_(
 _KEY, _HOOK, _AT = deliveries.c.repository_key, deliveries.c.hook_id, deliveries.c.next_attempt_at
 
 
-def _first(of: Any, *order: Any, after: Sequence[Any] = (), at: Sequence[Any] = ()) -> Any:
-    """A value of the first pending delivery in index order `after` the given values, or from them on (`at`).
+def _first(of: Any, order: Sequence[Any], begins: Any) -> Any:
+    """A value of the first pending delivery, in the order of an index, from where it `begins`.
 
-    The order and the limit are those of the index, and rows are compared instead of testing each column for equality.
-    So no other plan looks cheaper to PostgreSQL, even if the table had one row when it was last analyzed.
+    The order and the limit are those of the index, and `begins` compares whole rows instead of testing columns for
+    equality. So no other plan looks cheaper to PostgreSQL, even if the table had one row when it was last analyzed.
     """
-    begins = tuple_(*order[: len(after)]) > tuple_(*after) if after else tuple_(*order[: len(at)]) >= tuple_(*at)
     return select(of).where(_pending, begins).order_by(*order, _AT).limit(_one).scalar_subquery()
 
 
 def _repositories() -> Any:
     """Repositories with pending deliveries, and for each when its first one is due, and the present time."""
     behind, steps = bindparam("after", type_=BigInteger), bindparam("steps", type_=Integer)
-    first = select(_first(_KEY, _KEY, after=[behind]).label("key"), literal_column("1").label("step"))
+    first = select(_first(_KEY, [_KEY], behind < _KEY).label("key"), literal_column("1").label("step"))
     walk = first.cte("walk", recursive=True)
-    following = select(_first(_KEY, _KEY, after=[walk.c.key]), walk.c.step + 1)
+    following = select(_first(_KEY, [_KEY], walk.c.key < _KEY), walk.c.step + 1)
     walk = walk.union_all(following.where(walk.c.key.is_not(None), walk.c.step < steps))
-    due_at = _first(_AT, _KEY, at=[walk.c.key])
+    due_at = _first(_AT, [_KEY], walk.c.key <= _KEY)
     return select(walk.c.key, due_at.label("due_at"), _now.label("now")).where(walk.c.key.is_not(None))
 
 
 def _due_in(key: Any, behind: Any) -> Any:
     """The hooks of a repository with due deliveries, from the one after the hook `behind` on."""
+    order = (_KEY, _HOOK)
     hook_of_repository = case((key == _KEY, _HOOK))
-    first = select(_first(hook_of_repository, _KEY, _HOOK, after=[key, behind]).label("hook_id"))
+    first = select(_first(hook_of_repository, order, tuple_(key, behind) < tuple_(*order)).label("hook_id"))
     walk = first.cte("hook_walk", recursive=True, nesting=True)
-    following = _first(hook_of_repository, _KEY, _HOOK, after=[key, walk.c.hook_id])
+    following = _first(hook_of_repository, order, tuple_(key, walk.c.hook_id) < tuple_(*order))
     walk = walk.union_all(select(following).where(walk.c.hook_id.is_not(None)))
-    due_at = _first(_AT, _KEY, _HOOK, at=[key, walk.c.hook_id])
+    due_at = _first(_AT, order, tuple_(key, walk.c.hook_id) <= tuple_(*order))
     is_due = due_at <= now_plus(bindparam("until_s", type_=Float))
     return select(walk.c.hook_id).where(walk.c.hook_id.is_not(None), is_due)
 
@@ -527,8 +527,8 @@ def expire_overdue(session: Session, limit: int) -> Changes:
     """End at most `limit` deliveries whose time is over, and their chains.
 
     Their callback never came, or they were never sent, such as those of a hook that was excluded from claims. Before
-    that, what belongs to repositories that were lately deleted or renamed is settled. Afterwards held
-    deliveries whose webhook is active again are released; the changes say whether there were any.
+    that, what belongs to repositories that were lately deleted or renamed is settled. Afterwards held deliveries whose
+    webhook is active again are released; the changes say whether there were any.
     """
     settle(session)
     overdue = session.scalars(_TAKE_OVERDUE, {"max_rows": limit}).all()

@@ -46,6 +46,7 @@ CONNECT_S = 5.0
 RQ_TTL_S = 30
 """RQ waits for a job for 15 s less than this at a time, so a connection that was lost silently is noticed soon."""
 GC_THRESHOLDS = (50_000, 10, 10)
+"""For `gc.set_threshold`, while the worker delivers."""
 STOP_S = 10.0
 """How long stopping may take beyond the longest time-out in flight: results are recorded in spite of a short outage."""
 
@@ -75,7 +76,7 @@ def work(app: Flask, concurrency: int | None, burst: bool, ready: Callable[[], o
             if dispatcher.stopping.is_set():  # a finalizer may drop any exception
                 return
             ready()
-            with _collecting_garbage_seldom():
+            with _collecting_garbage_rarely():
                 if burst:
                     _deliver_once(state, dispatcher)
                 else:
@@ -125,11 +126,11 @@ def _exit_if_stopping_hangs(dispatcher: Dispatcher) -> Iterator[None]:
 
 
 @contextmanager
-def _collecting_garbage_seldom() -> Iterator[None]:
+def _collecting_garbage_rarely() -> Iterator[None]:
     """Keep Python's garbage collector from taking a fifth of a busy worker's time.
 
     By default it looks at everything that was imported, and at thousands of claims, again and again. If the host has
-    frozen objects or switched collecting off, its settings stay.
+    frozen objects or turned automatic collection off, its settings stay.
     """
     usual = gc.get_threshold()
     if gc.get_freeze_count() or not usual[0]:

@@ -45,8 +45,8 @@ def keep_order(session: Session, claims: Sequence[Claim]) -> tuple[list[Claim], 
             of_tags[each.hook_id, each.ordered_image].append(each)
     single = [queue[0].id for queue in of_tags.values() if len(queue) == 1]
     free = set(single) - set(session.scalars(_CONTENDED, {"ids": single}) if single else ())
-    # These are sent as if they had no order, which saves the search for what they supersede. Older pushes that are
-    # committed from now on end when they are claimed.
+    # Those that are alone are recorded as if they had no order, which saves looking for older pushes to supersede. If
+    # one is committed from now on, it is superseded when it is claimed.
     claims = [each._replace(ordered_image=None) if each.id in free else each for each in claims]
     queues = [sorted(queue, key=_rank) for queue in of_tags.values() if queue[0].id not in free]
     if not queues:  # as usual
