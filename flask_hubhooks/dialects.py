@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import uuid
@@ -12,6 +11,7 @@ from datetime import datetime, timezone
 from functools import cache
 from typing import Any
 
+import orjson
 from sqlalchemy import (
     ARRAY,
     JSON,
@@ -194,10 +194,10 @@ def insert_rows(session: Session, table: Table, rows: Sequence[Mapping[str, Any]
     """Insert many rows that have the same columns.
 
     PostgreSQL gets them as one JSON parameter: for the attempts of a batch that saves both sides a tenth of all their
-    work for a delivery.
+    work for a delivery. Raises `orjson.JSONEncodeError` if a text is not valid Unicode.
     """
     if session.get_bind().dialect.name == "postgresql":
-        session.execute(_insert_json(table, tuple(rows[0])), {"rows": _as_json(rows)})
+        session.execute(_insert_json(table, tuple(rows[0])), {"rows": orjson.dumps(rows, default=_json_value).decode()})
     else:
         session.execute(table.insert(), rows)
 
@@ -210,10 +210,10 @@ def _insert_json(table: Table, names: tuple[str, ...]) -> Insert:
 
 
 def _json_value(value: object) -> str:
-    return f"\\x{value.hex()}" if isinstance(value, bytes) else str(value)
-
-
-_as_json = json.JSONEncoder(default=_json_value, check_circular=False).encode  # checking takes a tenth of the time
+    """What orjson cannot encode, as PostgreSQL reads it."""
+    if isinstance(value, bytes):
+        return f"\\x{value.hex()}"
+    raise TypeError
 
 
 def utcnow() -> datetime:

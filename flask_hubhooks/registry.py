@@ -16,6 +16,8 @@ MAX_TEXT_LENGTH = 2_048
 25,000 is Docker Hub's own limit for a full description. nginx accepts bodies of 1 MiB unless it is configured
 otherwise.
 """
+MIN_NUMBER, MAX_NUMBER = -(2**63), 2**63 - 1
+"""The lowest and the highest count of stars or comments."""
 MAX_NAME_LENGTH = 255
 """Characters of a repository's name, as our tables hold it."""
 MAX_IMAGES = 100
@@ -65,8 +67,8 @@ class Repository:
     def snapshot(self) -> dict[str, Any]:
         """Return the details as they are stored with a push: JSON values, each of its field's type.
 
-        Texts are cut off at their limit. None becomes the field's default; `date_created` becomes epoch seconds, 0 if
-        unknown.
+        Texts are cut off at their limit, and numbers at those of 64 bits. None becomes the field's default;
+        `date_created` becomes epoch seconds, 0 if unknown.
         """
         return {each.name: _json_value(each.name, getattr(self, each.name), each.default) for each in fields(self)}
 
@@ -80,7 +82,9 @@ def _json_value(name: str, value: Any, default: Any) -> Any:
         return default
     if isinstance(default, str):
         return storable(str(value)[: MAX_TEXT_LENGTHS.get(name, MAX_TEXT_LENGTH)])
-    return type(default)(value)
+    if isinstance(default, bool):
+        return bool(value)
+    return max(MIN_NUMBER, min(int(value), MAX_NUMBER))
 
 
 class InvalidName(ValueError):

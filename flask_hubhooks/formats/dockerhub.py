@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
+
+import orjson
 
 from ..registry import Repository
 
@@ -59,9 +60,6 @@ def payload(
     }
 
 
-_encoded = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-
-
 def body(content: Mapping[str, Any]) -> bytes:
     """Encode a payload as compact UTF-8 JSON."""
-    return _encoded(content).encode()
+    return orjson.dumps(content)

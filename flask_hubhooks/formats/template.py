@@ -12,7 +12,6 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NoReturn
 
-from . import dockerhub
 from .push import PLACEHOLDERS, Push
 
 MAX_TEMPLATE_BYTES = 16 * 1024
@@ -20,6 +19,8 @@ MAX_BODY_BYTES = 64 * 1024
 MAX_DEPTH = 16
 """Of nested objects and lists."""
 
+_encoded = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+"""Not by orjson, which payloads are encoded with: it takes no integers of more than 64 bits."""
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
@@ -55,7 +56,7 @@ class Template:
     def body(self, push: Push) -> bytes:
         """Fill the template with a push and return UTF-8 JSON; raises `BodyTooLarge`."""
         values = push.placeholders() | {"{{": "{", "}}": "}"}
-        body = dockerhub.body(_replaced(self._content, lambda found: values[found[1] or found[0]]))
+        body = _encoded(_replaced(self._content, lambda found: values[found[1] or found[0]])).encode()
         if len(body) > MAX_BODY_BYTES:
             raise BodyTooLarge(f"The filled template has {len(body)} bytes; the limit is {MAX_BODY_BYTES}.")
         return body
@@ -85,7 +86,7 @@ def _parsed(text: str) -> Any:
         content = json.loads(text, parse_constant=_refuse_number, parse_float=_finite)
         if _depth(content) > MAX_DEPTH:
             raise BadTemplate(too_deep)
-        dockerhub.body(content)
+        _encoded(content).encode()
     except RecursionError:
         raise BadTemplate(too_deep) from None
     except UnicodeEncodeError:

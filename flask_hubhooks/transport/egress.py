@@ -218,6 +218,7 @@ def _not_public(address: Address) -> str:
     return ""
 
 
+@lru_cache(MAX_REMEMBERED)
 def is_address(host: str) -> bool:
     """Return whether a host is an IP address in its usual notation."""
     try:

@@ -27,6 +27,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
 from time import monotonic, thread_time
 from typing import Any
@@ -44,7 +45,8 @@ from .tls import PUBLIC_KEY_SHA256, Certificate, read_certificate
 
 Done = Callable[[Outcome], None]
 KeptSockets = dict[tuple[str, str, int, int], int]
-"""The sockets of kept connections, by remote address, local address, remote port and local port."""
+"""The sockets of kept connections, by remote address, local address, remote port and local port; those used last come
+last."""
 
 MAX_HEADER_BYTES = 64 * 1024
 """Of a response's headers, 1xx responses and trailers together."""
@@ -58,7 +60,13 @@ MAX_CHARGE_S = 0.001
 """The most that is charged at once; more than this went into other requests or Python's garbage collector."""
 
 _OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "proxy-authorization"})
-_HEADERS_OF_LIBCURL = ("Accept", "Content-Type", "Expect", "User-Agent")
+_HEADERS_OF_LIBCURL = {
+    "accept": b"Accept:",
+    "content-type": b"Content-Type:",
+    "expect": b"Expect:",
+    "user-agent": b"User-Agent:",
+}
+"""Headers that libcurl would add by itself, and how it is told not to."""
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
 _LINE_BREAK = re.compile(r"[\r\n\0]")
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] +(\d{3})(?!\S)")  # libcurl also accepts "2000" and "200OK" as 200
@@ -280,9 +288,11 @@ class Exchange:
         if self.ready_at:
             self.sending_twice = True
             return pycurl.PREREQFUNC_ABORT
-        if not self.opened and ends in self.kept_sockets and _has_input(self.kept_sockets.pop(ends)):
-            self.stale_connection = True
-            return pycurl.PREREQFUNC_ABORT
+        if not self.opened and (fd := self.kept_sockets.pop(ends, -1)) >= 0:
+            if _has_input(fd):
+                self.stale_connection = True
+                return pycurl.PREREQFUNC_ABORT
+            self.kept_sockets[ends] = fd  # as the one used last
         self.ready_at = monotonic()
         return pycurl.PREREQFUNC_OK
 
@@ -452,16 +462,23 @@ def make_handle(exchange: Exchange) -> Any:
 
 def encode_headers(headers: Mapping[str, str]) -> list[bytes]:
     """Return headers as libcurl takes them; raises `ValueError` if one is not valid."""
-    if not all(map(_HEADER_NAME.fullmatch, headers)) or _LINE_BREAK.search("".join(headers.values())):
+    if _LINE_BREAK.search("".join(headers.values())):
         raise ValueError("not a valid header")
     sent = {"accept-encoding": b"Accept-Encoding: identity"}
     for name, value in headers.items():
-        lower = name.lower()
+        lower = _lower_case(name)
         if lower not in _OWN_HEADERS:
             value = value.strip(" \t")
             sent[lower] = f"{name}: {value}".encode("latin-1") if value else f"{name};".encode()
-    unwanted = [f"{name}:".encode() for name in _HEADERS_OF_LIBCURL if name.lower() not in sent]
-    return [*sent.values(), *unwanted]
+    return [*sent.values(), *(unwanted for lower, unwanted in _HEADERS_OF_LIBCURL.items() if lower not in sent)]
+
+
+@lru_cache(maxsize=1024)
+def _lower_case(name: str) -> str:
+    """Return a header's name in lower case; raises `ValueError` if it is not one."""
+    if not _HEADER_NAME.fullmatch(name):
+        raise ValueError("not a valid header")
+    return name.lower()
 
 
 def open_socket(address: Any) -> socket.socket:

@@ -339,7 +339,7 @@ class Loop:
     def _finish(self, handle: Any, code: int, message: str) -> None:
         exchange = self._running.pop(handle)
         try:
-            if not (exchange.stale_connection or exchange.request.trusted):
+            if exchange.opened and not exchange.request.trusted:
                 self._remember_socket(handle)
             self._multi.remove_handle(handle)
             if exchange.stale_connection:
@@ -350,7 +350,7 @@ class Loop:
         self._answer(exchange, outcome)
 
     def _remember_socket(self, handle: Any) -> None:
-        """Remember the socket of a connection that is kept: `Exchange.on_ready` looks whether it was closed."""
+        """Remember the socket of a new connection that is kept: `Exchange.on_ready` looks whether it was closed."""
         getinfo = handle.getinfo
         fd = getinfo(pycurl.LASTSOCKET)
         if fd >= 0:
@@ -360,7 +360,7 @@ class Loop:
                 getinfo(pycurl.PRIMARY_PORT),
                 getinfo(pycurl.LOCAL_PORT),
             )
-            self._kept_sockets.pop(ends, None)
+            self._kept_sockets.pop(ends, None)  # an earlier connection with the same ports
             if len(self._kept_sockets) > 2 * self._max_connections:  # most of them have been closed
                 del self._kept_sockets[next(iter(self._kept_sockets))]
             self._kept_sockets[ends] = fd

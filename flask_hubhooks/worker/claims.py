@@ -21,11 +21,13 @@ from sqlalchemy import (
     Boolean,
     Float,
     Integer,
+    Text,
     all_,
     and_,
     any_,
     bindparam,
     case,
+    cast,
     column,
     exists,
     func,
@@ -99,7 +101,8 @@ class Claim(NamedTuple):
     images: list[str] | None
     pusher: str
     pushed_at: datetime
-    snapshot: dict[str, Any]
+    snapshot: str
+    """A `Repository.snapshot`, in JSON."""
     urgent: bool = False
     """A person waits for it: it is sent whatever its hook's limit and breaker say."""
 
@@ -242,7 +245,7 @@ def _read(delivery: Any) -> Any:
         "images": pushes.c.images,
         "pusher": pushes.c.pusher,
         "pushed_at": pushes.c.pushed_at,
-        "snapshot": pushes.c.snapshot,
+        "snapshot": cast(pushes.c.snapshot, Text),
         "urgent": bindparam("urgent", type_=Boolean),
     }
     return select(
@@ -332,7 +335,7 @@ class Turns:
             taken += self._take_turns(session, due, limit - len(taken), excluded)
         if not self.more_due:
             self._after = LOWEST_KEY
-        return sorted(taken, key=lambda row: row.id)
+        return sorted(taken, key=lambda row: row.id.int)
 
     def _next_due(self, walk: Iterator[list[Any]]) -> tuple[list[int], list[int], bool]:
         """The next repositories with due deliveries, those with urgent ones, and whether there are no more."""

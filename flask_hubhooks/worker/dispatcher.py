@@ -14,6 +14,7 @@ from queue import Empty, SimpleQueue
 from time import monotonic, process_time
 from typing import Protocol
 
+import orjson
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -80,6 +81,8 @@ LOCKED_S = 0.1
 """How soon a result is recorded again whose delivery was locked: a host may be deleting a repository."""
 STOP_LOCKED_S = 5.0
 """How long that is tried once nothing more is claimed. After it the lease brings those deliveries back."""
+REFUSED = (SQLAlchemyError, orjson.JSONEncodeError, UnicodeError)
+"""The errors of a batch that the database refuses, or that cannot even be sent to it."""
 BACK_OFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Waits between attempts to reach a database that is away; the last one is repeated."""
 
@@ -382,7 +385,7 @@ class Dispatcher:
                 tag=claim.tag,
                 pusher=claim.pusher,
                 pushed_at=claim.pushed_at,
-                details=claim.snapshot,
+                details=orjson.loads(claim.snapshot),
             )
             return FORMATS[DEFAULT_FORMAT], dockerhub.body(content), claim.hook_url
         push = Push(
@@ -391,7 +394,7 @@ class Dispatcher:
             tag=claim.tag,
             pusher=claim.pusher,
             pushed_at=claim.pushed_at,
-            details=claim.snapshot,
+            details=orjson.loads(claim.snapshot),
             registry_host=config.registry_host,
             external_url=config.external_url,
             callback_url=callback_url,
@@ -448,7 +451,7 @@ class Dispatcher:
                 if self.stopping.is_set() and wait_s == BACK_OFF_S[-1]:
                     return
                 time.sleep(wait_s)
-            except SQLAlchemyError:
+            except REFUSED:
                 logger.exception("cannot record %d deliveries", len(done))
                 return self._record_one_by_one(done)
 
@@ -463,7 +466,7 @@ class Dispatcher:
             return
         try:
             self._write(done, with_attempts=False)
-        except SQLAlchemyError:
+        except REFUSED:
             logger.exception("cannot record the result of a delivery: it is sent again when its lease ends")
 
     def _write(self, done: Sequence[Result | Released], *, with_attempts: bool = True) -> None:

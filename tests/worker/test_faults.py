@@ -289,6 +289,25 @@ def test_an_attempt_that_the_database_refuses(host: Host, caplog: pytest.LogCapt
     assert "not-for-the-log" not in caplog.text
 
 
+@pytest.mark.parametrize("database_uri", ["sqlite", "postgresql"], indirect=True)
+def test_an_attempt_that_cannot_be_written(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    """If the text of one attempt is no valid Unicode, its delivery still moves on, and so do the others."""
+    outcomes = iter([Outcome(utcnow(), 5, 200), Outcome(utcnow(), 5, 200, error="\ud800")])
+
+    class Sender:
+        def send(self, _: object, done: Callable[[Outcome], None]) -> None:
+            done(next(outcomes))
+
+    webhook = host.create("http://127.0.0.1:9/")
+    host.push()
+    host.push()
+    with host.app.app_context():
+        dispatcher.Dispatcher(host.state, transport=Sender()).run()
+    assert {each["state"] for each in host.history(webhook)} == {"succeeded"}
+    assert sorted(each["attempt_count"] for each in host.history(webhook)) == [0, 1]
+    assert "cannot record" in caplog.text
+
+
 def test_a_held_delivery_says_so(host: Host) -> None:
     """The history says that a delivery is held for want of a key, until it is sent."""
     with Receiver() as receiver:
