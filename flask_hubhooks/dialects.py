@@ -124,24 +124,40 @@ def _any(element: _OneOf, compiler: Any, **kwargs: Any) -> str:
     return str(compiler.process(searched == any_(array), **kwargs))
 
 
-def limit_idling(session: Session, seconds: float) -> None:
-    """Have PostgreSQL end the transaction and release its locks after it has been idle for some seconds.
+def set_up_worker(session: Session, idle_s: float, *, wait_for_disk: bool = True) -> None:
+    """Set up a worker's transaction on PostgreSQL.
 
-    A machine that lost its power, or a suspended process, would otherwise keep its rows locked for two hours,
-    until TCP gives up the connection.
+    It ends after it has been idle for some seconds, which releases its locks: otherwise a machine that lost its power,
+    or a suspended process, would keep its rows locked for two hours, until TCP gives up the connection.
+
+    Its statements keep the plans they have: with arrays as parameters, PostgreSQL would plan each of them anew, which
+    takes longer than claiming and recording a single delivery.
+
+    If it is not to `wait_for_disk`, its commit is lost if PostgreSQL crashes soon after, unless a later one was kept.
     """
-    _set_limit(session, "idle_in_transaction_session_timeout", seconds)
+    if session.get_bind().dialect.name == "postgresql":
+        settings = {"idle_ms": str(round(idle_s * 1000))}
+        session.execute(_SET_UP_WORKER if wait_for_disk else _SET_UP_HASTY_WORKER, settings)
+
+
+_SET_UP_WORKER = text(
+    "SELECT set_config('idle_in_transaction_session_timeout', :idle_ms, true), "
+    "set_config('plan_cache_mode', 'force_generic_plan', true)"
+)
+_SET_UP_HASTY_WORKER = text(f"{_SET_UP_WORKER.text}, set_config('synchronous_commit', 'off', true)")
+
+
+def wait_for_disk(session: Session) -> None:
+    """Have a transaction's commit wait for the disk after all."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SET LOCAL synchronous_commit TO DEFAULT"))
 
 
 def limit_statements(session: Session, seconds: float) -> None:
     """Have PostgreSQL end statements of the transaction that take longer, for example because they wait for a lock."""
-    _set_limit(session, "statement_timeout", seconds)
-
-
-def _set_limit(session: Session, setting: str, seconds: float) -> None:
     if session.get_bind().dialect.name == "postgresql":
-        limit = text("SELECT set_config(:setting, :ms, true)")
-        session.execute(limit, {"setting": setting, "ms": str(round(seconds * 1000))})
+        limit = text("SELECT set_config('statement_timeout', :ms, true)")
+        session.execute(limit, {"ms": str(round(seconds * 1000))})
 
 
 @contextmanager

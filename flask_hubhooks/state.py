@@ -130,6 +130,7 @@ class State:
         """A session of our own, separate from the host's."""
         with Session(engine or self.engine, expire_on_commit=False) as session:
             yield session
+            session.commit()  # a rollback would have psycopg forget all prepared statements of the connection
 
     @contextmanager
     def writing(self, engine: Engine | None = None) -> Iterator[Session]:

@@ -22,7 +22,7 @@ from ..announce import announce
 from ..config import Config
 from ..crypto.secret_box import SecretUnreadable
 from ..crypto.signing import signature_headers
-from ..dialects import DATABASE_AWAY, is_conflict, limit_idling, utcnow
+from ..dialects import DATABASE_AWAY, is_conflict, set_up_worker, utcnow, wait_for_disk
 from ..formats import (
     DEFAULT_FORMAT,
     FORMATS,
@@ -138,7 +138,7 @@ class Dispatcher:
         self._sending = threading.local()
         self._unfinished = 0
         """Claims that were added to the limits, and neither collected nor withdrawn yet."""
-        self._capacity = MAX_CLAIM
+        self._capacity = 2 * MAX_CLAIM
         self._measured_at, self._measured_cpu_s = monotonic(), process_time()
         self._claim_limit = MIN_CLAIM
         self._completed = 0
@@ -269,8 +269,11 @@ class Dispatcher:
         if too_early or self._unfinished >= MAX_CLAIMED:
             return
         began = monotonic()
-        with self._writing() as session:
-            taken, changes = claims.claim(session, limit, self._limits.excluded(self._measure_capacity()), self._turns)
+        excluded = self._limits.excluded(self._measure_capacity())
+        with self._writing(wait_for_disk=False) as session:
+            taken, changes = claims.claim(session, limit, excluded, self._turns)
+            if any(claim.ordered_image for claim in taken) or changes.finished:
+                wait_for_disk(session)
         self._completed = 0
         self._claim_limit = limit
         self._look_again = changes.more_due
@@ -296,14 +299,14 @@ class Dispatcher:
             if cpu_s < BUSY * seconds:
                 self._capacity = min(2 * self._capacity, MAX_CLAIMED)
             else:
-                self._capacity = max(self._capacity // 2, MAX_CLAIM)
+                self._capacity = max(self._capacity // 2, 2 * MAX_CLAIM)
         return self._capacity
 
     @contextmanager
-    def _writing(self) -> Iterator[Session]:
+    def _writing(self, *, wait_for_disk: bool = True) -> Iterator[Session]:
         # In an app context of its own: the queries that Flask-SQLAlchemy records would pile up in the worker's.
         with self._state.app.app_context(), self._state.writing() as session:
-            limit_idling(session, IDLE_S)
+            set_up_worker(session, IDLE_S, wait_for_disk=wait_for_disk)
             yield session
 
     def _send_more(self) -> None:
