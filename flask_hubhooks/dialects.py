@@ -124,7 +124,7 @@ def _any(element: _OneOf, compiler: Any, **kwargs: Any) -> str:
     return str(compiler.process(searched == any_(array), **kwargs))
 
 
-def set_up_worker(session: Session, idle_s: float, *, wait_for_disk: bool = True) -> None:
+def set_up_worker(session: Session, idle_s: float) -> None:
     """Set up a worker's transaction on PostgreSQL.
 
     It ends after it has been idle for some seconds, which releases its locks: otherwise a machine that lost its power,
@@ -132,25 +132,15 @@ def set_up_worker(session: Session, idle_s: float, *, wait_for_disk: bool = True
 
     Its statements keep the plans they have: with arrays as parameters, PostgreSQL would plan each of them anew, which
     takes longer than claiming and recording a single delivery.
-
-    If it is not to `wait_for_disk`, its commit is lost if PostgreSQL crashes soon after, unless a later one was kept.
     """
     if session.get_bind().dialect.name == "postgresql":
-        settings = {"idle_ms": str(round(idle_s * 1000))}
-        session.execute(_SET_UP_WORKER if wait_for_disk else _SET_UP_HASTY_WORKER, settings)
+        session.execute(_SET_UP_WORKER, {"idle_ms": str(round(idle_s * 1000))})
 
 
 _SET_UP_WORKER = text(
     "SELECT set_config('idle_in_transaction_session_timeout', :idle_ms, true), "
     "set_config('plan_cache_mode', 'force_generic_plan', true)"
 )
-_SET_UP_HASTY_WORKER = text(f"{_SET_UP_WORKER.text}, set_config('synchronous_commit', 'off', true)")
-
-
-def wait_for_disk(session: Session) -> None:
-    """Have a transaction's commit wait for the disk after all."""
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(text("SET LOCAL synchronous_commit TO DEFAULT"))
 
 
 def limit_statements(session: Session, seconds: float) -> None:

@@ -114,8 +114,9 @@ def _record_all(state: State, engine: Engine, pushes: Sequence[ImagePush], sourc
         except DATABASE_AWAY as fault:
             if tries == CONFLICT_TRIES or not is_conflict(fault):
                 raise
-    wake(state)
-    return len(recorded) - recorded.count(None)
+    first_of_runs = [row for rows in recorded for row in rows if row["position"] == 0]
+    wake(state, [(row["repository_key"], row["hook_id"]) for row in first_of_runs])
+    return sum(bool(rows) for rows in recorded)
 
 
 def accept_in_session(state: State, push: ImagePush) -> None:
@@ -202,7 +203,9 @@ def record_test(
     if not chain:
         return None
     push = ImagePush(repository, TEST_TAG, pusher=pusher)
-    return _record(session, push, details, [chain], kind=Kind.TEST, max_hooks=None if whole_chain else 1)
+    rows = _record(session, push, details, [chain], kind=Kind.TEST, max_hooks=None if whole_chain else 1)
+    first: uuid.UUID = rows[0]["id"]
+    return first
 
 
 def _record(
@@ -215,17 +218,17 @@ def _record(
     tag_wait: TagWait = NO_WAIT,
     kind: Kind = Kind.PUSH,
     max_hooks: int | None = None,
-) -> uuid.UUID | None:
+) -> list[dict[str, Any]]:
     """Write a push, and a delivery for each of the first `max_hooks` hooks of each chain; in two statements.
 
-    Returns the id of the first delivery, or None if the same event has been recorded before.
+    Returns the rows of the deliveries, none if the same event has been recorded before.
     """
     pushed_at = as_utc(push.pushed_at) if push.pushed_at else utcnow()
     details = details or Repository(is_private=True).snapshot()
     push_id = _insert_push(session, push, pushed_at, details, source, kind, tag_wait)
     if push_id is None:
         logger.info("push of %s:%s was recorded before: event %s", push.repository, push.tag, push.event_id)
-        return None
+        return []
     keys = {scope: repository_key(scope) for scope in {chain[0].scope for chain in chains}}
     of_push: dict[str, Any] = {"push_id": push_id, "pushed_at": pushed_at}
     image = None if kind is Kind.TEST else ordered_image(push.repository, storable(push.tag)[:TEXT_LIMIT])
@@ -235,8 +238,7 @@ def _record(
         for row in _delivery_rows(chain, max_hooks, image, tag_wait)
     ]
     session.execute(_INSERT_DELIVERIES, rows)
-    first: uuid.UUID = rows[0]["id"]
-    return first
+    return rows
 
 
 _INSERT_PUSH = {

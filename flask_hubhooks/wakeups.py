@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from weakref import WeakSet
 
@@ -24,20 +25,27 @@ logger = logging.getLogger(__name__)
 DELIVER_DUE = "flask_hubhooks.worker.jobs.deliver_due"
 WAKE_TTL_S = 60
 """A wake-up whose job was lost is forgotten after this; the worker's beat repairs it within about a second."""
+MAX_NAMED = 16
+"""Hooks that a wake-up names at most."""
 LISTEN_S = 60.0
 """How long the listening thread waits at a stretch."""
 CONFIRMED_S = 1.0
 """How long Redis may take to confirm that a subscription has begun or ended."""
 
 
-def wake(state: State) -> None:
+DueHook = tuple[int, int]
+"""The key of a repository, and the id of a hook that has a delivery due there."""
+
+
+def wake(state: State, due: Iterable[DueHook] = ()) -> None:
     """Have a worker look for due deliveries. Call it after the commit only.
 
-    If no worker listens, one job is queued, for any number of pushes. If Redis is away, this takes at most a second and
-    loses nothing: the worker's beat finds what is due.
+    A worker that is idle claims those of the named hooks at once, without looking for whose turn it is. If no worker
+    listens, one job is queued, for any number of pushes. If Redis is away, this takes at most a second and loses
+    nothing: the worker's beat finds what is due.
     """
     try:
-        if not _publish(state) and state.redis.set(_wake_key(state), 1, nx=True, ex=WAKE_TTL_S):
+        if not _publish(state, sorted(set(due))) and state.redis.set(_wake_key(state), 1, nx=True, ex=WAKE_TTL_S):
             enqueue_delivery(state)
     except (RedisError, OSError) as error:
         logger.warning("no worker was woken, Redis cannot be reached (%s): the next beat finds what is due", error)
@@ -45,10 +53,10 @@ def wake(state: State) -> None:
         logger.exception("no worker was woken: the next beat finds what is due")
 
 
-def _publish(state: State) -> int:
+def _publish(state: State, due: list[DueHook]) -> int:
     """Wake the workers that listen; returns how many, which is none if our Redis user may not use the channel."""
     try:
-        return int(state.redis.publish(wake_channel(state), ""))
+        return int(state.redis.publish(wake_channel(state), json.dumps(due) if len(due) <= MAX_NAMED else "[]"))
     except NoPermissionError as fault:
         channel_is_forbidden(state, fault)
         return 0
@@ -109,14 +117,22 @@ def newest_failed_job(state: State) -> Job | None:
     return None
 
 
+def _named(message: bytes) -> list[DueHook]:
+    """The hooks that a wake-up names; none if another version has sent it."""
+    try:
+        return [(int(key), int(hook_id)) for key, hook_id in json.loads(message)[:MAX_NAMED]]
+    except (KeyError, TypeError, ValueError):
+        return []
+
+
 class Listener:
     """Listens on the channel of `wake`, on a thread of its own: `wake` queues no job while a worker listens.
 
-    `on_wake` is called on that thread. Listening ends if Redis goes away, which is no error: workers look for due
-    deliveries every second anyway.
+    `on_wake` is called on that thread, with the hooks that the wake-up names. Listening ends if Redis goes away, which
+    is no error: workers look for due deliveries every second anyway.
     """
 
-    def __init__(self, state: State, on_wake: Callable[[], object]) -> None:
+    def __init__(self, state: State, on_wake: Callable[[list[DueHook]], object]) -> None:
         self._state = state
         self._on_wake = on_wake
         self._channel = wake_channel(state)
@@ -145,12 +161,12 @@ class Listener:
     def _listen(self, pubsub: PubSub) -> None:
         try:
             while pubsub.subscribed:
-                if pubsub.get_message(timeout=LISTEN_S):
-                    self._on_wake()
+                if message := pubsub.get_message(timeout=LISTEN_S):
+                    self._on_wake(_named(message["data"]))
         except Exception as error:
             if self._pubsub is pubsub:  # else it was closed by `stop`
                 self._lost(error)
-                self._on_wake()  # so that nobody waits for wake-ups any more
+                self._on_wake([])  # so that nobody waits for wake-ups any more
 
     def stop(self) -> None:
         """Unsubscribe: from now on `wake` queues jobs. Look for due deliveries once more after this."""

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, repeat
 from math import inf
@@ -22,7 +22,7 @@ from ..announce import announce
 from ..config import Config
 from ..crypto.secret_box import SecretUnreadable
 from ..crypto.signing import signature_headers
-from ..dialects import DATABASE_AWAY, is_conflict, set_up_worker, utcnow, wait_for_disk
+from ..dialects import DATABASE_AWAY, is_conflict, set_up_worker, utcnow
 from ..formats import (
     DEFAULT_FORMAT,
     FORMATS,
@@ -40,7 +40,7 @@ from ..state import State
 from ..transport import Concern, Outcome, Request, Transport
 from ..transport.egress import egress_of
 from ..transport.tls import DEFAULT_TLS, TLS
-from ..wakeups import Listener
+from ..wakeups import DueHook, Listener
 from . import awaited_tags, claims, open_files, recording, tag_order
 from .claims import Claim, Released
 from .limits import SLOW_FACTOR, Limits
@@ -128,6 +128,8 @@ class Dispatcher:
         self._linger_s = linger_s
         self._listener = Listener(state, self._wake)
         self._woken = False
+        self._named: set[DueHook] = set()
+        """Hooks that wake-ups have named since the last claim."""
         room = concurrency or state.config.concurrency
         most = room * SLOW_FACTOR if transport else open_files.max_requests(room * SLOW_FACTOR)
         self._transport = transport or guarded_transport(state.config, most)
@@ -176,7 +178,8 @@ class Dispatcher:
         self._ends = -inf
         self._done.put(None)
 
-    def _wake(self) -> None:
+    def _wake(self, due: Iterable[DueHook] = ()) -> None:
+        self._named.update(due)
         self._woken = True
         self._done.put(None)
 
@@ -269,11 +272,12 @@ class Dispatcher:
         if too_early or self._unfinished >= MAX_CLAIMED:
             return
         began = monotonic()
+        named, self._named = self._named, set()
+        if self._unfinished:  # they wait for their turn
+            named = set()
         excluded = self._limits.excluded(self._measure_capacity())
-        with self._writing(wait_for_disk=False) as session:
-            taken, changes = claims.claim(session, limit, excluded, self._turns)
-            if any(claim.ordered_image for claim in taken) or changes.finished:
-                wait_for_disk(session)
+        with self._writing() as session:
+            taken, changes = claims.claim(session, limit, excluded, self._turns, named)
         self._completed = 0
         self._claim_limit = limit
         self._look_again = changes.more_due
@@ -303,10 +307,10 @@ class Dispatcher:
         return self._capacity
 
     @contextmanager
-    def _writing(self, *, wait_for_disk: bool = True) -> Iterator[Session]:
+    def _writing(self) -> Iterator[Session]:
         # In an app context of its own: the queries that Flask-SQLAlchemy records would pile up in the worker's.
         with self._state.app.app_context(), self._state.writing() as session:
-            set_up_worker(session, IDLE_S, wait_for_disk=wait_for_disk)
+            set_up_worker(session, IDLE_S)
             yield session
 
     def _send_more(self) -> None:
