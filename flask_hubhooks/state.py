@@ -252,8 +252,12 @@ class State:
 
     def _request(self) -> RequestContext:
         """A request to the root of the app, as it is seen from outside."""
+        return self.app.request_context(dict(self._root_environ))
+
+    @cached_property
+    def _root_environ(self) -> dict[str, Any]:
         root = self.config.external_url.removesuffix(self.url_prefix)
-        return self.app.request_context(create_environ(base_url=f"{root}/"))
+        return create_environ(base_url=f"{root}/")
 
     def details_for_push(self, repository: str, *, needs_request: bool = True) -> dict[str, Any] | None:
         """Load the details of a repository that was pushed to, as `details_of` does.

@@ -18,7 +18,7 @@ from flask_sqlalchemy.record_queries import get_recorded_queries
 from sqlalchemy import select, update
 
 from flask_hubhooks.dialects import utcnow
-from flask_hubhooks.records.models import Attempt, Delivery, Hook, Status, Webhook
+from flask_hubhooks.records.models import Attempt, Delivery, Hook, Status, Webhook, repository_key
 from flask_hubhooks.signals import chain_finished, delivery_finished, webhook_disabled
 from flask_hubhooks.worker import claims
 from flask_hubhooks.worker.dispatcher import Dispatcher
@@ -760,6 +760,28 @@ def test_claims_at_the_same_time(host: Host) -> None:
         taken = [[claim.tag for claim in claims.claim(session, 6)[0]] for session in (one, other)]
     assert [len(tags) for tags in taken] == [6, 4]
     assert set(taken[0]).isdisjoint(taken[1])
+
+
+@pytest.mark.parametrize("database_uri", ["sqlite", "postgresql"], indirect=True)
+def test_claims_of_named_hooks(host: Host) -> None:
+    """What a wake-up names is claimed first, unless the hook is excluded; then come the others."""
+    for repository in ("acme/app", "acme/other"):
+        host.create("http://127.0.0.1:9/", repository=repository)
+        host.push(repository)
+        host.push(repository)
+    with host.writing() as session:
+        hook = session.scalars(select(Hook.id).order_by(Hook.id.desc())).first() or 0
+    named = [(repository_key("acme/other"), hook)]
+
+    def claimed(limit: int, excluded: list[int]) -> list[str]:
+        with host.writing() as session:
+            return [each.repository for each in claims.claim(session, limit, excluded, named=named)[0]]
+
+    assert claimed(1, []) == ["acme/other"]
+    assert claimed(1, [hook]) == ["acme/app"]
+    assert claimed(5, []) == ["acme/other"]
+    assert claimed(5, []) == ["acme/app"], "nothing named is left"
+    assert claimed(5, []) == []
 
 
 def test_workers_at_the_same_time(make_host: MakeHost) -> None:

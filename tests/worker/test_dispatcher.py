@@ -136,3 +136,23 @@ def test_wake_ups_claim_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> Non
         worker.run()
     timer.join()
     assert looks[0] <= 7, "five, and perhaps a look that is due anyway"
+
+
+def test_wake_ups_of_other_versions(host: Host) -> None:
+    """A listening worker takes any text on the channel as a wake-up, and goes on listening."""
+    host.create(URL)
+    worker = Dispatcher(host.state, linger_s=1.0, transport=Sender(lambda answer: answer()))
+    heard: list[int] = []
+
+    def talk() -> None:
+        for text in ("", "nonsense", "{}", "7", "[7]", '[["a", 1]]', "[[1, 2, 3]]", "[[1, 2]]"):
+            heard.append(host.state.redis.publish(f"{host.state.config.queue}:wakes", text))
+        host.push()
+
+    timer = threading.Timer(0.2, talk)
+    timer.start()
+    with host.app.app_context():
+        worker.run()
+    timer.join()
+    assert heard == [1] * 8
+    assert recorded_attempts(host) == 1
