@@ -32,7 +32,9 @@ def masked(outcome: Outcome, secrets: Iterable[str] = ()) -> Outcome:
     needles = _needles(tuple(secrets))
     body = outcome.response_body.decode("latin-1")
     everything = "\n".join([*chain.from_iterable(outcome.response_headers), body])
-    headers_cut_off = sum(len(name) + len(value) for name, value in outcome.response_headers) >= MAX_STORED_HEADERS
+    headers_cut_off = len(everything) >= MAX_STORED_HEADERS and (
+        sum(len(name) + len(value) for name, value in outcome.response_headers) >= MAX_STORED_HEADERS
+    )
     if not (outcome.truncated or headers_cut_off or _spans(everything, needles)):
         return outcome  # the usual case
     texts = list(chain.from_iterable(outcome.response_headers))
