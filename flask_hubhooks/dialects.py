@@ -130,8 +130,8 @@ def set_up_worker(session: Session, idle_s: float) -> None:
     It ends after it has been idle for some seconds, which releases its locks: otherwise a machine that lost its power,
     or a suspended process, would keep its rows locked for two hours, until TCP gives up the connection.
 
-    Its statements keep the plans they have: with arrays as parameters, PostgreSQL would plan each of them anew, which
-    takes longer than claiming and recording a single delivery.
+    Its statements reuse their plans: PostgreSQL would otherwise plan each one anew, because its parameters are arrays,
+    and that takes longer than claiming and recording a single delivery.
     """
     if session.get_bind().dialect.name == "postgresql":
         session.execute(_SET_UP_WORKER, {"idle_ms": str(round(idle_s * 1000))})
@@ -200,10 +200,14 @@ def insert_rows(session: Session, table: Table, rows: Sequence[Mapping[str, Any]
     """Insert many rows that have the same columns.
 
     PostgreSQL gets them as one JSON parameter: for the attempts of a batch that saves both sides a tenth of all their
-    work for a delivery. Raises `orjson.JSONEncodeError` if a text is not valid Unicode.
+    work for a delivery. Raises `UnicodeError` if a text is not valid Unicode.
     """
     if session.get_bind().dialect.name == "postgresql":
-        session.execute(_insert_json(table, tuple(rows[0])), {"rows": orjson.dumps(rows, default=_json_value).decode()})
+        try:
+            encoded = orjson.dumps(rows, default=_json_value).decode()
+        except orjson.JSONEncodeError as error:  # a `TypeError`
+            raise UnicodeError(str(error)) from None
+        session.execute(_insert_json(table, tuple(rows[0])), {"rows": encoded})
     else:
         session.execute(table.insert(), rows)
 

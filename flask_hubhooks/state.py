@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -12,6 +13,7 @@ from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from io import BytesIO
 from typing import Any, Literal, cast
 from weakref import WeakSet
 
@@ -252,7 +254,8 @@ class State:
 
     def _request(self) -> RequestContext:
         """A request to the root of the app, as it is seen from outside."""
-        return self.app.request_context(dict(self._root_environ))
+        own = {"wsgi.input": BytesIO(), "wsgi.errors": sys.stderr}
+        return self.app.request_context(self._root_environ | own)
 
     @cached_property
     def _root_environ(self) -> dict[str, Any]:

@@ -22,19 +22,18 @@ from .state import REDIS_TIMEOUT_S, State
 
 logger = logging.getLogger(__name__)
 
+DueHook = tuple[int, int]
+"""The key of a repository, and the id of a hook that has a delivery due there."""
+
 DELIVER_DUE = "flask_hubhooks.worker.jobs.deliver_due"
 WAKE_TTL_S = 60
 """A wake-up whose job was lost is forgotten after this; the worker's beat repairs it within about a second."""
 MAX_NAMED = 16
-"""Hooks that a wake-up names at most."""
+"""How many hooks a wake-up names at most."""
 LISTEN_S = 60.0
 """How long the listening thread waits at a stretch."""
 CONFIRMED_S = 1.0
 """How long Redis may take to confirm that a subscription has begun or ended."""
-
-
-DueHook = tuple[int, int]
-"""The key of a repository, and the id of a hook that has a delivery due there."""
 
 
 def wake(state: State, due: Iterable[DueHook] = ()) -> None:
@@ -120,9 +119,10 @@ def newest_failed_job(state: State) -> Job | None:
 def _named(message: bytes) -> list[DueHook]:
     """The hooks that a wake-up names; none if another version has sent it."""
     try:
-        return [(int(key), int(hook_id)) for key, hook_id in json.loads(message)[:MAX_NAMED]]
-    except (KeyError, TypeError, ValueError):
+        named = [(int(key), int(hook_id)) for key, hook_id in json.loads(message)[:MAX_NAMED]]
+    except (ArithmeticError, KeyError, RecursionError, TypeError, ValueError):
         return []
+    return [pair for pair in named if all(-(2**63) <= number < 2**63 for number in pair)]
 
 
 class Listener:

@@ -20,7 +20,7 @@ MAX_DEPTH = 16
 """Of nested objects and lists."""
 
 _encoded = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-"""Not by orjson, which payloads are encoded with: it takes no integers of more than 64 bits."""
+"""Not orjson, which encodes the payloads: it refuses integers of more than 64 bits."""
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 

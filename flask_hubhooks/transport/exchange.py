@@ -45,8 +45,8 @@ from .tls import PUBLIC_KEY_SHA256, Certificate, read_certificate
 
 Done = Callable[[Outcome], None]
 KeptSockets = dict[tuple[str, str, int, int], int]
-"""The sockets of kept connections, by remote address, local address, remote port and local port; those used last come
-last."""
+"""The sockets of kept connections, by remote address, local address, remote port and local port; the most
+recently used come last."""
 
 MAX_HEADER_BYTES = 64 * 1024
 """Of a response's headers, 1xx responses and trailers together."""
@@ -165,6 +165,7 @@ class Exchange:
         self.tunnel_status: int | None = None  # the proxy's response to CONNECT
         self.sending_twice = False  # libcurl wanted to send the request a second time
         self.stale_connection = False  # the receiver closed the kept connection before anything was sent on it
+        self.socket_known = False  # the connection was kept, and is among the kept sockets
         # The response
         self.status: int | None = None  # of the block of headers that is being read
         self.header_lines: list[bytes] = []
@@ -292,7 +293,8 @@ class Exchange:
             if _has_input(fd):
                 self.stale_connection = True
                 return pycurl.PREREQFUNC_ABORT
-            self.kept_sockets[ends] = fd  # as the one used last
+            self.kept_sockets[ends] = fd  # now the most recently used
+            self.socket_known = True
         self.ready_at = monotonic()
         return pycurl.PREREQFUNC_OK
 

@@ -339,7 +339,7 @@ class Loop:
     def _finish(self, handle: Any, code: int, message: str) -> None:
         exchange = self._running.pop(handle)
         try:
-            if exchange.opened and not exchange.request.trusted:
+            if not (exchange.socket_known or exchange.stale_connection or exchange.request.trusted):
                 self._remember_socket(handle)
             self._multi.remove_handle(handle)
             if exchange.stale_connection:
@@ -350,7 +350,7 @@ class Loop:
         self._answer(exchange, outcome)
 
     def _remember_socket(self, handle: Any) -> None:
-        """Remember the socket of a new connection that is kept: `Exchange.on_ready` looks whether it was closed."""
+        """Remember the socket of a connection that is kept: `Exchange.on_ready` looks whether it was closed."""
         getinfo = handle.getinfo
         fd = getinfo(pycurl.LASTSOCKET)
         if fd >= 0:

@@ -62,6 +62,8 @@ MAX_URGENT = 8
 """How many urgent deliveries of a hook are claimed or sent at once."""
 PASS_OVER_S = 0.25
 """How long a repository is passed over after all its hooks with due deliveries were excluded from a claim."""
+EVER_S = 100 * URGENT_S
+"""Before all times at which deliveries are due, in seconds from now."""
 LOWEST_KEY = -(2**63)
 """Below or equal to all repository keys."""
 
@@ -194,7 +196,8 @@ _lease = update(deliveries).values(transitions.leased(bindparam("lease"), _timeo
 
 def _longest_due(of: Any) -> Any:
     """The deliveries of a hook that have been due for the longest time, as many as its share."""
-    of_hook = select(deliveries.c.id).where(_due, of.key == _KEY, of.hook == _HOOK)
+    of_hook = select(deliveries.c.id).where(_due, now_plus(bindparam("since_s", type_=Float)) < _AT)
+    of_hook = of_hook.where(of.key == _KEY, of.hook == _HOOK)
     return of_hook.order_by(_AT).limit(of.share)
 
 
@@ -321,10 +324,14 @@ class Turns:
     def claim_named(
         self, session: Session, limit: int, excluded: Collection[int], named: Collection[DueHook]
     ) -> list[Any]:
-        """Put at most `limit` due deliveries of these hooks under a lease, as `claim` does, out of turn."""
+        """Put at most `limit` due deliveries of these hooks under a lease, as `claim` does, out of turn.
+
+        Urgent ones are left to `claim`.
+        """
         wanted = [pair for pair in named if pair[1] not in excluded][:limit]
-        self.more_due = True  # it has not looked
-        return _take(session, dict.fromkeys(wanted, limit // len(wanted))) if wanted else []
+        self.more_due = True  # perhaps: nobody has looked
+        shares = dict.fromkeys(wanted, limit // max(1, len(wanted)))
+        return sorted(_take(session, shares, since_s=URGENT_S), key=lambda row: row.id.int)
 
     def claim(self, session: Session, limit: int, excluded: Collection[int]) -> list[Any]:
         """Put at most `limit` due deliveries under a lease; returns their rows in the order of their ids.
@@ -454,15 +461,17 @@ def _hooks_due(
     return pairs
 
 
-def _take(session: Session, shares: Mapping[tuple[int, int], int], *, urgent: bool = False) -> list[Any]:
+def _take(
+    session: Session, shares: Mapping[tuple[int, int], int], *, urgent: bool = False, since_s: float = EVER_S
+) -> list[Any]:
     """Put deliveries under a lease: of each hook, named by its repository's key and its id, as many as its share.
 
-    Those that have been due for the longest time come first. With `urgent` only urgent ones are taken: others may have
-    taken those that were seen.
+    Those that have been due for the longest time come first, but not those that were due before `since_s` from now.
+    With `urgent` only urgent ones are taken: others may have taken those that were seen.
     """
     if not shares:
         return []
-    lease = {"lease": uuid.uuid4(), "until_s": URGENT_S if urgent else 0.0}
+    lease = {"lease": uuid.uuid4(), "until_s": URGENT_S if urgent else 0.0, "since_s": since_s}
     if _is_postgresql(session):
         keys, hook_ids = zip(*shares, strict=True)
         arrays = {"key": list(keys), "hook": list(hook_ids), "share": list(shares.values())}

@@ -81,7 +81,7 @@ LOCKED_S = 0.1
 """How soon a result is recorded again whose delivery was locked: a host may be deleting a repository."""
 STOP_LOCKED_S = 5.0
 """How long that is tried once nothing more is claimed. After it the lease brings those deliveries back."""
-REFUSED = (SQLAlchemyError, orjson.JSONEncodeError, UnicodeError)
+REFUSED = (SQLAlchemyError, UnicodeError)
 """The errors of a batch that the database refuses, or that cannot even be sent to it."""
 BACK_OFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Waits between attempts to reach a database that is away; the last one is repeated."""
@@ -277,7 +277,7 @@ class Dispatcher:
             named = set()
         excluded = self._limits.excluded(self._measure_capacity())
         with self._writing() as session:
-            taken, changes = claims.claim(session, limit, excluded, self._turns, named)
+            taken, changes = claims.claim(session, limit, excluded, self._turns, frozenset(named))
         self._completed = 0
         self._claim_limit = limit
         self._look_again = changes.more_due

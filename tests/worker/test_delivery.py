@@ -784,6 +784,18 @@ def test_claims_of_named_hooks(host: Host) -> None:
     assert claimed(5, []) == []
 
 
+def test_a_wake_up_leaves_urgent_deliveries_urgent(host: Host) -> None:
+    """A test that is due with a push is not claimed as part of it, but as the urgent delivery that it is."""
+    webhook = host.create("http://127.0.0.1:9/")
+    host.push()
+    assert host.api("POST", f"acme/app/webhooks/{webhook['id']}/test/").status_code == 202
+    with host.writing() as session:
+        named = [(repository_key("acme/app"), session.scalars(select(Hook.id)).one())]
+    for expected in ([False], [True]):
+        with host.writing() as session:
+            assert [each.urgent for each in claims.claim(session, 5, named=named)[0]] == expected
+
+
 def test_workers_at_the_same_time(make_host: MakeHost) -> None:
     """Several workers on one database deliver every push exactly once."""
     hosts = [make_host() for _ in range(3)]

@@ -145,7 +145,19 @@ def test_wake_ups_of_other_versions(host: Host) -> None:
     heard: list[int] = []
 
     def talk() -> None:
-        for text in ("", "nonsense", "{}", "7", "[7]", '[["a", 1]]', "[[1, 2, 3]]", "[[1, 2]]"):
+        for text in (
+            "",
+            "nonsense",
+            "{}",
+            "7",
+            "[7]",
+            '[["a", 1]]',
+            "[[1, 2, 3]]",
+            "[[1, 2]]",
+            "[[1e400, 1]]",
+            f"[[{10**30}, 1]]",
+            "[" * 100_000,
+        ):
             heard.append(host.state.redis.publish(f"{host.state.config.queue}:wakes", text))
         host.push()
 
@@ -154,5 +166,5 @@ def test_wake_ups_of_other_versions(host: Host) -> None:
     with host.app.app_context():
         worker.run()
     timer.join()
-    assert heard == [1] * 8
+    assert heard == [1] * 11
     assert recorded_attempts(host) == 1
