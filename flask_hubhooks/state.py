@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -13,7 +12,6 @@ from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from io import BytesIO
 from typing import Any, Literal, cast
 from weakref import WeakSet
 
@@ -254,13 +252,8 @@ class State:
 
     def _request(self) -> RequestContext:
         """A request to the root of the app, as it is seen from outside."""
-        own = {"wsgi.input": BytesIO(), "wsgi.errors": sys.stderr}
-        return self.app.request_context(self._root_environ | own)
-
-    @cached_property
-    def _root_environ(self) -> dict[str, Any]:
         root = self.config.external_url.removesuffix(self.url_prefix)
-        return create_environ(base_url=f"{root}/")
+        return self.app.request_context(create_environ(base_url=f"{root}/"))
 
     def details_for_push(self, repository: str, *, needs_request: bool = True) -> dict[str, Any] | None:
         """Load the details of a repository that was pushed to, as `details_of` does.

@@ -117,7 +117,7 @@ def newest_failed_job(state: State) -> Job | None:
 
 
 def _named(message: bytes) -> list[DueHook]:
-    """The hooks that a wake-up names; none if another version has sent it."""
+    """The hooks that a wake-up names; none if another version sent it."""
     try:
         named = [(int(key), int(hook_id)) for key, hook_id in json.loads(message)[:MAX_NAMED]]
     except (ArithmeticError, KeyError, RecursionError, TypeError, ValueError):

@@ -45,8 +45,10 @@ from .tls import PUBLIC_KEY_SHA256, Certificate, read_certificate
 
 Done = Callable[[Outcome], None]
 KeptSockets = dict[tuple[str, str, int, int], int]
-"""The sockets of kept connections, by remote address, local address, remote port and local port; the most
-recently used come last."""
+"""The sockets of kept connections, by remote address, local address, remote port and local port.
+
+The most recently used come last.
+"""
 
 MAX_HEADER_BYTES = 64 * 1024
 """Of a response's headers, 1xx responses and trailers together."""

@@ -62,8 +62,8 @@ MAX_URGENT = 8
 """How many urgent deliveries of a hook are claimed or sent at once."""
 PASS_OVER_S = 0.25
 """How long a repository is passed over after all its hooks with due deliveries were excluded from a claim."""
-EVER_S = 100 * URGENT_S
-"""Before all times at which deliveries are due, in seconds from now."""
+LONG_AGO_S = 100 * URGENT_S
+"""Earlier than any delivery is due, in seconds from now."""
 LOWEST_KEY = -(2**63)
 """Below or equal to all repository keys."""
 
@@ -321,23 +321,23 @@ class Turns:
         for key in list(self._passed_over) if keys is None else keys:
             self._passed_over.pop(key, None)
 
-    def claim_named(
-        self, session: Session, limit: int, excluded: Collection[int], named: Collection[DueHook]
+    def claim(
+        self, session: Session, limit: int, excluded: Collection[int], named: Collection[DueHook] = ()
     ) -> list[Any]:
-        """Put at most `limit` due deliveries of these hooks under a lease, as `claim` does, out of turn.
-
-        Urgent ones are left to `claim`.
-        """
-        wanted = [pair for pair in named if pair[1] not in excluded][:limit]
-        self.more_due = True  # perhaps: nobody has looked
-        shares = dict.fromkeys(wanted, limit // max(1, len(wanted)))
-        return sorted(_take(session, shares, since_s=URGENT_S), key=lambda row: row.id.int)
-
-    def claim(self, session: Session, limit: int, excluded: Collection[int]) -> list[Any]:
         """Put at most `limit` due deliveries under a lease; returns their rows in the order of their ids.
 
-        Urgent ones come first. All others take turns, without the hooks that are `excluded`.
+        If `named` hooks have due deliveries that are not urgent, only those are taken. Otherwise urgent ones come
+        first, and all others take turns. Hooks that are `excluded` are passed over, except for urgent deliveries.
         """
+        wanted = [pair for pair in named if pair[1] not in excluded][:limit]
+        shares = dict.fromkeys(wanted, limit // max(1, len(wanted)))
+        if taken := _take(session, shares, since_s=URGENT_S):
+            self.more_due = True  # perhaps: it has not looked
+        else:
+            taken = self._claim_in_turn(session, limit, excluded)
+        return sorted(taken, key=lambda row: row.id.int)
+
+    def _claim_in_turn(self, session: Session, limit: int, excluded: Collection[int]) -> list[Any]:
         now = monotonic()
         self._passed_over = {key: until for key, until in self._passed_over.items() if until > now}
         walk = _walk_around(session, self._after)
@@ -351,7 +351,7 @@ class Turns:
             taken += self._take_turns(session, due, limit - len(taken), excluded)
         if not self.more_due:
             self._after = LOWEST_KEY
-        return sorted(taken, key=lambda row: row.id.int)
+        return taken
 
     def _next_due(self, walk: Iterator[list[Any]]) -> tuple[list[int], list[int], bool]:
         """The next repositories with due deliveries, those with urgent ones, and whether there are no more."""
@@ -462,7 +462,7 @@ def _hooks_due(
 
 
 def _take(
-    session: Session, shares: Mapping[tuple[int, int], int], *, urgent: bool = False, since_s: float = EVER_S
+    session: Session, shares: Mapping[tuple[int, int], int], *, urgent: bool = False, since_s: float = LONG_AGO_S
 ) -> list[Any]:
     """Put deliveries under a lease: of each hook, named by its repository's key and its id, as many as its share.
 
@@ -498,8 +498,7 @@ def claim(
     """
     changes = Changes()
     turns = turns or Turns()
-    rows = turns.claim_named(session, limit, excluded, named) if named else []
-    while rows := rows or turns.claim(session, limit, excluded):
+    while rows := turns.claim(session, limit, excluded, named):
         if misnamed := {row.push_id for row in rows if row.misnamed}:
             session.execute(_RENAME, {"ids": list(misnamed)})
         cancelled = [row for row in rows if row.removed]
@@ -518,7 +517,6 @@ def claim(
         sendable = [row for row in left if not row.paused]
         if sendable or changes.more_due:
             return [Claim._make(row[: len(Claim._fields)]) for row in sendable], changes
-        rows = []
     return [], changes
 
 

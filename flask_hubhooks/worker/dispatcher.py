@@ -140,7 +140,7 @@ class Dispatcher:
         self._sending = threading.local()
         self._unfinished = 0
         """Claims that were added to the limits, and neither collected nor withdrawn yet."""
-        self._capacity = 2 * MAX_CLAIM
+        self._capacity = MAX_CLAIM
         self._measured_at, self._measured_cpu_s = monotonic(), process_time()
         self._claim_limit = MIN_CLAIM
         self._completed = 0
@@ -272,12 +272,11 @@ class Dispatcher:
         if too_early or self._unfinished >= MAX_CLAIMED:
             return
         began = monotonic()
-        named, self._named = self._named, set()
-        if self._unfinished:  # they wait for their turn
-            named = set()
+        named = frozenset() if self._unfinished else frozenset(self._named)  # in a busy worker they wait for their turn
+        self._named.clear()
         excluded = self._limits.excluded(self._measure_capacity())
         with self._writing() as session:
-            taken, changes = claims.claim(session, limit, excluded, self._turns, frozenset(named))
+            taken, changes = claims.claim(session, limit, excluded, self._turns, named)
         self._completed = 0
         self._claim_limit = limit
         self._look_again = changes.more_due
@@ -303,7 +302,7 @@ class Dispatcher:
             if cpu_s < BUSY * seconds:
                 self._capacity = min(2 * self._capacity, MAX_CLAIMED)
             else:
-                self._capacity = max(self._capacity // 2, 2 * MAX_CLAIM)
+                self._capacity = max(self._capacity // 2, MAX_CLAIM)
         return self._capacity
 
     @contextmanager
@@ -382,7 +381,7 @@ class Dispatcher:
 
     def _payload(self, claim: Claim, token: str) -> tuple[Format, bytes, str]:
         """Return the payload format, body and URL of a delivery's request."""
-        config = self._state.config
+        config, details = self._state.config, orjson.loads(claim.snapshot)
         callback_url = dockerhub.make_callback_url(config.external_url, claim.repository, token)
         if claim.payload_format == DEFAULT_FORMAT and "{" not in claim.hook_url:  # the usual case, without a `Push`
             content = dockerhub.payload(
@@ -392,7 +391,7 @@ class Dispatcher:
                 tag=claim.tag,
                 pusher=claim.pusher,
                 pushed_at=claim.pushed_at,
-                details=orjson.loads(claim.snapshot),
+                details=details,
             )
             return FORMATS[DEFAULT_FORMAT], dockerhub.body(content), claim.hook_url
         push = Push(
@@ -401,7 +400,7 @@ class Dispatcher:
             tag=claim.tag,
             pusher=claim.pusher,
             pushed_at=claim.pushed_at,
-            details=orjson.loads(claim.snapshot),
+            details=details,
             registry_host=config.registry_host,
             external_url=config.external_url,
             callback_url=callback_url,
