@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from functools import cache
+from math import inf
+from time import monotonic
 from typing import Any
 
 import orjson
@@ -131,12 +133,19 @@ def set_up_worker(session: Session, idle_s: float) -> None:
     or a suspended process, would keep its rows locked for two hours, until TCP gives up the connection.
 
     Its statements reuse their plans: PostgreSQL would otherwise plan each one anew, because its parameters are arrays,
-    and that takes longer than claiming and recording a single delivery.
+    and that takes longer than claiming and recording a single delivery. But PostgreSQL keeps such a plan until it
+    analyzes a table, and one that was made for ten rows reads all of ten thousand. So plans are made anew now and then.
     """
-    if session.get_bind().dialect.name == "postgresql":
+    connection = session.connection()
+    if connection.dialect.name == "postgresql":
         session.execute(_SET_UP_WORKER, {"idle_ms": str(round(idle_s * 1000))})
+        if monotonic() >= connection.info.get(_PLANS_END, -inf):
+            session.execute(text("DISCARD PLANS"))
+            connection.info[_PLANS_END] = monotonic() + PLANS_KEPT_S
 
 
+PLANS_KEPT_S = 5.0
+_PLANS_END = "hubhooks plans end"
 _SET_UP_WORKER = text(
     "SELECT set_config('idle_in_transaction_session_timeout', :idle_ms, true), "
     "set_config('plan_cache_mode', 'force_generic_plan', true)"

@@ -263,6 +263,7 @@ def _make_due(session: Session, push_ids: Collection[int]) -> frozenset[int]:
 _LATE = (
     select(pushes.c.id, pushes.c.repository, pushes.c.tag, _any_left.label("any_left"))
     .where(_awaited, pushes.c.tag_awaited_until <= _now)
+    .order_by(pushes.c.tag_look_up_at)  # the order of the partial index, which holds only pushes that wait
     .limit(MAX_GIVEN_UP)
     .with_for_update(skip_locked=True, key_share=True)
 )

@@ -12,8 +12,10 @@ from time import monotonic, sleep
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import Connection as Database
+from sqlalchemy import event, select, text, update
 
+from flask_hubhooks import dialects
 from flask_hubhooks.dialects import utcnow
 from flask_hubhooks.records import transitions
 from flask_hubhooks.records.models import Delivery, Status
@@ -643,6 +645,67 @@ def test_claims_stay_flat(host: Host, analyzed: str) -> None:
     read = {each["Index Name"] for each in plans if "Index Name" in each}
     assert {"ix_hubhooks_delivery_due", "ix_hubhooks_delivery_hook_due", "ix_hubhooks_delivery_overdue"} <= read
     check_flat(plans)
+
+
+@pytest.mark.own_host
+@on_postgresql
+@pytest.mark.parametrize("payload_format", ["dockerhub", "harbor"])
+@pytest.mark.parametrize("analyzed_after", [0, 1, 3])
+def test_plans_of_small_tables(
+    host: Host, monkeypatch: pytest.MonkeyPatch, analyzed_after: int, payload_format: str
+) -> None:
+    """Plans that were made while the tables were nearly empty are not used for long once there are many rows.
+
+    PostgreSQL would keep them until it analyzes the tables, which may take minutes.
+    """
+    with Receiver() as receiver:
+        webhook = host.create(hooks=[{"hook_url": receiver.url, "payload_format": payload_format}])
+        for number in range(2 * PREPARED_AFTER):
+            if number == analyzed_after:
+                analyze(host)
+            host.push()
+            host.deliver()
+        lay_out(host, {"dead": 1})
+        with host.writing() as session:
+            pending = update(Delivery).where(Delivery.status == Status.PENDING)
+            session.execute(pending.values(next_attempt_at=utcnow() + timedelta(hours=1)))
+            for status in ("pending", "succeeded"):
+                session.execute(text(_MORE_PUSHES), {"status": status, "count": 2_000})
+                session.execute(text(_MORE_DELIVERIES), {"status": status})
+        host.push()
+        monkeypatch.setattr(dialects, "monotonic", lambda: monotonic() + dialects.PLANS_KEPT_S)
+        with rows_read(host) as read:
+            host.deliver()
+    assert set(host.states(webhook)) == {"succeeded"}
+    assert len(read) > 2
+    assert max(read) < 100
+
+
+PREPARED_AFTER = 5
+"""psycopg has PostgreSQL prepare a statement after so many executions."""
+
+
+@contextmanager
+def rows_read(host: Host) -> Iterator[list[int]]:
+    """How many rows each transaction of ours reads that begins and commits in the block."""
+    read: list[int] = []
+    query = "SELECT sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)) FROM pg_stat_xact_user_tables"
+
+    def begins(connection: Database) -> None:  # an earlier transaction of the connection may be counted, too
+        read.append(-int(connection.exec_driver_sql(query).scalar_one()))
+
+    def commits(connection: Database) -> None:
+        read[-1] += int(connection.exec_driver_sql(query).scalar_one())
+
+    with host.app.app_context():
+        engine = host.state.engine
+    event.listen(engine, "begin", begins)
+    event.listen(engine, "commit", commits)
+    try:
+        yield read
+    finally:
+        event.remove(engine, "begin", begins)
+        event.remove(engine, "commit", commits)
 
 
 _MORE_PUSHES = """
