@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from functools import cache
-from math import inf
-from time import monotonic
 from typing import Any
 
 import orjson
@@ -126,7 +124,7 @@ def _any(element: _OneOf, compiler: Any, **kwargs: Any) -> str:
     return str(compiler.process(searched == any_(array), **kwargs))
 
 
-def set_up_worker(session: Session, idle_s: float) -> None:
+def set_up_worker(session: Session, idle_s: float, tables: Iterable[Table]) -> None:
     """Set up a worker's transaction on PostgreSQL.
 
     It ends after it has been idle for some seconds, which releases its locks: otherwise a machine that lost its power,
@@ -134,20 +132,27 @@ def set_up_worker(session: Session, idle_s: float) -> None:
 
     Its statements reuse their plans: PostgreSQL would otherwise plan each one anew, because its parameters are arrays,
     and that takes longer than claiming and recording a single delivery. But PostgreSQL keeps such a plan until it
-    analyzes a table, and one that was made for ten rows reads all of ten thousand. So plans are made anew now and then.
+    analyzes a table, and one that was made for ten rows reads all of ten thousand. So plans are made anew whenever one
+    of these tables has doubled or halved its size.
     """
     connection = session.connection()
-    if connection.dialect.name == "postgresql":
-        session.execute(_SET_UP_WORKER, {"idle_ms": str(round(idle_s * 1000))})
-        if monotonic() >= connection.info.get(_PLANS_END, -inf):
-            session.execute(text("DISCARD PLANS"))
-            connection.info[_PLANS_END] = monotonic() + PLANS_KEPT_S
+    if connection.dialect.name != "postgresql":
+        return
+    schema = connection.get_execution_options().get("schema_translate_map", {}).get(None)
+    quote = connection.dialect.identifier_preparer.quote
+    names = [".".join(quote(each) for each in (schema, table.name) if each) for table in tables]
+    sizes = session.scalars(_SET_UP_WORKER, {"idle_ms": str(round(idle_s * 1000)), "names": names}).one()
+    planned_for = connection.info.setdefault(_PLANNED_FOR, sizes)
+    if any(not before / 2 <= now <= 2 * before for before, now in zip(planned_for, sizes, strict=True)):
+        session.execute(text("DISCARD PLANS"))
+        connection.info[_PLANNED_FOR] = sizes
 
 
-PLANS_KEPT_S = 5.0
-_PLANS_END = "hubhooks plans end"
+_PLANNED_FOR = "hubhooks planned for"
+"""The sizes in bytes of the tables, when the plans of a connection were made."""
 _SET_UP_WORKER = text(
-    "SELECT set_config('idle_in_transaction_session_timeout', :idle_ms, true), "
+    "SELECT ARRAY(SELECT coalesce(pg_relation_size(to_regclass(name)), 0) FROM unnest(CAST(:names AS text[])) AS name), "
+    "set_config('idle_in_transaction_session_timeout', :idle_ms, true), "
     "set_config('plan_cache_mode', 'force_generic_plan', true)"
 )
 
