@@ -151,7 +151,8 @@ def set_up_worker(session: Session, idle_s: float, tables: Iterable[Table]) -> N
 _PLANNED_FOR = "hubhooks planned for"
 """The sizes in bytes of the tables, when the plans of a connection were made."""
 _SET_UP_WORKER = text(
-    "SELECT ARRAY(SELECT coalesce(pg_relation_size(to_regclass(name)), 0) FROM unnest(CAST(:names AS text[])) AS name), "
+    "SELECT ARRAY("
+    "SELECT coalesce(pg_relation_size(to_regclass(name)), 0) FROM unnest(CAST(:names AS text[])) AS name), "
     "set_config('idle_in_transaction_session_timeout', :idle_ms, true), "
     "set_config('plan_cache_mode', 'force_generic_plan', true)"
 )
