@@ -132,8 +132,8 @@ def set_up_worker(session: Session, idle_s: float, tables: Iterable[Table]) -> N
 
     Its statements reuse their plans: PostgreSQL would otherwise plan each one anew, because its parameters are arrays,
     and that takes longer than claiming and recording a single delivery. But PostgreSQL keeps such a plan until it
-    analyzes a table, and one that was made for ten rows reads all of ten thousand. So plans are made anew whenever one
-    of these tables has doubled or halved its size.
+    analyzes a table, and one that was made for ten rows reads all of ten thousand. So all plans are made anew when one
+    of these tables has doubled or halved in size.
     """
     connection = session.connection()
     if connection.dialect.name != "postgresql":
@@ -149,7 +149,7 @@ def set_up_worker(session: Session, idle_s: float, tables: Iterable[Table]) -> N
 
 
 _PLANNED_FOR = "hubhooks planned for"
-"""The sizes in bytes of the tables, when the plans of a connection were made."""
+"""In the `info` of a connection: the sizes of the tables, in bytes, when its plans were made."""
 _SET_UP_WORKER = text(
     "SELECT ARRAY("
     "SELECT coalesce(pg_relation_size(to_regclass(name)), 0) FROM unnest(CAST(:names AS text[])) AS name), "
