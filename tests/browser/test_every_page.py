@@ -20,6 +20,7 @@ SMALLEST = 320
 
 def violations(page: Page, rules: list[str] = RULES) -> list[str]:
     """What axe-core finds wrong with a page, and where."""
+    page.wait_for_load_state()  # it measures the page, which has its text before it has its style sheet
     found = Axe().run(page, options={"runOnly": rules, "resultTypes": ["violations"]}).response["violations"]
     return [f"{each['id']}: {', '.join(str(node['target']) for node in each['nodes'])}" for each in found]
 
