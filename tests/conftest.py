@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -36,6 +37,11 @@ hypothesis.settings.load_profile("busy")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-skips", action="store_true", help="count a skipped test as a failed one")
     parser.addoption("--tag-race-pushes", type=int, default=4, help="how many images test_tag_race.py pushes")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Tests wait for processes and browsers nearly half of the time, so one more than there are processors."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.hookimpl(wrapper=True)

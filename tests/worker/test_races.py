@@ -931,6 +931,7 @@ def test_recovering_beside_a_worker(host: Host) -> None:
         webhook = host.create(receiver.url)
         for number in range(10):
             host.push(tag=f"v{number}")
+        poll(lambda: "failed" in states(host))
         recovered = sum(recover(host, webhook)[0] for _ in range(30))
         poll(lambda: states(host) == ["failed"] * 10)
     assert recovered
