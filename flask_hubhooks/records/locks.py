@@ -19,11 +19,12 @@ from .models import UNSENT, Run, Status, deliveries, unsucceeded
 unsent = deliveries.c.status.in_(UNSENT)
 leases = select(deliveries.c.id, deliveries.c.lease_token, deliveries.c.round, deliveries.c.status)
 """Deliveries with the columns that show whether a claim still holds."""
+_AFTER_ALL_PUSHES: ColumnElement[int] = literal_column(str(2**63 - 1))
 
 
 def in_flight(rows: FromClause) -> ColumnElement[bool]:
     """Whether a worker has these deliveries under a lease: their requests may be on the wire."""
-    return and_(rows.c.lease_token.is_not(None), _next_attempt(rows) > tuple_(now_plus(0.0), literal_column("0")))
+    return and_(rows.c.lease_token.is_not(None), _next_attempt(rows) > tuple_(now_plus(0.0), _AFTER_ALL_PUSHES))
 
 
 def is_scheduled(rows: FromClause) -> ColumnElement[bool]:

@@ -44,12 +44,14 @@ def answered(host: Host, clock: StoppedClock, claim: Claim, status_code: int) ->
 
 def test_a_lease(host: Host, clock: StoppedClock, claim: Callable[[], list[Claim]]) -> None:
     """A lease lasts 45 s longer than its hook's time-out, whatever the clocks of the processes say."""
-    host.create(hooks=[{"hook_url": "https://receiver.example.com/hook", "timeout_s": 20}])
+    webhook = host.create(hooks=[{"hook_url": "https://receiver.example.com/hook", "timeout_s": 20}])
     host.push()
     assert len(claim()) == 1
     clock.now_s += 64
     assert claim() == []
-    clock.now_s += 2
+    assert host.redeliver(webhook).status_code == 409
+    clock.now_s += 1
+    assert host.redeliver(webhook).status_code == 202
     assert len(claim()) == 1
 
 
