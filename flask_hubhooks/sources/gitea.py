@@ -21,6 +21,8 @@ def pushes(headers: Mapping[str, str], body: bytes) -> list[ImagePush]:
     if action != "created" or not is_tag(tag):
         return []
     owner, name = text_at(content, "package", "owner", "login"), text_at(content, "package", "name")
+    if not owner or not name:
+        raise BadEvent("The package has no name, or no owner with a login.")
     return [
         ImagePush(
             repository=f"{owner}/{name}".lower(),

@@ -59,3 +59,10 @@ def test_no_event() -> None:
     for headers, body in (({}, json.dumps(EVENT).encode()), ({"x-gitea-event": "package"}, b"payload=%7B%7D")):
         with pytest.raises(BadEvent):
             pushes(headers, body)
+
+
+@pytest.mark.parametrize("missing", ["owner", "name"])
+def test_no_repository(missing: str) -> None:
+    """A package without an owner or a name is refused."""
+    with pytest.raises(BadEvent, match="has no name, or no owner"):
+        read(EVENT | {"package": {key: value for key, value in PACKAGE.items() if key != missing}})

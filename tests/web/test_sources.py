@@ -341,7 +341,10 @@ GOOD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "distribution": (EVENT, ["action", "target.repository", "target.tag"]),
     "zot": (zot.ATTRIBUTES | {"data": zot.DATA}, ["type", "data.name", "data.reference"]),
     "harbor": (harbor.DEFAULT, ["type", "event_data.repository.repo_full_name"]),
-    "gitea": (gitea.EVENT, ["action", "package.type", "package.name", "package.version"]),
+    "gitea": (
+        gitea.EVENT,
+        ["action", "package.type", "package.owner.login", "package.name", "package.version"],
+    ),
     "quay": (quay.EVENT, ["repository"]),
 }
 """An event of each registry with a push, and the texts without which it has none."""
