@@ -31,6 +31,8 @@ SLOW_FACTOR = 4
 MAX_PER_HOOK = 100
 """The highest limit of a hook. Servers queue 128 to 511 new connections, as a rule. Those beyond are dropped without an
 answer, and connect a second later."""
+HELD_FACTOR = 4
+"""A worker holds at most this many times as many claims as it may have in flight."""
 MIN_SHARE = 2
 """Deliveries that a succeeding hook may hold at least, in flight or waiting here."""
 MAX_SHOWN = 1000
@@ -211,14 +213,16 @@ class Limits:
     # What the dispatcher asks before it claims more
 
     def excluded(self, capacity: int) -> list[int]:
-        """Return the ids of hooks that should get no more claims, if the worker is to hold `capacity` claims in all.
+        """Return the ids of hooks that should get no more claims, if the worker can keep up with `capacity` claims.
 
-        These are hooks behind an open breaker, hooks that have a request in flight and have not succeeded yet, and
-        hooks that have their share of the capacity in flight or waiting.
+        It holds at most `HELD_FACTOR` times its limit, so that other workers send what would only wait here. Excluded
+        are hooks behind an open breaker, hooks that have a request in flight and have not succeeded yet, and hooks that
+        have their share of the claims in flight or waiting.
         """
         with self._lock:
             succeeding = sum(hook.limit > 1 for hook in self._hooks.values())
-            share = max(MIN_SHARE, capacity // max(1, succeeding))
+            held = min(capacity, HELD_FACTOR * self._limit)
+            share = max(MIN_SHARE, held // max(1, succeeding))
             return [
                 hook.key[0]
                 for hook in self._hooks.values()

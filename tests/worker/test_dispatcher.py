@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from flask_hubhooks.dialects import utcnow
 from flask_hubhooks.records.chains import Changes
-from flask_hubhooks.records.models import attempts
+from flask_hubhooks.records.models import Delivery, attempts
 from flask_hubhooks.transport import Outcome, Request
 from flask_hubhooks.worker import claims, dispatcher, recording
 from flask_hubhooks.worker.dispatcher import Dispatcher
@@ -89,6 +89,24 @@ def test_stopping_with_a_locked_delivery(host: Host, monkeypatch: pytest.MonkeyP
     with host.app.app_context():
         worker.run()
     assert recorded_attempts(host) == 1
+
+
+def test_holds_little_more_than_it_can_send(host: Host) -> None:
+    """A worker with few requests in flight leaves to others what would only wait in it."""
+    host.create(URL)
+    for _ in range(400):
+        host.push()
+    held = []
+
+    def sent(answer: Answer) -> None:
+        threading.Timer(0.02, answer).start()
+        with host.writing() as session:
+            held.append(session.scalar(select(func.count()).where(Delivery.lease_token.is_not(None))))
+
+    with host.app.app_context():
+        Dispatcher(host.state, concurrency=4, transport=Sender(sent)).run()
+    assert recorded_attempts(host) == 400
+    assert max(held) <= 100
 
 
 def test_no_thread_to_listen_on(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
