@@ -131,7 +131,7 @@ class Dispatcher:
         self._slice_s = slice_s
         self._linger_s = linger_s
         self._listener = Listener(state, self._wake)
-        self._woken = False
+        self._woken = threading.Event()
         self._named: set[DueHook] = set()
         """Hooks that wake-ups have named since the last claim."""
         room = concurrency or state.config.concurrency
@@ -184,7 +184,7 @@ class Dispatcher:
 
     def _wake(self, due: Iterable[DueHook] = ()) -> None:
         self._named.update(due)
-        self._woken = True
+        self._woken.set()
         self._done.put(None)
 
     def run(self) -> bool:
@@ -210,7 +210,8 @@ class Dispatcher:
         while True:
             done = self._collect(wait_s)  # an earlier run may have left some behind
             cut_short = self.stopping.is_set() or monotonic() >= self._ends
-            woken, self._woken = self._woken, False
+            woken = self._woken.is_set()
+            self._woken.clear()
             try:
                 if woken and not cut_short:  # a new push does not wait until the results of others are recorded
                     self._claim_not_before = -inf
@@ -276,7 +277,8 @@ class Dispatcher:
         if too_early or self._unfinished >= MAX_CLAIMED:
             return
         began = monotonic()
-        named = frozenset() if self._unfinished else frozenset(self._named)  # in a busy worker they wait for their turn
+        # If others wait for their turn, so do hooks that wake-ups name.
+        named = frozenset() if self._unfinished and self._turns.more_due else frozenset(self._named)
         self._named.clear()
         excluded = self._limits.excluded(self._measure_capacity())
         with self._writing() as session:
@@ -426,11 +428,11 @@ class Dispatcher:
         while (
             before < (ready := self._done.qsize()) < BATCH - 1
             and self._limits.any_fresh
-            and not self._woken
+            and not self._woken.is_set()
             and monotonic() < deadline
         ):
             before = ready
-            time.sleep(NAP_S)
+            self._woken.wait(NAP_S)
         done += [self._done.get_nowait() for _ in range(min(BATCH - 1, self._done.qsize()))]
         collected = [each for each in done if each is not None]
         self._unfinished -= len(collected)

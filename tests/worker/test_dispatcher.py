@@ -101,7 +101,7 @@ def test_holds_little_more_than_it_can_send(host: Host) -> None:
     def sent(answer: Answer) -> None:
         threading.Timer(0.02, answer).start()
         with host.writing() as session:
-            held.append(session.scalar(select(func.count()).where(Delivery.lease_token.is_not(None))))
+            held.append(session.scalars(select(func.count()).where(Delivery.lease_token.is_not(None))).one())
 
     with host.app.app_context():
         Dispatcher(host.state, concurrency=4, transport=Sender(sent)).run()
