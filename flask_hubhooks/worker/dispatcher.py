@@ -210,8 +210,8 @@ class Dispatcher:
         while True:
             done = self._collect(wait_s)  # an earlier run may have left some behind
             cut_short = self.stopping.is_set() or monotonic() >= self._ends
-            woken = self._woken.is_set()
-            self._woken.clear()
+            if woken := self._woken.is_set():
+                self._woken.clear()
             try:
                 if woken and not cut_short:  # a new push does not wait until the results of others are recorded
                     self._claim_not_before = -inf

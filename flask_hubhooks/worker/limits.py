@@ -32,7 +32,8 @@ MAX_PER_HOOK = 100
 """The highest limit of a hook. Servers queue 128 to 511 new connections, as a rule. Those beyond are dropped without an
 answer, and connect a second later."""
 HELD_FACTOR = 4
-"""A worker holds at most this many times as many claims as it may have in flight."""
+"""Hooks that succeed share this many times as many claims as the worker may have in flight. A single claim may take
+more."""
 MIN_SHARE = 2
 """Deliveries that a succeeding hook may hold at least, in flight or waiting here."""
 MAX_SHOWN = 1000
@@ -64,6 +65,11 @@ class _Hook:
     @property
     def open_for_s(self) -> float:
         return max(self.breaker.open_for_s, self.host.breaker.open_for_s)
+
+    @property
+    def holds(self) -> int:
+        """Claims in flight or waiting."""
+        return self.in_flight + len(self.waiting)
 
     @property
     def ready(self) -> bool:
@@ -215,20 +221,18 @@ class Limits:
     def excluded(self, capacity: int) -> list[int]:
         """Return the ids of hooks that should get no more claims, if the worker can keep up with `capacity` claims.
 
-        It holds at most `HELD_FACTOR` times its limit, so that other workers send what would only wait here. Excluded
-        are hooks behind an open breaker, hooks that have a request in flight and have not succeeded yet, and hooks that
-        have their share of the claims in flight or waiting.
+        Hooks that succeed share these claims, but at most `HELD_FACTOR` times the worker's limit, so that other workers
+        send what would only wait here. Excluded are hooks that have their share in flight or waiting, hooks that have a
+        request in flight and have not succeeded yet, and hooks behind an open breaker.
         """
         with self._lock:
-            succeeding = sum(hook.limit > 1 for hook in self._hooks.values())
+            succeeding = sum(hook.limit > 1 and hook.holds > 0 for hook in self._hooks.values())
             held = min(capacity, HELD_FACTOR * self._limit)
             share = max(MIN_SHARE, held // max(1, succeeding))
             return [
                 hook.key[0]
                 for hook in self._hooks.values()
-                if (hook.limit == 1 and hook.in_flight)
-                or hook.in_flight + len(hook.waiting) >= share
-                or hook.open_for_s
+                if (hook.limit == 1 and hook.in_flight) or hook.holds >= share or hook.open_for_s
             ]
 
     @property

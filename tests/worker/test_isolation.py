@@ -18,6 +18,7 @@ from sqlalchemy import event, select, text, update
 from flask_hubhooks.dialects import utcnow
 from flask_hubhooks.records import transitions
 from flask_hubhooks.records.models import Delivery, Status
+from flask_hubhooks.transport import Outcome
 from flask_hubhooks.worker import breaker, claims, dispatcher, limits
 from flask_hubhooks.worker.jobs import dispatchers
 
@@ -221,6 +222,29 @@ def test_not_sent_too_late(host: Host, urgent: bool) -> None:
     assert [claim.id for claim, _ in waiting.withdraw()] == [first.id]
     waiting.add(second, monotonic() + 10)
     assert waiting.take() == [second]
+
+
+def test_idle_hooks_take_no_share(host: Host) -> None:
+    """A hook with two requests that hang is given more, though many others have lately succeeded."""
+    for number in range(20):
+        host.create(f"http://127.0.0.1:9/{number}", name=f"webhook {number}")
+    for _ in range(4):
+        host.push()
+    with host.writing() as session:
+        claimed = claims.claim(session, 100)[0]
+    worker = limits.Limits(10, 40)
+    first = {claim.hook_id: claim for claim in claimed}
+    for claim in first.values():
+        worker.add(claim, monotonic() + 10)
+    while taken := worker.take():
+        for claim in taken:
+            worker.ended(claim, Outcome(utcnow(), 5, 200), received=True)
+    busy = claimed[0].hook_id
+    for claim in claimed:
+        if claim.hook_id == busy and claim is not first[busy]:
+            worker.add(claim, monotonic() + 10)
+    assert len(worker.take()) == 2
+    assert worker.excluded(8192) == []
 
 
 # The breaker
