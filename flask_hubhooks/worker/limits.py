@@ -32,8 +32,7 @@ MAX_PER_HOOK = 100
 """The highest limit of a hook. Servers queue 128 to 511 new connections, as a rule. Those beyond are dropped without an
 answer, and connect a second later."""
 HELD_FACTOR = 4
-"""Hooks that succeed share this many times as many claims as the worker may have in flight. A single claim may take
-more."""
+"""For hooks that succeed, a worker holds about this many times as many claims as it may have in flight."""
 MIN_SHARE = 2
 """Deliveries that a succeeding hook may hold at least, in flight or waiting here."""
 MAX_SHOWN = 1000

@@ -225,7 +225,7 @@ def test_not_sent_too_late(host: Host, urgent: bool) -> None:
 
 
 def test_idle_hooks_take_no_share(host: Host) -> None:
-    """A hook with two requests that hang is given more, though many others have lately succeeded."""
+    """A hook with two hanging requests gets more claims, although many other hooks have just succeeded."""
     for number in range(20):
         host.create(f"http://127.0.0.1:9/{number}", name=f"webhook {number}")
     for _ in range(4):
