@@ -22,6 +22,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    Uuid,
     any_,
     bindparam,
     cast,
@@ -97,6 +98,16 @@ def _sqlite(element: now_plus, compiler: Any, **kwargs: Any) -> str:
     return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', ({seconds}) || ' seconds')"
 
 
+class _UUIDs(TypeDecorator[Sequence[uuid.UUID]]):
+    """An array of UUIDs in PostgreSQL's own words. psycopg takes seven times as long for each element."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Sequence[uuid.UUID] | None, dialect: Dialect) -> str:
+        return f"{{{','.join([each.hex for each in value or ()])}}}"
+
+
 class _OneOf(FunctionElement[Any]):
     type = NULLTYPE  # a boolean would be compared with 1 on SQLite, which then finds nothing by an index
     inherit_cache = True
@@ -120,7 +131,11 @@ def _in(element: _OneOf, compiler: Any, **kwargs: Any) -> str:
 @compiles(_OneOf, "postgresql")
 def _any(element: _OneOf, compiler: Any, **kwargs: Any) -> str:
     searched, values = element.clauses
-    array = bindparam(values.key, type_=ARRAY(searched.type))
+    array: ColumnElement[Any]
+    if isinstance(searched.type, Uuid):
+        array = cast(bindparam(values.key, type_=_UUIDs()), ARRAY(searched.type))
+    else:
+        array = bindparam(values.key, type_=ARRAY(searched.type))
     return str(compiler.process(searched == any_(array), **kwargs))
 
 

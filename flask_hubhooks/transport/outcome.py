@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from typing import NamedTuple
 
 from .tls import DEFAULT_TLS, TLS, Certificate
 
@@ -15,8 +15,7 @@ MAX_STORED_HEADERS = 16 * 1024
 """Characters of a response's headers that are kept."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One request."""
 
     url: str
@@ -48,8 +47,7 @@ class Concern(Enum):
     out of files, ports or memory."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """The outcome of one request; nothing in it contains the URL's path or query."""
 
     started_at: datetime  # aware, UTC

@@ -9,7 +9,6 @@ from __future__ import annotations
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from time import monotonic
 from types import SimpleNamespace
@@ -122,8 +121,7 @@ class Claim(NamedTuple):
         return "chain" if self.position else self.kind.value
 
 
-@dataclass(frozen=True)
-class Released:
+class Released(NamedTuple):
     """A claim that is given back: nothing was sent, and no attempt is used up."""
 
     claim: Claim
@@ -189,8 +187,10 @@ _ANYTHING_DUE = select(
         any_to_release,
     )
 )
-# A subquery by the primary key: a join's plan would depend on the statistics of another table.
-_timeout_s = select(hooks.c.timeout_s).where(hooks.c.id == deliveries.c.hook_id).scalar_subquery()
+# A subquery, in the order of the primary key: the plan of a join, or of a test for equality, would depend on the
+# statistics of another table.
+_from_hook = select(hooks.c.timeout_s).where(hooks.c.id >= deliveries.c.hook_id).order_by(hooks.c.id)
+_timeout_s = _from_hook.limit(_one).scalar_subquery()
 _lease = update(deliveries).values(transitions.leased(bindparam("lease"), _timeout_s + LEASE_MARGIN_S))
 
 

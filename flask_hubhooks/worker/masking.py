@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from array import array
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import lru_cache
 from itertools import chain, islice
 
@@ -42,7 +41,7 @@ def masked(outcome: Outcome, secrets: Iterable[str] = ()) -> Outcome:
     shown = [_mask(text, needles, cut_off=headers_cut_off and index == last) for index, text in enumerate(texts)]
     body = _mask(body, needles, cut_off=outcome.truncated)
     headers = tuple(zip(shown[::2], shown[1::2], strict=True))
-    return replace(outcome, response_headers=headers, response_body=body.encode("latin-1"))
+    return outcome._replace(response_headers=headers, response_body=body.encode("latin-1"))
 
 
 def without_tokens(content: bytes) -> bytes:

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Float, bindparam, case, or_, select, update
 from sqlalchemy.orm import Session
@@ -38,8 +38,7 @@ FAILURE_NOTED_EVERY = timedelta(hours=1)
 """How often it is written that a hook is still failing."""
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """The result of a claim: the request, the outcome, and its judgement."""
 
     claim: Claim

@@ -672,6 +672,26 @@ def test_claims_stay_flat(host: Host, analyzed: str) -> None:
 
 @pytest.mark.own_host
 @on_postgresql
+def test_what_has_ended_is_not_read_again(host: Host) -> None:
+    """Claims skip what they have claimed before, although the rest was due at the same time and still is."""
+    lay_out(host, {"dead": 1})
+    with host.writing() as session:
+        session.execute(text(_MORE_PUSHES), {"status": "pending", "count": 300})
+        session.execute(text(_MORE_DELIVERIES), {"status": "pending"})
+    with host.writing() as session:
+        taken, _ = claims.claim(session, 200)
+        ended = update(Delivery).where(Delivery.id.in_([each.id for each in taken]))
+        session.execute(ended.values(transitions.succeeded()))
+    for _ in range(2):  # the first one finds that they have ended
+        with explained(host) as (session, plans):
+            claims.claim(session, 10)
+    fetched = [each["Heap Fetches"] for each in plans if each["Node Type"] == "Index Only Scan"]
+    assert fetched
+    assert max(fetched) < 50
+
+
+@pytest.mark.own_host
+@on_postgresql
 @pytest.mark.parametrize("payload_format", ["dockerhub", "harbor"])
 @pytest.mark.parametrize("analyzed_after", [0, 1, 3])
 def test_plans_of_small_tables(host: Host, analyzed_after: int, payload_format: str) -> None:
