@@ -54,6 +54,8 @@ AFTER_ERROR_S = 0.1
 METERED_AFTER_S = MAX_PROCESSOR_S
 """How long a request runs before the work of reading its response is measured: measuring costs more than reading a
 usual one, and a response that has ended by then cannot have taken more."""
+METERED_UNANSWERED_S = 1.0
+"""The same for a request without a response so far: its turn may come late because the loop is busy."""
 START_QUEUED_S = 0.25
 """How often the loop tries to start lookups that the machine had no thread for."""
 
@@ -104,7 +106,8 @@ class Loop:
         # By time-out, of which there are few; in each the earliest deadline comes first
         self._resolving: defaultdict[float, dict[Exchange, tuple[Lookup, OnResolved]]] = defaultdict(dict)
         self._running: dict[Any, Exchange] = {}  # by handle
-        self._unmetered: deque[tuple[Exchange, int]] = deque()  # those that were started lately, with their serials
+        # Those whose work is not measured yet, each with its serial and when to look at it next
+        self._unmetered: deque[tuple[Exchange, int, float]] = deque()
         # What they need
         self._resolutions: deque[tuple[Exchange, int, Resolution]] = deque()  # the second inbox
         self._handles: dict[Exchange, Any] = {}  # of those that are resolving or running
@@ -309,20 +312,24 @@ class Loop:
         except ValueError:  # also a `UnicodeError`
             return self._answer(exchange, exchange.without_response(NOT_FORMED, Concern.HOOK))
         self._running[handle] = exchange
-        self._unmetered.append((exchange, exchange.serial))
+        self._unmetered.append((exchange, exchange.serial, exchange.resolved_at + METERED_AFTER_S))
         self._multi.add_handle(handle)
 
     def _meter_slow(self) -> None:
-        """Start to measure the work of requests that have been running for `METERED_AFTER_S`."""
-        began_before = monotonic() - METERED_AFTER_S
+        """Start to measure the work of requests that have been running for a while."""
+        now = monotonic()
         while self._unmetered:
-            exchange, serial = self._unmetered[0]
+            exchange, serial, look_at = self._unmetered[0]
             is_running = exchange.serial == serial
-            if is_running and exchange.resolved_at > began_before:
+            if is_running and look_at > now:
                 return
             self._unmetered.popleft()
-            if is_running:
+            if not is_running:
+                continue
+            if exchange.header_bytes or now > exchange.resolved_at + METERED_UNANSWERED_S:
                 exchange.meter_work(self._handles[exchange], True)
+            else:
+                self._unmetered.append((exchange, serial, now + METERED_AFTER_S))
 
     # Ended
 
