@@ -88,11 +88,12 @@ def record(
     webhook is to be disabled while its repository is locked, since a host's transaction may be open for long. The
     changes name these as `locked`, to be recorded later.
     """
-    rows, locked, may_disable = _lock(session, results)
+    failed = [each for each in results if not each.received and not each.claim.is_test]
+    rows, locked, may_disable = _lock(session, results, failed)
     results = [result for result in results if result.claim.id in rows]  # a row may have been deleted meanwhile
     if not results:
         return Changes(locked=locked)
-    decisions = decide(results, rows, _present_urls(session, results, rows))
+    decisions = decide(results, rows, _present_urls(session, failed, rows))
 
     if with_attempts:
         _insert_attempts(session, results)
@@ -102,18 +103,19 @@ def record(
         {
             Received(each.claim.hook_id, each.claim.ordered_image, each.claim.push_id)
             for each in results
-            if each.received and each.claim.ordered_image
+            if each.claim.ordered_image and each.received
         },
     )
     more_due = bool(decisions.ended_runs) and advance(session, decisions.ended_runs)
     reasons = _write_health(session, decisions)
-    webhook_of = {each.claim.hook_id: each.claim.webhook_id for each in results}
     finished = [*decisions.succeeded, *(each for ids in decisions.failed.values() for each in ids)]
     changes = Changes(finished, more_due=more_due or decisions.more_due, locked=locked)
-    webhooks_of = {each.claim.id: each.claim.webhook_id for each in results}
-    for reason, ids in decisions.failed.items():
-        for each in ids:
-            changes.log_failure(each, webhooks_of[each], Status.FAILED, reason)
+    if decisions.failed:
+        webhooks_of = {each.claim.id: each.claim.webhook_id for each in results}
+        for reason, ids in decisions.failed.items():
+            for each in ids:
+                changes.log_failure(each, webhooks_of[each], Status.FAILED, reason)
+    webhook_of = {each.claim.hook_id: each.claim.webhook_id for each in failed}
     for hook, reason in reasons.items():
         webhook_id = webhook_of[hook]
         if webhook_id in may_disable and disable(session, webhook_id, reason):
@@ -126,14 +128,13 @@ def record(
 
 
 def _lock(
-    session: Session, results: Sequence[Result]
+    session: Session, results: Sequence[Result], failed: Sequence[Result]
 ) -> tuple[dict[uuid.UUID, Any], frozenset[uuid.UUID], frozenset[int]]:
     """Lock all deliveries that can be locked, before any hook or webhook.
 
     Returns their `leases` rows by id, the deliveries to be recorded later, and the webhooks that may be disabled: their
     repositories are locked, so that disabling waits for no host's transaction.
     """
-    failed = [each for each in results if not each.received and not each.claim.is_test]
     may_disable, busy = _lock_repositories(session, failed)
     later = {each.claim.id for each in failed if each.claim.webhook_id in busy}
     rows, locked = lock_free(session, {each.claim.id for each in results} - later)
@@ -170,14 +171,12 @@ _FAILING_TOO_LONG = select(hooks.c.id, hooks.c.webhook_id, hooks.c.hook_url, hoo
 )
 
 
-def _present_urls(session: Session, results: Sequence[Result], rows: Mapping[uuid.UUID, Any]) -> dict[int, str]:
+def _present_urls(session: Session, failed: Sequence[Result], rows: Mapping[uuid.UUID, Any]) -> dict[int, str]:
     """The present URLs of hooks to which a delivery failed, by the hook's id."""
-    failed = [
-        each.claim.hook_id
-        for each in results
-        if not each.received and not each.claim.is_test and holds(each.claim, rows[each.claim.id])
+    failing = [
+        each.claim.hook_id for each in failed if each.claim.id in rows and holds(each.claim, rows[each.claim.id])
     ]
-    return {row.id: row.hook_url for row in session.execute(_HOOK_URLS, {"ids": failed})} if failed else {}
+    return {row.id: row.hook_url for row in session.execute(_HOOK_URLS, {"ids": failing})} if failing else {}
 
 
 _HOOK_URLS = select(hooks.c.id, hooks.c.hook_url).where(one_of(hooks.c.id, "ids"))
@@ -188,7 +187,7 @@ _HOOK_URLS = select(hooks.c.id, hooks.c.hook_url).where(one_of(hooks.c.id, "ids"
 
 def holds(claim: Claim, row: Any) -> bool:
     """Whether a claim is still valid: nothing has moved its delivery since."""
-    return bool((row.lease_token, row.round, row.status) == (claim.lease_token, claim.round, Status.PENDING))
+    return bool(row.status is Status.PENDING and row.round == claim.round and row.lease_token == claim.lease_token)
 
 
 def decide(results: Sequence[Result], rows: Mapping[uuid.UUID, Any], urls: Mapping[int, str]) -> Decisions:
@@ -247,22 +246,18 @@ def _insert_attempts(session: Session, results: Sequence[Result]) -> None:
 
     An attempt that is there already was committed, but the commit's answer was lost: the batch is written again.
     """
-    started_at: defaultdict[uuid.UUID, list[datetime]] = defaultdict(list)
-    last_body: dict[tuple[uuid.UUID, int], str] = {}  # by delivery and round
+    known: defaultdict[uuid.UUID, dict[datetime, tuple[int, str | None]]] = defaultdict(dict)  # by when each began
     # Not read with the locks: a statement that waits for locks has read before.
     for row in session.execute(_EARLIER, {"ids": list({each.claim.id for each in results})}).all():
-        started_at[row.delivery_id].append(row.started_at)
-        if row.request_body is not None:
-            last_body[row.delivery_id, row.round] = row.request_body
+        known[row.delivery_id][row.started_at] = (row.round, row.request_body)
     rows: list[dict[str, Any]] = []
     for result in results:
-        claim, body = result.claim, result.request_body
-        known = started_at[claim.id]
-        if result.outcome.started_at not in known:
-            known.append(result.outcome.started_at)
-            same = last_body.get((claim.id, claim.round)) == body
-            rows.append(_attempt_row(result, len(known), None if same else body))
-            last_body[claim.id, claim.round] = body
+        claim, earlier = result.claim, known[result.claim.id]
+        if result.outcome.started_at not in earlier:
+            bodies = [each for round_, each in earlier.values() if round_ == claim.round and each is not None]
+            body = None if bodies[-1:] == [result.request_body] else result.request_body
+            earlier[result.outcome.started_at] = (claim.round, body)
+            rows.append(_attempt_row(result, len(earlier), body))
     if rows:
         insert_rows(session, attempts, rows)
 
