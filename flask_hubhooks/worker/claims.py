@@ -10,6 +10,7 @@ import uuid
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from operator import attrgetter
 from time import monotonic
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -63,6 +64,7 @@ PASS_OVER_S = 0.25
 """How long a repository is passed over after all its hooks with due deliveries were excluded from a claim."""
 LONG_AGO_S = 100 * URGENT_S
 """Earlier than any delivery is due, in seconds from now."""
+_URGENT = timedelta(seconds=URGENT_S)
 LOWEST_KEY = -(2**63)
 """Below or equal to all repository keys."""
 
@@ -139,6 +141,7 @@ _overdue = and_(
     deliveries.c.give_up_at <= _now,
     or_(deliveries.c.lease_token.is_(None), deliveries.c.next_attempt_at <= _now),  # not in flight
 )
+_repository_and_hook = attrgetter("repository_key", "hook_id")
 _KEY, _HOOK, _AT = deliveries.c.repository_key, deliveries.c.hook_id, deliveries.c.next_attempt_at
 
 
@@ -252,12 +255,16 @@ def _read(delivery: Any) -> Any:
         "snapshot": cast(pushes.c.snapshot, Text),
         "urgent": bindparam("urgent", type_=Boolean),
     }
+    unusual = {
+        "removed": removed,
+        "paused": paused,
+        "gave_up": delivery.give_up_at <= _now,
+        "misnamed": and_(webhooks.c.deleted_id == 0, ~has_pattern, pushes.c.repository != webhooks.c.scope),
+    }
     return select(
         *((fields[name] if name in fields else delivery[name]).label(name) for name in Claim._fields),
-        removed.label("removed"),
-        paused.label("paused"),
-        (delivery.give_up_at <= _now).label("gave_up"),
-        and_(webhooks.c.deleted_id == 0, ~has_pattern, pushes.c.repository != webhooks.c.scope).label("misnamed"),
+        or_(*unusual.values()).label("unusual"),
+        *(condition.label(name) for name, condition in unusual.items()),
     ).where(hooks.c.id == delivery.hook_id, webhooks.c.id == delivery.webhook_id, pushes.c.id == delivery.push_id)
 
 
@@ -360,8 +367,12 @@ class Turns:
         seen = 0
         for rows in walk:
             seen += len(rows)
-            due += [row.key for row in rows if row.due_at <= row.now and row.key not in self._passed_over]
-            urgent += [row.key for row in rows if row.due_at <= row.now + timedelta(seconds=URGENT_S)]
+            for key, due_at, now in rows:
+                if due_at <= now:
+                    if key not in self._passed_over:
+                        due.append(key)
+                    if due_at <= now + _URGENT:
+                        urgent.append(key)
             if seen >= WALK_STEPS and (due or urgent):
                 return due, urgent, False
         return due, urgent, True
@@ -385,7 +396,7 @@ class Turns:
         hooks_of = self._hooks_in_turn(session, keys, part, excluded)
         shares = {(key, hook): part // len(hook_ids) for key, hook_ids in hooks_of.items() for hook in hook_ids}
         taken = _take(session, shares)
-        counts = Counter((row.repository_key, row.hook_id) for row in taken)
+        counts = Counter(map(_repository_and_hook, taken))
         self.more_due |= any(counts[pair] >= share for pair, share in shares.items())
         return taken
 
@@ -499,25 +510,32 @@ def claim(
     changes = Changes()
     turns = turns or Turns()
     while rows := turns.claim(session, limit, excluded, named):
-        if misnamed := {row.push_id for row in rows if row.misnamed}:
-            session.execute(_RENAME, {"ids": list(misnamed)})
-        cancelled = [row for row in rows if row.removed]
-        gave_up = [row for row in rows if row.gave_up and not row.removed]
-        if cancelled:
-            session.execute(_CANCEL, {"ids": [row.id for row in cancelled]})
-        failed = session.execute(_GIVE_UP, {"ids": [row.id for row in gave_up]}).all() if gave_up else []
-        if ended := [*cancelled, *failed]:
-            advance(session, {(row.push_id, row.webhook_id) for row in ended})
-        changes.finished += [row.id for row in failed]
-        for row in failed:
-            changes.log_failure(row.id, row.webhook_id, row.status, row.reason)
-        left = [row for row in rows if not row.removed and not row.gave_up]
-        if to_hold := [row for row in left if row.paused]:  # after the others, since this locks webhooks
-            changes.more_due = hold(session, to_hold)
-        sendable = [row for row in left if not row.paused]
+        sendable = rows
+        if unusual := [row for row in rows if row.unusual]:
+            _settle_unusual(session, unusual, changes)
+            sendable = [row for row in rows if not (row.removed or row.gave_up or row.paused)]
         if sendable or changes.more_due:
             return [Claim._make(row[: len(Claim._fields)]) for row in sendable], changes
     return [], changes
+
+
+def _settle_unusual(session: Session, rows: Collection[Any], changes: Changes) -> None:
+    """Rename pushes, and end or hold what cannot be sent."""
+    if misnamed := {row.push_id for row in rows if row.misnamed}:
+        session.execute(_RENAME, {"ids": list(misnamed)})
+    cancelled = [row for row in rows if row.removed]
+    gave_up = [row for row in rows if row.gave_up and not row.removed]
+    if cancelled:
+        session.execute(_CANCEL, {"ids": [row.id for row in cancelled]})
+    failed = session.execute(_GIVE_UP, {"ids": [row.id for row in gave_up]}).all() if gave_up else []
+    if ended := [*cancelled, *failed]:
+        advance(session, {(row.push_id, row.webhook_id) for row in ended})
+    changes.finished += [row.id for row in failed]
+    for row in failed:
+        changes.log_failure(row.id, row.webhook_id, row.status, row.reason)
+    # After the others, since this locks webhooks
+    if to_hold := [row for row in rows if row.paused and not (row.removed or row.gave_up)]:
+        changes.more_due = hold(session, to_hold)
 
 
 def release(session: Session, released: Collection[Released]) -> frozenset[uuid.UUID]:
