@@ -16,7 +16,6 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
-    ARRAY,
     BigInteger,
     Boolean,
     Float,
@@ -40,7 +39,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from ..dialects import now_plus, one_of
+from ..dialects import array_parameter, now_plus, one_of
 from ..records import transitions
 from ..records.cancelling import REMOVED, removed
 from ..records.chains import Changes, advance
@@ -213,7 +212,7 @@ _TAKE_OF_ONE = _lease.where(deliveries.c.id.in_(_longest_due(_parameters))).retu
 
 def _named(*names: str) -> Any:
     """A table of parameters, each of which is the array of a column's 64-bit numbers."""
-    arrays = func.unnest(*(bindparam(name, type_=ARRAY(BigInteger)) for name in names))
+    arrays = func.unnest(*(array_parameter(name, BigInteger()) for name in names))
     return arrays.table_valued(*(column(name, BigInteger) for name in names)).render_derived("named")
 
 
@@ -222,7 +221,7 @@ def _hooks_due_of_many() -> Any:
     named = _named("key", "after")
     # In plain text: these stand too deep in the statement for SQLAlchemy to see which table they are of.
     found = _due_in(literal_column("named.key"), literal_column("named.after"))
-    excluded = bindparam("excluded", type_=ARRAY(BigInteger))
+    excluded = array_parameter("excluded", BigInteger())
     wanted = literal_column("hook_walk.hook_id", BigInteger) != all_(excluded)
     hooks_of = found.where(wanted).limit(bindparam("max_hooks", type_=Integer)).lateral("hooks_of")
     return select(named.c.key, hooks_of.c.hook_id).select_from(named.join(hooks_of, true()))
