@@ -315,8 +315,8 @@ class Delivery(Base):
         # one repository to the next, and from one hook to the next. No other index may fit their queries, which
         # therefore ask for no status: if nothing was due when PostgreSQL last analyzed the table, it would take any
         # index that fits, and read all of it for each repository.
-        # Entries are not deduplicated: those that are due at the same time would share one, which PostgreSQL would keep
-        # until all of them have ended, so each claim would read again what was claimed before.
+        # Entries are not deduplicated: those that are due at the same time would share one, which PostgreSQL may keep
+        # until all of them have been claimed, so each claim would read again what was claimed before.
         *(
             Index(
                 name,

@@ -55,7 +55,9 @@ METERED_AFTER_S = MAX_PROCESSOR_S
 """How long a request runs before the work of reading its response is measured: measuring costs more than reading a
 usual one, and a response that has ended by then cannot have taken more."""
 METERED_UNANSWERED_S = 1.0
-"""The same for a request without a response so far: its turn may come late because the loop is busy."""
+"""The same for a request that waits in a busy loop: no line of its response was read, and it had few turns."""
+USUAL_TURNS = 16
+"""How often a socket may be attended to before a request does not count as waiting."""
 START_QUEUED_S = 0.25
 """How often the loop tries to start lookups that the machine had no thread for."""
 
@@ -326,8 +328,11 @@ class Loop:
             self._unmetered.popleft()
             if not is_running:
                 continue
-            if exchange.header_bytes or now > exchange.resolved_at + METERED_UNANSWERED_S:
-                exchange.meter_work(self._handles[exchange], True)
+            handle = self._handles[exchange]
+            turns = self._watch.turns.get(handle.getinfo(pycurl.LASTSOCKET), 0)
+            waits = not exchange.header_bytes and turns <= USUAL_TURNS
+            if not waits or now > exchange.resolved_at + METERED_UNANSWERED_S:
+                exchange.meter_work(handle, True)
             else:
                 self._unmetered.append((exchange, serial, now + METERED_AFTER_S))
 

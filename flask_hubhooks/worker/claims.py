@@ -189,8 +189,8 @@ _ANYTHING_DUE = select(
         any_to_release,
     )
 )
-# A subquery, in the order of the primary key: the plan of a join, or of a test for equality, would depend on the
-# statistics of another table.
+# A subquery, in the order of the primary key: for a join, or a test for equality, PostgreSQL would read all of a small
+# table for each delivery.
 _from_hook = select(hooks.c.timeout_s).where(hooks.c.id >= deliveries.c.hook_id).order_by(hooks.c.id)
 _timeout_s = _from_hook.limit(_one).scalar_subquery()
 _lease = update(deliveries).values(transitions.leased(bindparam("lease"), _timeout_s + LEASE_MARGIN_S))

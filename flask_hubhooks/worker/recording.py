@@ -246,17 +246,17 @@ def _insert_attempts(session: Session, results: Sequence[Result]) -> None:
 
     An attempt that is there already was committed, but the commit's answer was lost: the batch is written again.
     """
-    known: defaultdict[uuid.UUID, dict[datetime, tuple[int, str | None]]] = defaultdict(dict)  # by when each began
+    known: defaultdict[uuid.UUID, list[tuple[datetime, int, str | None]]] = defaultdict(list)
     # Not read with the locks: a statement that waits for locks has read before.
     for row in session.execute(_EARLIER, {"ids": list({each.claim.id for each in results})}).all():
-        known[row.delivery_id][row.started_at] = (row.round, row.request_body)
+        known[row.delivery_id].append((row.started_at, row.round, row.request_body))
     rows: list[dict[str, Any]] = []
     for result in results:
         claim, earlier = result.claim, known[result.claim.id]
-        if result.outcome.started_at not in earlier:
-            bodies = [each for round_, each in earlier.values() if round_ == claim.round and each is not None]
+        if all(began != result.outcome.started_at for began, _, _ in earlier):
+            bodies = [each for _, round_, each in earlier if round_ == claim.round and each is not None]
             body = None if bodies[-1:] == [result.request_body] else result.request_body
-            earlier[result.outcome.started_at] = (claim.round, body)
+            earlier.append((result.outcome.started_at, claim.round, body))
             rows.append(_attempt_row(result, len(earlier), body))
     if rows:
         insert_rows(session, attempts, rows)
