@@ -1,4 +1,4 @@
-"""Who is measured, and how one turn of each goes."""
+"""The contestants: our workers, and the alternatives that rows compare them with."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from .servers import ROOT, Bench, Child, Failed, child, wait_until
 from .sites import Site, site
 
 LIMIT_S = 300.0
-"""How long a turn may take."""
+"""The time limit of a turn."""
 WARM_UP = 300
 
 
 class Contestant(Protocol):
     def warm(self) -> None:
-        """Do some of it first, so that all is imported, connected and planned as it will be."""
+        """Do a part of the work first, so that modules are imported, connections open and statements planned."""
 
     def rate(self) -> float:
-        """Take a turn: how many per second."""
+        """Take a turn; returns deliveries or requests per second."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """Workers of ours, each in a process of its own. One turn delivers `due` pushes, of which all webhooks have some.
+    """Our workers, each in its own process. One turn delivers `due` pushes, which all webhooks share.
 
-    The time runs from when these are committed to when the last is recorded.
+    The time is measured from the commit of the pushes until the last delivery is recorded.
     """
 
     site: Site
@@ -56,7 +56,7 @@ class Engine:
         return self.deliver(self.due)
 
     def deliver(self, count: int) -> float:
-        """Deliver so many pushes; returns deliveries per second."""
+        """Deliver `count` pushes; returns deliveries per second."""
         first, began = self.site.lay_out([f"v{number}" for number in range(count)])
         wait_until(lambda: not self.site.under_way(first), self.workers, 0.01, LIMIT_S)
         seconds = perf_counter() - began
@@ -76,7 +76,7 @@ def engine(
     payload_format: str = DEFAULT_FORMAT,
     **settings: Any,
 ) -> Iterator[Engine]:
-    """Workers on a site of their own, with a webhook for each of these URLs, or chain of them."""
+    """Workers on their own site, with a webhook for each URL or chain of URLs."""
     with ExitStack() as stack:
         own = stack.enter_context(site(bench, sqlite=sqlite, **settings))
         for chain in urls:
@@ -88,8 +88,8 @@ def engine(
 
 
 @dataclass(frozen=True)
-class Told:
-    """A process that is told how many requests to send, and says how many seconds they took."""
+class Program:
+    """A process that reads how many requests to send, and prints how many seconds they took."""
 
     process: Child
     due: int
@@ -103,15 +103,15 @@ class Told:
 
 
 @contextmanager
-def bare_loop(bench: Bench, due: int, url: str) -> Iterator[Told]:
-    """`requests.Session().post` in a loop, in a process of its own, one thread: nothing is queued or recorded."""
+def bare_loop(bench: Bench, due: int, url: str) -> Iterator[Program]:
+    """`requests.Session().post` in a loop, in its own process with one thread: nothing is queued or recorded."""
     with child("-m", "benchmarks.rivals", "bare", url, environment={"REQUESTS_CA_BUNDLE": bench.authority}) as process:
-        yield Told(process, due)
+        yield Program(process, due)
 
 
 @contextmanager
-def bullmq(bench: Bench, due: int, url: str) -> Iterator[Told]:
-    """BullMQ 6 and undici in a Node.js process, one job for each delivery; raises `Failed` where npm cannot install."""
+def bullmq(bench: Bench, due: int, url: str) -> Iterator[Program]:
+    """BullMQ 6 and undici in a Node.js process, one job for each delivery; raises `Failed` if `npm install` fails."""
     folder = bench.folder / "node"
     if not folder.exists():
         shutil.copytree(ROOT / "benchmarks" / "node", folder)
@@ -122,12 +122,12 @@ def bullmq(bench: Bench, due: int, url: str) -> Iterator[Told]:
             raise Failed(f"npm install: {installed.stderr[-1000:]}")
     arguments = [str(folder / "bullmq.mjs"), bench.redis_url, url, example_body().decode()]
     with child(*arguments, program="node") as process:
-        yield Told(process, due)
+        yield Program(process, due)
 
 
 @dataclass(frozen=True)
 class Jobs:
-    """A worker of RQ's own, in a process of its own, and one job for each delivery."""
+    """A worker of RQ in its own process, with one job for each delivery."""
 
     site: Site
     worker: Child
@@ -138,7 +138,7 @@ class Jobs:
         replace(self, due=20).rate()
 
     def rate(self) -> float:
-        """Deliveries per second, from when all jobs were queued to when the last has written its row."""
+        """Deliveries per second, from when all jobs are queued until the last one has written its row."""
         with self.site.app.app_context():
             self._enqueue()
             began = perf_counter()
@@ -156,7 +156,7 @@ class Jobs:
             pipeline.execute()
 
     def _pending(self) -> bool:
-        """The newest is asked for first, as of ours."""
+        """Whether any is not delivered yet; it looks at the newest first, as `Site.under_way` does."""
         newest = select(Notification.status != "delivered").order_by(Notification.id.desc()).limit(1)
         any_of_all = select(exists().where(Notification.status != "delivered"))
         pending = any(db.session.scalar(each) for each in (newest, any_of_all))
@@ -166,13 +166,13 @@ class Jobs:
 
 @contextmanager
 def jobs(bench: Bench, due: int, url: str, kind: str) -> Iterator[Jobs]:
-    """`kind` is "simple" for a `SimpleWorker`, "worker" for a `Worker`, which forks for each job."""
+    """An RQ worker on its own site: a `SimpleWorker` if `kind` is "simple", or a `Worker`, which forks for each job."""
     with site(bench) as own, own.child("-m", "benchmarks.rivals", kind, "jobs") as worker:
         yield Jobs(own, worker, url, due)
 
 
 def race(run: Run, row: str, contestants: Mapping[str, Contestant]) -> Mapping[str, Sequence[float]]:
-    """Every contestant, once warm, has one turn in each round; returns each one's rates."""
+    """Warm up all contestants, then give each one turn in each round; returns their rates."""
     rates: defaultdict[str, list[float]] = defaultdict(list)
     for contestant in contestants.values():
         contestant.warm()

@@ -1,7 +1,7 @@
-"""Posts events of a registry: `python -m benchmarks.events URL TOKEN RATE SECONDS`, so many a second, come what may.
+"""Posts registry events at a fixed rate: `python -m benchmarks.events URL TOKEN RATE SECONDS`.
 
-Each is a push of a tag of its own to one of 20 repositories. It prints the milliseconds of each, as JSON, from when the
-event was to be sent: where answers are late, the events behind them are, too.
+Each event is the push of a new tag to one of 20 repositories. Prints a JSON list of the milliseconds that each took,
+counted from when it should have been sent: a late answer delays the events behind it, and that counts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The app that is measured, with the extension in it, and beside it the table that the rivals' jobs work on."""
+"""The app that is measured, with the extension, and with the table that the rivals' jobs use."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ hubhooks = HubHooks(db, push_signal=image_pushed)
 
 
 class Notification(db.Model):  # type: ignore[name-defined,misc]
-    """What a Flask developer without the extension would keep of a webhook call."""
+    """What a Flask developer without the extension would store for each webhook request."""
 
     id: Mapped[int] = mapped_column(primary_key=True)
     url: Mapped[str]
@@ -46,7 +46,7 @@ def load(name: str) -> Repository:
 
 
 def create_app(settings: Mapping[str, Any] | None = None) -> Flask:
-    """The app, with these settings, or with those of FLASK_… in the environment."""
+    """Create the app with these settings, or with those in `FLASK_…` environment variables."""
     app = Flask(__name__)
     app.config.update(
         SECRET_KEY=SECRET_KEY,

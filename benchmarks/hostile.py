@@ -1,6 +1,6 @@
-"""Hostile receivers: `python -m benchmarks.hostile COUNT` prints their ports, as JSON, and ends with its input.
+"""Hostile receivers: `python -m benchmarks.hostile COUNT` prints their ports as JSON, and ends at the end of its input.
 
-Each port answers in one of the `ANSWERS`. They are in a process of their own, which sends as fast as the worker reads.
+Each port gives one of the `ANSWERS`. They run in their own process, and send as fast as the worker reads.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Answer = Callable[[asyncio.StreamWriter], Coroutine[Any, Any, None]]
 
 
 def floods(data: bytes, first: bytes = b"", most: int = 2**63) -> Answer:
-    """Send `first`, then `data` again and again until the client has gone, or about `most` bytes were sent."""
+    """Send `first`, then `data` repeatedly until the client disconnects or about `most` bytes were sent."""
     block = data * (BLOCK // len(data) + 1)
 
     async def answer(writer: asyncio.StreamWriter) -> None:
@@ -77,7 +77,7 @@ ANSWERS: tuple[Answer, ...] = (
 
 def serve(answer: Answer) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]:
     async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.IncompleteReadError):  # the client has gone
+        with suppress(OSError, asyncio.IncompleteReadError):  # the client has disconnected
             await reader.readuntil(b"\r\n\r\n")
             await answer(writer)
         writer.transport.abort()

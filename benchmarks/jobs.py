@@ -14,9 +14,9 @@ TIMEOUT_S = 15
 
 
 def deliver(notification_id: int) -> None:
-    """One job per delivery: load the row, POST its body with a kept Session, write the status, commit.
+    """One job per delivery: load the row, POST its body over a kept connection, write the status, commit.
 
-    No history of attempts, no signature, no address check, no retry: the least that such a job does.
+    It keeps no history of attempts, does not sign, checks no address and does not retry.
     """
     with app.app_context():
         notification = db.session.get_one(Notification, notification_id)
@@ -33,5 +33,5 @@ def deliver(notification_id: int) -> None:
 
 
 def post(url: str, body: str) -> None:
-    """The barest job there can be: it POSTs what it was given."""
+    """The simplest possible job: it only POSTs its arguments."""
     http.post(url, data=body.encode(), headers={"Content-Type": "application/json"}, timeout=TIMEOUT_S)

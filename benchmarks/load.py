@@ -1,7 +1,7 @@
-"""Measures the receiver's own ceiling: `python -m benchmarks.load PORT AUTHORITY CONNECTIONS SECONDS`.
+"""Measures how much the receiver can take: `python -m benchmarks.load PORT AUTHORITY CONNECTIONS SECONDS`.
 
-It prints requests/s. Each connection sends its next POST when the answer to the last one is in (no pipelining), over
-raw sockets, or over TLS where the file of an authority's certificate is given.
+Prints requests/s. Each connection sends its next POST when the last one is answered (no pipelining), over raw sockets,
+or over TLS if AUTHORITY, the file of a CA certificate, is not empty.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .receiver import ANSWER
 
 
 def ceiling(port: int, authority: str, connections: int, seconds: float) -> float:
-    """Requests per second that the receiver answers over as many connections at once."""
+    """Return the requests per second that the receiver answers over this many connections."""
     body = example_body()
     head = "POST /ceiling HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
     request = head.format(len(body)).encode() + body

@@ -1,6 +1,6 @@
-"""Posts callbacks: `python -m benchmarks.posting CONNECTIONS` reads URLs up to an empty line and posts to each.
+"""Posts callbacks: `python -m benchmarks.posting CONNECTIONS` reads URLs up to an empty line, and posts to each.
 
-It prints, as JSON, the seconds that it took in all and the milliseconds of each.
+Prints a JSON list of the total seconds, and the milliseconds of each post.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Posting:
-    """Posts what is added, over so many connections; each is kept for as long as the server keeps it."""
+    """Posts what is added over a number of connections, which are kept open for as long as the server allows."""
 
     def __init__(self, connections: int) -> None:
         self._requests: asyncio.Queue[tuple[str, bytes, str, float | None]] = asyncio.Queue()
@@ -26,11 +26,11 @@ class Posting:
         self._tasks = [asyncio.create_task(self._run()) for _ in range(connections)]
 
     def add(self, url: str, body: bytes = BODY, headers: str = "", due: float | None = None) -> None:
-        """Post a callback, or another `body` with header lines; it is timed from `due`, or from when it is sent."""
+        """Post a callback, or another `body` with header lines. It is timed from `due`, or from when it is sent."""
         self._requests.put_nowait((url, body, headers, due))
 
     async def done(self) -> None:
-        """Wait until all that was added is posted; raises what went wrong."""
+        """Wait until everything that was added is posted; raises the first error."""
         done = asyncio.create_task(self._requests.join())
         await asyncio.wait([done, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
         for task in self._tasks:
@@ -48,7 +48,7 @@ class Posting:
             self._requests.task_done()
 
     async def _posted(self, kept: _Connection | None, url: SplitResult, request: bytes) -> _Connection | None:
-        """Send a request, over a kept connection unless the server has closed it since; returns what is kept now."""
+        """Send a request, over the kept connection unless the server has closed it; returns the connection to keep."""
         connection = kept or await asyncio.open_connection(url.hostname, url.port)
         try:
             if await _exchanged(*connection, request):
@@ -63,7 +63,7 @@ class Posting:
 
 
 async def _exchanged(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> bool:
-    """Send a request and read its answer; returns whether the connection is kept. Anything but a 2xx is a fault."""
+    """Send a request and read its answer, which must be a 2xx; returns whether the connection is kept."""
     writer.write(request)
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])

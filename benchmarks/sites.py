@@ -1,4 +1,4 @@
-"""A site: an app with the extension, on a database and a queue of its own, for one row."""
+"""A site: an app with the extension, with its own database and queue, for one row."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _under_way = deliveries.c.status.in_([literal_column("'pending'"), literal_colum
 
 @dataclass(frozen=True)
 class Sample:
-    """A push as the extension recorded it, and its deliveries: what is laid out is like it, with ids of its own."""
+    """A push and its deliveries as the extension recorded them. `Site.lay_out` copies them with new ids."""
 
     push: Mapping[str, Any]
     deliveries: Sequence[Mapping[str, Any]]
@@ -40,7 +40,7 @@ class Sample:
 
 @dataclass
 class Site:
-    """An app, how its processes are told of it, and a sample of what its webhooks are sent."""
+    """An app, the environment of its processes, and samples of pushes to its webhooks."""
 
     app: Flask
     engine: Engine
@@ -54,28 +54,28 @@ class Site:
         return state
 
     def child(self, *arguments: str, fds: Sequence[int] = ()) -> AbstractContextManager[Child]:
-        """A process that finds this app by `create_app`."""
+        """Run a process in which `create_app` creates this app."""
         return child(*arguments, environment=self.environment, fds=fds)
 
     def worker(self) -> AbstractContextManager[Child]:
-        """A worker of ours."""
+        """Run one of our workers."""
         return self.child(*WORKER)
 
     def subscribe(self, *urls: str, payload_format: str = DEFAULT_FORMAT) -> None:
-        """Make a webhook with a chain of these, on a repository of its own, and push there once."""
+        """Create a webhook with a chain of these URLs, on a repository of its own, and push there once."""
         repository = f"acme/app{next(self._repositories)}"
         self.create(repository, *urls, payload_format=payload_format)
         self.samples.append(self._pushed(repository))
 
     def sample(self, repository: str) -> Sample:
-        """Push once to a repository, and return what was recorded, which is not to be delivered."""
+        """Push once to a repository, and return what was recorded; its deliveries are deleted."""
         sample = self._pushed(repository)
         with self.engine.begin() as connection:
             connection.execute(delete(deliveries).where(deliveries.c.push_id == sample.push["id"]))
         return sample
 
     def create(self, repository: str, *urls: str, name: str = "", payload_format: str = DEFAULT_FORMAT) -> None:
-        """Make a webhook by the API."""
+        """Create a webhook with the API."""
         hooks = [{"hook_url": url, "payload_format": payload_format} for url in urls]
         wanted = {"name": name or f"deploy {urls[0]}", "hooks": hooks}
         answer = self.app.test_client().post(f"/v2/repositories/{repository}/webhooks/", json=wanted)
@@ -92,10 +92,10 @@ class Site:
             return Sample(dict(push), [dict(each) for each in connection.execute(its).mappings()])
 
     def lay_out(self, tags: Sequence[str], samples: Sequence[Sample] | None = None, **first: Any) -> tuple[int, float]:
-        """Have a push of each tag be due, like each of these samples in turn, in one transaction, and wake a worker.
+        """Insert a due push for each tag in one transaction, as copies of these samples in turn, and wake a worker.
 
-        `first` is what is to stand otherwise in the first delivery of each. Returns the id of the first push, and
-        when (on the clock of `perf_counter`) it was committed: nobody could see any of it before.
+        `first` overrides columns of the first delivery of each push. Returns the id of the first push, and the time of
+        the commit (on the clock of `perf_counter`).
         """
         alike = [sample for sample, _ in zip(cycle(samples or self.samples), tags, strict=False)]
         now, due = utcnow(), []
@@ -120,9 +120,9 @@ class Site:
         return ids[0], committed
 
     def under_way(self, first: int = 0) -> bool:
-        """Whether of the pushes from that one on anything is not delivered yet.
+        """Whether any push from the id `first` on is not delivered yet.
 
-        The newest is asked for first: to look at all of them a hundred times a second would slow down what is measured.
+        It looks at the newest push first: looking at all of them a hundred times a second would slow the worker down.
         """
         newest = select(func.max(pushes.c.id)).scalar_subquery()
         with self.engine.connect() as connection:
@@ -132,7 +132,7 @@ class Site:
             )
 
     def delivered(self, first: int) -> int:
-        """Attempts of these pushes that stand in the history as answered, each with a delivery that succeeded."""
+        """How many attempts the history has, with a 200 and a delivery that succeeded, of pushes from `first` on."""
         query = (
             select(func.count())
             .select_from(attempts)
@@ -147,20 +147,20 @@ class Site:
             return connection.scalar(query) or 0
 
     def settle(self) -> None:
-        """Have the database do now what it would do by itself within minutes, while we measure."""
+        """Run now what autovacuum would run in the middle of the measurement."""
         postgresql = self.engine.dialect.name == "postgresql"
         with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text(f"VACUUM ANALYZE {', '.join(db.metadata.tables)}" if postgresql else "ANALYZE"))
 
 
 def breakers_open(worker: Child) -> set[str]:
-    """The hosts which, or a hook of which, a worker has said to have opened a breaker for."""
+    """The hosts for which, or for a hook of which, a worker has logged that a breaker opened."""
     return set(re.findall(r"(?:hook \d+ at|host) (\S+) has failed", worker.errors()))
 
 
 @contextmanager
 def site(bench: Bench, *, sqlite: bool = False, **settings: Any) -> Iterator[Site]:
-    """A site on PostgreSQL, or on SQLite; `settings` are further keys of its config. Its database goes with it."""
+    """A site on PostgreSQL, or on SQLite; `settings` are keys of its config. Its database is dropped at the end."""
     name = f"site{next(_numbers)}"
     url = f"sqlite:///{bench.folder / name}.db"
     if not sqlite:

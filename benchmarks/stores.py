@@ -1,4 +1,4 @@
-"""Sites with a long or a short history, made by SQL."""
+"""Sites with a long or a short history, which is inserted with SQL."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ NAME = "acme/pushed"
 START = datetime(2025, 1, 1, tzinfo=timezone.utc)
 STEP = timedelta(seconds=30)
 RARE = "rare"
-"""A tag that was pushed three times, and who pushed three others: everything else is spread evenly."""
+"""A tag that was pushed three times, and a user with three other pushes; everything else is evenly distributed."""
 
-# What a push of `mod(id, 9) = 0` is delivered to is a chain of two, so that 9 pushes make 10 deliveries.
+# Pushes with `mod(id, 9) = 0` go to a chain of two, so that 9 pushes make 10 deliveries.
 _PUSHES = """
 INSERT INTO hubhooks_push (id, kind, repository, tag, digest, media_type, pusher, pushed_at, snapshot)
 SELECT id, 'push', :repository,
@@ -33,8 +33,8 @@ SELECT id, 'push', :repository,
 FROM generate_series(1, :pushes) AS id
 """
 
-# 1 in 45 pushes has failed, so that a page of failed runs is as long in a short history as in a long one. The newest
-# are under way. The ids begin with the time, as those of the extension do.
+# 1 in 45 pushes has failed, so that a short history also has a full page of failed ones. The newest are pending. Ids
+# begin with the time, as those of the extension do.
 _DELIVERIES = """
 INSERT INTO hubhooks_delivery (id, push_id, webhook_id, hook_id, position, chain_length, callback_expected,
     repository_key, pushed_at, status, next_attempt_at, give_up_at, received_at, created_at, finished_at,
@@ -83,7 +83,7 @@ _ANSWERED = [["Server", "ci"], ["Content-Type", "application/json"], ["Content-L
 
 @dataclass(frozen=True)
 class Store:
-    """A site whose one webhook has `size` deliveries."""
+    """A site with one webhook, which has `size` deliveries."""
 
     site: Site
     size: int
@@ -96,11 +96,11 @@ class Store:
         return pushes(self.size)
 
     def time_of(self, push: int) -> datetime:
-        """When a push was made; they are counted from 1."""
+        """The time of a push; pushes are numbered from 1."""
         return START + push * STEP
 
     def get(self, url: str) -> dict[str, Any]:
-        """What the API answers, or nothing for a page; raises `Failed` for anything but 200."""
+        """Return the API's answer, or {} for a page; raises `Failed` for any status but 200."""
         answer = self.client.get(url)
         if answer.status_code != 200:
             raise Failed(f"{url}: {answer.text}")
@@ -109,13 +109,13 @@ class Store:
 
 
 def pushes(deliveries: int) -> int:
-    """How many pushes make so many deliveries."""
+    """How many pushes make this many deliveries."""
     return deliveries * 9 // 10
 
 
 @contextmanager
 def stored(bench: Bench, size: int) -> Iterator[Store]:
-    """A site with so many deliveries: its webhook is made by the API, its history by SQL."""
+    """A site with `size` deliveries. The API creates the webhook, SQL its history."""
     with site(bench) as own:
         urls = [bench.url("/history/1"), bench.url("/history/2")]
         own.create(NAME, *urls)
@@ -143,6 +143,6 @@ def _fill(connection: Connection, size: int, webhook: dict[str, Any]) -> None:
         "sent": json.dumps(_SENT),
         "answered": json.dumps(_ANSWERED),
     }
-    connection.execute(text("SET LOCAL session_replication_role = replica"))  # checks no foreign key, of rows we made
+    connection.execute(text("SET LOCAL session_replication_role = replica"))  # does not check foreign keys
     for statement in (_PUSHES, _DELIVERIES, _ATTEMPTS, _NEXT_PUSH):
         connection.execute(text(statement), values)

@@ -1,4 +1,4 @@
-"""How long it took from when something was sent to when it arrived at the receiver."""
+"""Measures how long pushes take until they arrive at the receiver."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def percentiles(milliseconds: Sequence[float]) -> tuple[float, float]:
 
 
 def taken_ms(bench: Bench, path: str, sent: Mapping[str, float], workers: Collection[Child]) -> list[float]:
-    """The milliseconds from when each tag was sent to that path, once all have arrived; others there are forgotten."""
+    """Wait until all tags have arrived at a path; returns how many milliseconds each took."""
     arrived: dict[str, float] = {}
 
     def all_there() -> bool:

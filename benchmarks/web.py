@@ -1,4 +1,4 @@
-"""The app behind gunicorn, which takes callbacks."""
+"""Runs a site's app with gunicorn."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ GUNICORN = ("-m", "gunicorn", "--workers", "2", "--threads", "4", "--preload", "
 
 @contextmanager
 def listening() -> Iterator[tuple[socket.socket, str]]:
-    """A socket that gunicorn can take over, and the URL it is reached by: the app must know that first."""
+    """A socket for gunicorn and its URL, which the app must know before gunicorn starts."""
     with socket.create_server(("127.0.0.1", 0), backlog=256) as one:
         yield one, f"http://127.0.0.1:{one.getsockname()[1]}"
 
 
 def web(site: Site, socket: socket.socket) -> AbstractContextManager[Child]:
-    """The site's app behind gunicorn, with 2 processes that are ready at once."""
+    """Run the site's app with gunicorn, in 2 processes."""
     return site.child(*GUNICORN, "--bind", f"fd://{socket.fileno()}", fds=[socket.fileno()])

@@ -1,4 +1,4 @@
-"""The rows of the table, one module each, in the order of the table."""
+"""The rows of the table, in its order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Somebody else's broken receivers: what a healthy hook notices of them."""
+"""How much the broken receivers of somebody else delay the deliveries of a healthy hook."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..sites import WORKER, Sample, Site, site
 from ..timing import percentiles, taken_ms
 
 PUSH_EVERY_S, BROKEN_EVERY, MEASURED_S = 0.02, 25, 8.0
-"""The healthy hook is pushed to so often, each broken one once for so many pushes to it."""
+"""How often the healthy hook gets a push, after how many of these a broken one gets one, and for how long."""
 NEVER = "never.example.net"
 DEAF_WORKER = (
     "-c",
@@ -25,12 +25,12 @@ DEAF_WORKER = (
     "look_up(host, *a, **k); "
     "from flask.cli import cli; cli.main(['--app', 'benchmarks.host:create_app', 'hubhooks', 'worker'])",
 )
-"""A worker whose resolver does not answer for the names of one zone."""
+"""A worker for which the names of one zone are never resolved."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A worker on a site of its own, a healthy hook, and an owner's hooks: broken ones, and as many healthy ones."""
+    """A worker on its own site, a healthy hook, and another owner's hooks: broken ones, and as many healthy ones."""
 
     run: Run
     path: str
@@ -41,13 +41,13 @@ class Scene:
     company: Sequence[Sample]
 
     def hang(self) -> None:
-        """Push to the broken hooks, which hang, and wait until all of them do."""
+        """Push to the broken hooks, and wait until all of them hang."""
         self.site.lay_out(["hang"] * len(self.broken), self.broken)
         count = sum(len(each.deliveries) for each in self.broken)
         wait_until(lambda: self.run.bench.received(f"/hang{self.path}") >= count, [self.worker], 0.05, LIMIT_S)
 
     def p99(self, beside: Sequence[Sample] = ()) -> float:
-        """Push to the healthy hook for some seconds, and to others beside it; returns the milliseconds."""
+        """Push to the healthy hook, and to others at the same time, for some seconds; returns the milliseconds."""
         sent: dict[str, float] = {}
         ends = monotonic() + self.run.size(int(MEASURED_S), 2)
         while monotonic() < ends:
@@ -60,7 +60,7 @@ class Scene:
 
 
 Urls = Callable[[Run, str], list[str]]
-"""The broken hooks, by the path of the healthy one."""
+"""Returns the URLs of broken hooks, given the path of the healthy one."""
 
 
 def _hanging(count: int, run: Run, path: str) -> list[str]:
@@ -76,7 +76,7 @@ def _names(count: int, _: Run, path: str) -> list[str]:
 
 
 def _hangs(run: Run, count: int) -> list[Figure]:
-    """Compare a healthy hook beside so many requests that hang with one alone."""
+    """Compare a healthy hook beside `count` hanging requests with one that is alone."""
     alone, beside = [], []
     for round_ in run.rounds:
         path = f"/timed/hanging/{count}/{round_}"
@@ -93,7 +93,7 @@ def _hangs(run: Run, count: int) -> list[Figure]:
 
 
 def _breaks(run: Run, name: str, urls: Urls, what: str, worker: Sequence[str] = WORKER) -> list[Figure]:
-    """Compare a healthy hook beside broken ones with one beside as many healthy ones, and with one alone."""
+    """Compare a healthy hook beside broken ones with one beside as many healthy ones, and with one that is alone."""
     alone, healthy, broken = [], [], []
     for round_ in run.rounds:
         with _scene(run, f"/timed/{name}/{what.replace(' ', '-')}/{round_}", urls, worker) as scene:
@@ -153,22 +153,22 @@ def _goals(*beside: str) -> tuple[Goal, ...]:
 
 HANGING = Row(
     "hanging",
-    "p99 from push to request of a healthy hook beside 1,000 and 3,000 hanging requests of one owner (repositories of "
-    "50 webhooks), over the same alone",
+    "p99 of the time from push to request for a healthy hook, while 1,000 and 3,000 requests of another owner hang "
+    "(repositories of 50 webhooks), over the same without them",
     measure_hanging,
     _goals("1,000 over alone", "3,000 over alone"),
 )
 SAME_HOST = Row(
     "same-host",
-    "p99 from push to request of a healthy hook beside broken ones on other paths of its host, which answer 503 or "
-    "429, hang, reset or trickle and are pushed to twice a second, over the same beside as many healthy ones",
+    "p99 of the time from push to request for a healthy hook beside broken ones on other paths of its host, which "
+    "answer 503 or 429, hang, reset or trickle, and get two pushes a second, over the same beside as many healthy ones",
     measure_same_host,
     _goals(f"{len(BROKEN)} broken over healthy ones", "50 broken over healthy ones"),
 )
 NAMES = Row(
     "names",
-    "p99 from push to request of a healthy hook beside 200 names of a zone that never answers, which are pushed to "
-    "twice a second, over the same beside as many healthy ones",
+    "p99 of the time from push to request for a healthy hook beside 200 names of a zone that never answers, which get "
+    "two pushes a second, over the same beside as many healthy ones",
     measure_names,
     _goals("200 names over healthy ones"),
 )

@@ -1,4 +1,4 @@
-"""Callbacks through gunicorn, each of which carries a chain on."""
+"""Callbacks to gunicorn, each of which continues a chain."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def measure(run: Run) -> list[Figure]:
 
 
 def _posted(run: Run, own: Site, url: str, count: int) -> tuple[float, Sequence[float]]:
-    """Post callbacks of deliveries that wait for them; the seconds all took, and the milliseconds of each."""
+    """Post the callbacks of deliveries that wait for them; returns the total seconds, and the milliseconds of each."""
     awaiting: dict[str, Any] = {"status": Status.AWAITING_CALLBACK, "next_attempt_at": None, "received_at": utcnow()}
     first, _ = own.lay_out(["v1"] * count, **awaiting)
     its = (deliveries.c.push_id >= first, deliveries.c.status == Status.AWAITING_CALLBACK)
@@ -46,13 +46,13 @@ def _posted(run: Run, own: Site, url: str, count: int) -> tuple[float, Sequence[
     carried_on = (deliveries.c.push_id >= first, deliveries.c.status == Status.PENDING, deliveries.c.position == 1)
     with own.engine.connect() as connection:
         if (moved := connection.scalar(select(func.count()).where(*carried_on))) != count:
-            raise Failed(f"{moved} of {count} chains were carried on")
+            raise Failed(f"{moved} of {count} chains were continued")
     return seconds, milliseconds
 
 
 ROW = Row(
     "callbacks",
-    "callbacks/s through gunicorn (2 processes of 4 threads), 8 posted at once, each of which carries its chain on",
+    "callbacks/s to gunicorn (2 processes of 4 threads), 8 at a time, each of which continues its chain",
     measure,
-    limited_by="the two cores, shared with PostgreSQL and the client: 1.4 ms of one for each in the web process",
+    limited_by="the two cores, shared with PostgreSQL and the client; a callback takes 1.4 ms in the web process",
 )

@@ -1,4 +1,4 @@
-"""A hundred thousand deliveries are due to one destination that is dead, or held for it; the others must not notice."""
+"""Deliveries to 16 destinations while 100,000 are due to a dead one, or held for it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CLAIMS = 30
 
 
 class Beside(Engine):
-    """It has a backlog that is never over."""
+    """Workers with a backlog that never ends."""
 
     def warm(self) -> None:
         self.deliver(WARM_UP)
@@ -41,7 +41,7 @@ def measure(run: Run) -> list[Figure]:
         for url in urls:
             own.subscribe(url)
         own.lay_out(["v0"] * WARM_UP)
-        run.progress("dead-backlog: it is laid out")
+        run.progress("dead-backlog: the backlog is inserted")
         claims = [_claim_ms(own) for _ in range(CLAIMS)]
         without, beside_held = _claims_without(bench, urls), _claims_beside_held(own)
         with own.worker() as worker, engine(bench, due, *urls) as alone:
@@ -64,14 +64,14 @@ def _lay_out_backlog(own: Site, count: int) -> None:
 
 @contextmanager
 def _dead_url() -> Iterator[str]:
-    """A port that refuses connections, and that nobody else takes meanwhile."""
+    """The URL of a port that refuses connections, and stays reserved."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{bound.getsockname()[1]}/"
 
 
 def _claims_without(bench: Bench, urls: Sequence[str]) -> list[float]:
-    """How long claims take that serve only the others."""
+    """How long claims take without the dead destination, in milliseconds."""
     with site(bench) as other:
         for url in urls:
             other.subscribe(url)
@@ -81,7 +81,7 @@ def _claims_without(bench: Bench, urls: Sequence[str]) -> list[float]:
 
 
 def _claims_beside_held(own: Site) -> list[float]:
-    """How long claims take while the backlog is held, since the webhook of the dead destination is paused."""
+    """How long claims take while the backlog is held because its webhook is paused, in milliseconds."""
     with Session(own.engine) as session:
         dead_id = session.scalars(select(Webhook.id).order_by(Webhook.id).limit(1)).one()
         session.get_one(Webhook, dead_id).active = False
@@ -105,7 +105,7 @@ def _claims_beside_held(own: Site) -> list[float]:
 
 
 def _claim_ms(own: Site) -> float:
-    """How long a claim takes that serves the dead destination as well as the others."""
+    """How long a claim takes, in milliseconds; it is rolled back."""
     with Session(own.engine) as session:
         session.connection()
         began = perf_counter()
@@ -117,14 +117,14 @@ def _claim_ms(own: Site) -> float:
 
 ROW = Row(
     "dead-backlog",
-    "deliveries/s of 16 destinations beside 100,000 due for a dead one, over the same without; what a claim of "
-    "64 takes there, and what it takes while these are held, over the same without",
+    "deliveries/s to 16 destinations while 100,000 are due to a dead one, over the same without; how long a claim of "
+    "64 takes with it, and how long while the 100,000 are held, over the same without",
     measure,
     (
         Goal("over without it", 0.9, 1.0),
         Goal("claim, ms", 10, 3, at_most=True),
         Goal("claim beside held over without", 1.2, 1.0, at_most=True),
     ),
-    limited_by="the oldest rows of each destination: two thirds of a claim are to lease and read 64, an eighth to find "
-    "the destinations",
+    limited_by="leasing and reading the 64 deliveries, which takes two thirds of a claim, while finding the "
+    "destinations takes an eighth",
 )

@@ -1,4 +1,4 @@
-"""What a push and its delivery take of the servers: what `docs/scaling.md` reckons with."""
+"""What a push and its delivery cost the servers; `docs/scaling.md` uses these figures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..row import Figure, Row, Run
 from ..servers import wait_until
 from ..sites import Site, site
 
-TICKS = os.sysconf("SC_CLK_TCK")  # of a second, by which the kernel counts processor time
+TICKS = os.sysconf("SC_CLK_TCK")  # per second: the unit in which the kernel counts processor time
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Used:
     disk_bytes: float
 
     def since(self, before: Used, count: int) -> tuple[float, float]:
-        """Microseconds of processor time, and bytes of WAL, for each of so many."""
+        """Microseconds of processor time and bytes of WAL since `before`, for each of `count` items."""
         return (self.cpu_s - before.cpu_s) / count * 1e6, (self.wal_bytes - before.wal_bytes) / count
 
 
@@ -46,7 +46,7 @@ def measure(run: Run) -> list[Figure]:
             delivered, database, valkey = _used(own), *_connections(own)
         own.settle()
         stored = (_used(own).disk_bytes - began.disk_bytes) / count
-    run.progress(f"footprint: {stored:,.0f} bytes stored of each push")
+    run.progress(f"footprint: {stored:,.0f} bytes stored for each push")
     (push_us, push_wal), (delivery_us, delivery_wal) = pushed.since(began, count), delivered.since(pushed, count)
     return [
         Figure("a push, µs of PostgreSQL's processor", [push_us]),
@@ -76,7 +76,7 @@ def _used(own: Site) -> Used:
 
 
 class Process(NamedTuple):
-    """Its parent, and the seconds of processor time that it has used, and its children that have ended."""
+    """A process: its parent, and the seconds of processor time of itself and of its children that have ended."""
 
     parent: int
     own_s: float
@@ -84,7 +84,7 @@ class Process(NamedTuple):
 
 
 def _stat(pid: int) -> Process:
-    """What the kernel tells of a process in /proc/PID/stat, after its name."""
+    """Read a process from /proc/PID/stat."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     user, system, ended_user, ended_system = (int(each) / TICKS for each in fields[11:15])
     return Process(int(fields[1]), user + system, ended_user + ended_system)
@@ -92,12 +92,12 @@ def _stat(pid: int) -> Process:
 
 def _processes() -> Iterator[Process]:
     for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended meanwhile
+        with suppress(OSError):  # it has ended
             yield _stat(int(folder.name))
 
 
 def _connections(own: Site) -> tuple[int, int]:
-    """To PostgreSQL and to Valkey, but for the one that asks."""
+    """The number of connections to PostgreSQL and to Valkey, without our own."""
     own.engine.dispose()
     with own.engine.connect() as connection:
         database = connection.scalar(text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"))
@@ -106,6 +106,6 @@ def _connections(own: Site) -> tuple[int, int]:
 
 ROW = Row(
     "footprint",
-    "what a push by the signal, and then its delivery, take of PostgreSQL; what a worker's connections are",
+    "what a push through the signal and its delivery cost PostgreSQL, and how many connections a worker has",
     measure,
 )

@@ -1,4 +1,4 @@
-"""What another payload format than Docker Hub's costs a worker, and how large the bodies are."""
+"""What other payload formats than Docker Hub's cost a worker, and how large their bodies are."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def measure(run: Run) -> list[Figure]:
 
 
 def _cost(name: str) -> list[Figure]:
-    """The size of a body, and the processor time to build it with its `Push`, the median of some batches."""
+    """The size of a body, and the processor time to build it and its `Push`: the median of several batches."""
     body_of = format_of(name, TEMPLATE).body
     times = []
     for _ in range(BATCHES):
@@ -64,7 +64,7 @@ _DETAILS = REPOSITORY.snapshot()
 
 ROW = Row(
     "formats",
-    "deliveries/s of one worker in the format `harbor` over `dockerhub`; size of a body of each format, and the "
+    "deliveries/s of one worker with the format `harbor`, over `dockerhub`; the size of a body in each format, and the "
     "processor time to build it",
     measure,
     (Goal("harbor over dockerhub", 0.97, 1),),

@@ -1,4 +1,4 @@
-"""A worker, and the history's pages, with a thousand deliveries stored and with a million."""
+"""A worker and the pages of the history, with a thousand and with a million deliveries stored."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from ..stores import NAME, RARE, Store, stored
 
 SMALL, LARGE, QUICK = 1_000, 1_000_000, 10_000
 TIMES, QUICK_TIMES = 20, 3
-"""How often each page is asked for in a round."""
+"""How often each page is requested in a round."""
 PAGE_SIZE = 25
 EXPLAIN = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, BUFFERS OFF)"
 _READS_ALL = re.compile(r"Seq Scan on hubhooks_(delivery|push|attempt)\b")
 
 
 def measure(run: Run) -> list[Figure]:
-    """Raises `Failed` where a page has the large database read a whole table."""
+    """Raises `Failed` if a page makes the large database read a whole table."""
     bench = run.bench
     with stored(bench, SMALL) as small, stored(bench, run.size(LARGE, QUICK)) as large:
         run.progress(f"history-growth: {small.size:,} and {large.size:,} deliveries stored")
@@ -98,7 +98,7 @@ def _pages(store: Store) -> dict[str, str]:
 
 
 def _html(store: Store, delivery: str) -> dict[str, str]:
-    """The same as people see it."""
+    """The same pages in HTML."""
     every = f"/r/{NAME}/webhooks/"
     history = f"{every}{store.webhook.rstrip('/').rpartition('/')[2]}/history/"
     return {
@@ -113,7 +113,7 @@ def _html(store: Store, delivery: str) -> dict[str, str]:
 
 
 def _deep(store: Store) -> dict[str, str]:
-    """The cursor of page 10,000, or of the middle one of fewer."""
+    """The cursor of page 10,000, or of the middle page if there are fewer than 20,000."""
     page = min(10_000, store.size // PAGE_SIZE // 2)
     edge = store.time_of(store.pushes - (page - 1) * PAGE_SIZE * 9 // 10)
     first = urlencode({"until": edge.isoformat(), "page_size": 1})
@@ -125,19 +125,19 @@ def _query(url: str) -> dict[str, str]:
 
 
 def _compared(small: tuple[Store, str], large: tuple[Store, str], times: int) -> tuple[float, float]:
-    """The milliseconds of the large one, and how many times those of the small one where both answer as many rows."""
+    """The milliseconds with the large store, and their ratio to the small one when both return as many rows."""
     rows = len(small[0].get(small[1]).get("results", [])) or 1
     whole, less, more = _medians([large, *((store, _sized(url, rows)) for store, url in (small, large))], times)
     return whole, more / less
 
 
 def _sized(url: str, rows: int) -> str:
-    """The same page with as many rows."""
+    """The same page with this many rows."""
     return f"{url}&page_size={rows}" if url.startswith("/v2/") and "/history/?" in url else url
 
 
 def _medians(asked: Sequence[tuple[Store, str]], times: int) -> list[float]:
-    """The milliseconds each of them takes, asked by turns."""
+    """The median milliseconds of each, requested in turns."""
     all_taken: list[list[float]] = [[] for _ in asked]
     for _ in range(times):
         for (store, url), taken in zip(asked, all_taken, strict=True):
@@ -148,8 +148,8 @@ def _medians(asked: Sequence[tuple[Store, str]], times: int) -> list[float]:
 
 
 def _plans(store: Store, url: str) -> list[str]:
-    """Each statement that an answer takes, with how the database carries it out."""
-    store.get(url)  # with what is asked only once
+    """The statements that a response needs, each with its query plan."""
+    store.get(url)  # for the queries that are made only once
     with _statements(store.site.engine) as statements:
         store.get(url)
     with store.site.engine.connect() as connection:
@@ -161,7 +161,7 @@ def _plans(store: Store, url: str) -> list[str]:
 
 @contextmanager
 def _statements(engine: Engine) -> Iterator[list[tuple[str, Any]]]:
-    """What is sent to a database meanwhile, with its parameters."""
+    """The statements that are sent to a database in the block, with their parameters."""
     sent: list[tuple[str, Any]] = []
 
     def listen(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
@@ -182,13 +182,13 @@ def _refuse_whole_reads(name: str, plans: Sequence[str]) -> None:
 
 ROW = Row(
     "history-growth",
-    "`throughput`, and each page of the history, with 1,000,000 deliveries stored over the same with 1,000",
+    "deliveries/s, and the time of each page of the history, with 1,000,000 deliveries stored, over 1,000",
     measure,
     (
         Goal("throughput over 1,000 stored", 0.95, 1.0),
         Goal("first page over 1,000 stored", 1.2, 1.0, at_most=True),
         Goal("page 10,000 over 1,000 stored", 1.2, 1.0, at_most=True),
     ),
-    limited_by="PostgreSQL, whose statements for a delivery take 3 % longer; the rest of the difference is not "
-    "explained",
+    limited_by="PostgreSQL, whose statements for a delivery take 3 % longer; we have not explained the rest of the "
+    "difference",
 )

@@ -1,4 +1,4 @@
-"""What 200 hostile receivers of one owner do to a worker, and to the deliveries of others."""
+"""What 200 hostile receivers of one owner cost a worker, and how much they delay the deliveries of others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..timing import taken_ms
 REPOSITORIES, WEBHOOKS = 4, 50
 MEASURED_S = 40
 PUSH_EVERY_S, HOSTILE_EVERY = 0.05, 10
-"""The good hook is pushed to so often, each hostile one once for so many pushes to it."""
+"""How often the good hook gets a push, and after how many of these each hostile one gets one."""
 PATH = "/timed/hostile"
 
 
@@ -63,9 +63,9 @@ def _attempts(own: Site) -> int:
 
 ROW = Row(
     "hostile",
-    "200 receivers of one owner (4 repositories of 50 webhooks) against one worker for 40 s: floods of headers, 1xx "
-    "answers, trailers, chunks and bodies, dripping answers, silence and resets, pushed to twice a second; memory and "
-    "processor time of the worker, and from push to request of a good hook beside them",
+    "200 hostile receivers of one owner (4 repositories of 50 webhooks) and one worker for 40 s: they flood it with "
+    "headers, 1xx responses, trailers, chunks and bodies, drip, hang or reset, and get two pushes a second; memory and "
+    "processor time of the worker, and the time from push to request for a good hook beside them",
     measure,
     (
         Goal("MB at most", 200, 150, at_most=True),

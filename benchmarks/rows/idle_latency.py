@@ -1,4 +1,4 @@
-"""From a push signal to its request at the receiver, beside a bare RQ job that POSTs; both workers stand idle."""
+"""The time from a push signal to its request at the receiver, with an idle worker, compared with a bare RQ job."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from ..timing import percentiles, taken_ms
 POST = "benchmarks.jobs.post"
 OURS, THEIRS = "/timed/ours", "/timed/theirs"
 APART = {"0.1 s": (0.1, 150, 12), "2 s": (2.0, 25, 2)}
-"""How far apart each sends, and how often in a round, and in that of a quick run."""
+"""The seconds between pushes, and their number in a round of a full and of a quick run."""
 
 
 def measure(run: Run) -> list[Figure]:
-    """The two take turns, so that each is idle while the other is at work."""
+    """The two take turns, so that each is idle while the other works."""
     bench = run.bench
     times: dict[tuple[str, str], list[tuple[float, float]]] = {}
     with ExitStack() as stack:
@@ -54,7 +54,7 @@ def measure(run: Run) -> list[Figure]:
 
 
 def _sent(send: Mapping[str, Callable[[str], object]], apart_s: float, count: int) -> dict[str, dict[str, float]]:
-    """Send by turns; returns when each tag was sent."""
+    """Send in turns; returns when each tag was sent."""
     sent: dict[str, dict[str, float]] = {path: {} for path in send}
     for _ in range(count):
         for path, one in send.items():
@@ -62,7 +62,7 @@ def _sent(send: Mapping[str, Callable[[str], object]], apart_s: float, count: in
             tag = f"{now:.6f}"
             sent[path][tag] = now
             one(tag)
-            time.sleep(random.uniform(0.5, 1.5) * apart_s / len(send))  # noqa: S311 - keeps out of step with any beat
+            time.sleep(random.uniform(0.5, 1.5) * apart_s / len(send))  # noqa: S311 - keeps out of step with periodic work
     return sent
 
 
@@ -80,7 +80,8 @@ def _figures(name: str, ours: list[tuple[float, float]], theirs: list[tuple[floa
 
 ROW = Row(
     "idle-latency",
-    "push signal to request at the receiver, worker idle, over a job on `SimpleWorker` that does nothing but POST",
+    "time from push signal to request at the receiver, with an idle worker, over that of a job on `SimpleWorker` that "
+    "only POSTs",
     measure,
     tuple(
         Goal(f"{name} apart, {percentile} over a bare job's", must, aim, at_most=True)

@@ -1,4 +1,4 @@
-"""Of 200 destinations some hang: what their neighbours notice of it, before and after breakers have opened."""
+"""Some of 200 destinations hang: how much they delay the others, before and after their breakers have opened."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from ..sites import Sample, Site, breakers_open, site
 from ..timing import percentiles, taken_ms
 
 SHARES = (10, 50)
-"""Percent that hang."""
+"""The percentages that hang."""
 PUSHES_PER_S, STEP_S = 500, 0.02
 STEADY_S = 8.0
 BURST = 2_000
 QUICK_TIMEOUT_S = 1
-"""Less than owners can set: breakers open within seconds."""
+"""Shorter than owners can set, so that breakers open within seconds."""
 
 
 @dataclass(frozen=True)
 class Crowd:
-    """A worker on a site of its own, and its webhooks: one for each destination."""
+    """A worker on its own site, with a webhook for each destination."""
 
     run: Run
     path: str
@@ -39,7 +39,7 @@ class Crowd:
     hanging: Sequence[Sample]
 
     def open_breakers(self) -> list[float]:
-        """Push steadily until all of the hanging ones' are open; returns the healthy ones' milliseconds meanwhile."""
+        """Push steadily until the breakers of all hanging ones are open; returns the healthy ones' milliseconds."""
         ends = monotonic() + LIMIT_S
         sent = self._feed(lambda: len(breakers_open(self.worker)) == len(self.hanging) or monotonic() > ends)
         if monotonic() > ends:
@@ -47,19 +47,19 @@ class Crowd:
         return self._taken(sent)
 
     def steady(self, hanging: bool) -> list[float]:
-        """Push for some seconds, to the hanging ones too or not; returns the healthy ones' milliseconds."""
+        """Push for some seconds, with or without the hanging ones; returns the milliseconds of the healthy ones."""
         ends = monotonic() + self.run.size(int(STEADY_S), 1)
         return self._taken(self._feed(lambda: monotonic() > ends, hanging))
 
     def burst(self, hanging: bool) -> list[float]:
-        """Push many at once."""
+        """Push many at once, with or without the hanging ones; returns the milliseconds of the healthy ones."""
         return self._taken(self._push(self.run.size(BURST, 400), hanging))
 
     def _taken(self, sent: dict[str, float]) -> list[float]:
         return taken_ms(self.run.bench, self.path, sent, [self.worker])
 
     def _feed(self, over: Callable[[], bool], hanging: bool = True) -> dict[str, float]:
-        """Push in steps, to all destinations in turn; returns when each of the healthy ones' pushes was committed."""
+        """Push in steps, to all destinations in turn; returns when each push to a healthy one was committed."""
         sent: dict[str, float] = {}
         step, pushed = monotonic(), 0
         while not over():
@@ -70,8 +70,7 @@ class Crowd:
         return sent
 
     def _push(self, count: int, hanging: bool, start: int = 0) -> dict[str, float]:
-        """Push to so many destinations, going on where the last step ended; where they are not to, the hanging ones
-        are passed over, and the healthy ones get the same all the same."""
+        """Push to `count` destinations from number `start` on, without the hanging ones unless `hanging` is set."""
         every = mixed(self.healthy, self.hanging)
         chosen = [every[number % len(every)] for number in range(start, start + count)]
         chosen = [(sample, hangs) for sample, hangs in chosen if hanging or not hangs]
@@ -81,7 +80,7 @@ class Crowd:
 
 
 def mixed(healthy: Sequence[Sample], hanging: Sequence[Sample]) -> list[tuple[Sample, bool]]:
-    """All of them, evenly mixed, each with whether it hangs."""
+    """Mix them evenly, each with whether it hangs."""
     places = [((number + 0.5) / len(healthy), False, sample) for number, sample in enumerate(healthy)]
     places += [((number + 0.5) / len(hanging), True, sample) for number, sample in enumerate(hanging)]
     return [(sample, hangs) for _, hangs, sample in sorted(places, key=lambda place: place[0])]
@@ -102,7 +101,7 @@ def measure(run: Run) -> list[Figure]:
 
 
 def _compared(run: Run, share: int, how: str, push: Callable[[bool], list[float]]) -> list[Figure]:
-    """p99 of the healthy ones while others hang, and while these get nothing at all, by turns."""
+    """The p99 of the healthy ones in turns with and without pushes to the hanging ones."""
     beside, alone = [], []
     for round_ in run.rounds:
         alone.append(percentiles(push(False))[1])
@@ -134,13 +133,13 @@ def _crowd(run: Run, share: int) -> Iterator[Crowd]:
 
 ROW = Row(
     "isolation",
-    "200 destinations, some of which hang: p99 from push to request of the others, over the same pushes to them while "
-    "the hanging ones get none, once breakers have opened; 500 pushes/s and 2,000 at once",
+    "p99 of the time from push to request while some of 200 destinations hang and their breakers have opened, over the "
+    "same pushes without those to hanging ones; steadily 500 pushes/s, and a burst of 2,000",
     measure,
     tuple(
         Goal(f"{share} % hang, {how}, over none", 1.5, 1.1, at_most=True)
         for share in SHARES
         for how in ("steady", "burst")
     ),
-    limited_by="nothing that can be told from chance: the rounds differ by more than what hangs adds",
+    limited_by="nothing that we can measure: the rounds differ by more than the hanging ones add",
 )

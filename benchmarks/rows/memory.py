@@ -1,4 +1,4 @@
-"""How much memory a worker takes, and whether it grows with what it has delivered."""
+"""How much memory a worker takes, and whether it grows with the number of deliveries."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def measure(run: Run) -> list[Figure]:
 
 ROW = Row(
     "memory",
-    "a worker's resident set after 100,000 deliveries, and how much it grew from 10,000 on",
+    "the resident set of a worker after 100,000 deliveries, and how much it grew after the first 10,000",
     measure,
     (Goal("MB after 100,000", 110, 90, at_most=True), Goal("MB grown", 3, 0, at_most=True)),
-    limited_by="what is imported: Flask, SQLAlchemy, psycopg, requests, redis, cryptography, RQ and pycurl take 95 MB "
+    limited_by="imports: Flask, SQLAlchemy, psycopg, requests, redis, cryptography, RQ and pycurl take 95 MB "
     "with the interpreter, the extension 13 MB",
 )

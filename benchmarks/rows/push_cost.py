@@ -1,4 +1,4 @@
-"""What a push pays in the signal of the host, by the number of webhooks that want to hear of it."""
+"""What a push costs in the host's signal, by the number of webhooks that it concerns."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def measure(run: Run) -> list[Figure]:
 
 
 def _cost(own: Site, pushes: int) -> tuple[float, float, float]:
-    """The most statements and round trips that a push took, and the median of its milliseconds."""
+    """The highest numbers of statements and of round trips of a push, and its median milliseconds."""
     taken = []
     for number in range(pushes):
         with _counted(own) as counts:
@@ -61,7 +61,7 @@ def _push(own: Site, tag: str) -> None:
 
 @contextmanager
 def _counted(own: Site) -> Iterator[list[int]]:
-    """Statements that are sent to the database meanwhile, and packets to Redis."""
+    """Count the statements to the database, and the packets to Redis, in the block."""
     counts = [0, 0]
     send = Connection.send_packed_command
 
@@ -80,13 +80,13 @@ def _counted(own: Site) -> Iterator[list[int]]:
 
 ROW = Row(
     "push-cost",
-    "what a push pays in the signal, with a worker at work or idle for less than 5 s: statements, Redis round trips, "
-    "milliseconds",
+    "what a push costs in the signal, with a worker that is running or has been idle for less than 5 s: statements, "
+    "Redis round trips, milliseconds",
     measure,
     tuple(
         Goal(f"{metric}, {count:,} webhooks", must, aim, at_most=True)
         for count in WEBHOOKS
         for metric, must, aim in (("statements", 3, 2), ("Redis round trips", 1, 1))
     ),
-    limited_by="round trips: half of the time of a push is waited for PostgreSQL",
+    limited_by="round trips: half of the time of a push is spent waiting for PostgreSQL",
 )

@@ -1,4 +1,4 @@
-"""More workers on one PostgreSQL and one Valkey, with a receiver that takes its time."""
+"""Several workers on one PostgreSQL and one Valkey, with a slow receiver."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WORKERS = (1, 2, 4)
 
 
 class Scaled:
-    """Workers that are all at work when the measurement begins: one that is idle notices by its beat."""
+    """Workers that are all busy when the measurement begins: idle ones would begin up to a second later."""
 
     def __init__(self, engine: Engine) -> None:
         self._warm_up = replace(engine, due=engine.due // 4)
@@ -45,7 +45,8 @@ def measure(run: Run) -> list[Figure]:
 
 ROW = Row(
     "scale-out",
-    "receiver that takes 100 ms, 16 threads a worker, 1, 2 and 4 workers on one PostgreSQL and Valkey",
+    "deliveries/s of 1, 2 and 4 workers on one PostgreSQL and Valkey, each with 16 requests in flight, to a receiver "
+    "that takes 100 ms",
     measure,
     (Goal("4 over 1", 3.8, 3.97),),
     limited_by="the same as `slow-receiver`",

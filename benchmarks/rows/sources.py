@@ -1,4 +1,4 @@
-"""A registry's events through gunicorn, at a rate that does not care how fast they are answered."""
+"""A registry's events to gunicorn, at a fixed rate."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def measure(run: Run) -> list[Figure]:
 
 ROW = Row(
     "sources",
-    f"{RATE} events a second for a minute, each the push of a tag, through gunicorn (2 processes of 4 threads), with a "
-    "worker that delivers them meanwhile",
+    f"{RATE} events a second for a minute, each the push of a tag, to gunicorn (2 processes of 4 threads), while a "
+    "worker delivers them",
     measure,
     (
         Goal("slowest ms", 1000, 250, at_most=True),

@@ -1,4 +1,4 @@
-"""The embedded default, without a server of its own."""
+"""SQLite compared with PostgreSQL."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def measure(run: Run) -> list[Figure]:
 
 ROW = Row(
     "sqlite",
-    "`throughput` on SQLite, over the same on PostgreSQL",
+    "deliveries/s of one worker on SQLite, over PostgreSQL",
     measure,
     (Goal("over PostgreSQL", 0.9, 1.1),),
-    limited_by="the same lock as `throughput`: SQLite works within the worker",
+    limited_by="the interpreter lock, as `throughput`: SQLite runs inside the worker",
 )

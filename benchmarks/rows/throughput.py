@@ -1,4 +1,4 @@
-"""One worker on a receiver that answers at once, beside a loop that does nothing but POST."""
+"""One worker and an instant receiver, compared with a loop that only POSTs."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def measure(run: Run) -> list[Figure]:
 
 ROW = Row(
     "throughput",
-    "deliveries/s of one worker, instant receiver, 30,000 due, ramp-up included, full history, over "
+    "deliveries/s of one worker to an instant receiver, with 30,000 due, ramp-up included and full history, over "
     "`requests.Session().post` in a loop",
     measure,
     (Goal("one destination over bare loop", 2.8, 4), Goal("200 destinations over bare loop", 2.6, 4)),
-    limited_by="Python's interpreter lock in the worker: its two threads use one core between them, two thirds of it "
-    "on the transport's thread, which also builds and signs the requests",
+    limited_by="Python's interpreter lock in the worker: its two threads share one core. The transport's thread takes "
+    "two thirds of it, since it also builds and signs the requests",
 )

@@ -1,4 +1,4 @@
-"""One worker over https, its connections kept alive, beside a loop that does nothing but POST over https."""
+"""One worker over https with connections kept alive, compared with a loop that only POSTs over https."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def measure(run: Run) -> list[Figure]:
 
 ROW = Row(
     "tls",
-    "the same over https with connections kept alive, over the same loop on https",
+    "deliveries/s of one worker over https with connections kept alive, over the same loop over https",
     measure,
     (Goal("over bare loop", 2.5, 3.5),),
-    limited_by="the same lock: TLS adds 6 % to a worker's processor time",
+    limited_by="the interpreter lock; TLS adds 6 % to a worker's processor time",
 )

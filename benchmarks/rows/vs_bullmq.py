@@ -1,4 +1,4 @@
-"""One worker beside the fastest queue of Node.js with the fastest HTTP client of Node.js."""
+"""One worker compared with BullMQ and undici, the fastest queue and HTTP client of Node.js."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def measure(run: Run) -> list[Figure]:
 
 ROW = Row(
     "vs-bullmq",
-    "deliveries/s, with history, over BullMQ 6 and undici 7 on Node.js, which sign as ours do and keep no history",
+    "deliveries/s, with history, over BullMQ 6 and undici 7 on Node.js, which sign as we do but keep no history",
     measure,
     (Goal("over theirs", 1.2, 1.6),),
 )

@@ -1,4 +1,4 @@
-"""One worker beside what a Flask developer would write: one RQ job for each delivery."""
+"""One worker compared with what a Flask developer would write: one RQ job for each delivery."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def measure(run: Run, kind: str, full: int, quick: int) -> list[Figure]:
 
 WORKER = Row(
     "vs-rq-worker",
-    "deliveries/s over one RQ job for each delivery on RQ's `Worker`, modules preloaded",
+    "deliveries/s, over one RQ job for each delivery on RQ's `Worker` with preloaded modules",
     partial(measure, kind="worker", full=100, quick=30),
     (Goal("over theirs", 25, 32),),
-    limited_by="the fork that RQ makes for each job, so that this says little of ours",
+    limited_by="the fork that RQ makes for each job, so this says little about our worker",
 )
 SIMPLE = Row(
     "vs-rq-simple",
-    "deliveries/s over one RQ job for each delivery on RQ's `SimpleWorker`",
+    "deliveries/s, over one RQ job for each delivery on RQ's `SimpleWorker`",
     partial(measure, kind="simple", full=500, quick=100),
     (Goal("over theirs", 7, 9),),
-    limited_by="RQ's bookkeeping in Redis and a transaction for each job on their side, `throughput` on ours",
+    limited_by="RQ's bookkeeping in Redis and a transaction for each job on their side, the interpreter lock on ours",
 )
