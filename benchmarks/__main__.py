@@ -18,7 +18,7 @@ from .servers import Failed, started
 
 
 def main() -> int:
-    """Run what was asked for; 1 where the run is worth nothing."""
+    """Run what was asked for; returns 1 if the run is not valid."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="less of everything, one round: 90 s on 2 cores")
     parser.add_argument("--json", action="store_true", help="print {row: {metric: median}}")

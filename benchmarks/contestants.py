@@ -37,7 +37,7 @@ class Contestant(Protocol):
 
 @dataclass(frozen=True)
 class Engine:
-    """Our workers, each in its own process. One turn delivers `due` pushes, which all webhooks share.
+    """Our workers, each in its own process. One turn delivers `due` pushes, spread evenly over the webhooks.
 
     The time is measured from the commit of the pushes until the last delivery is recorded.
     """
@@ -127,7 +127,7 @@ def bullmq(bench: Bench, due: int, url: str) -> Iterator[Program]:
 
 @dataclass(frozen=True)
 class Jobs:
-    """A worker of RQ in its own process, with one job for each delivery."""
+    """An RQ worker in its own process, with one job for each delivery."""
 
     site: Site
     worker: Child
@@ -156,7 +156,7 @@ class Jobs:
             pipeline.execute()
 
     def _pending(self) -> bool:
-        """Whether any is not delivered yet; it looks at the newest first, as `Site.under_way` does."""
+        """Whether any notification is not delivered yet; it looks at the newest first, as `Site.under_way` does."""
         newest = select(Notification.status != "delivered").order_by(Notification.id.desc()).limit(1)
         any_of_all = select(exists().where(Notification.status != "delivered"))
         pending = any(db.session.scalar(each) for each in (newest, any_of_all))

@@ -1,7 +1,7 @@
 """Posts registry events at a fixed rate: `python -m benchmarks.events URL TOKEN RATE SECONDS`.
 
 Each event is the push of a new tag to one of 20 repositories. Prints a JSON list of the milliseconds that each took,
-counted from when it should have been sent: a late answer delays the events behind it, and that counts.
+counted from when it should have been sent: a late answer delays the events behind it, and their delay is included.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Hostile receivers: `python -m benchmarks.hostile COUNT` prints their ports as JSON, and ends at the end of its input.
 
-Each port gives one of the `ANSWERS`. They run in their own process, and send as fast as the worker reads.
+Each port responds with one of the `ANSWERS`. All run in one process; those that flood send as fast as the worker reads.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ TIMEOUT_S = 15
 
 
 def deliver(notification_id: int) -> None:
-    """One job per delivery: load the row, POST its body over a kept connection, write the status, commit.
+    """One job per delivery: load the row, POST its body with a shared `Session`, write the status, commit.
 
     It keeps no history of attempts, does not sign, checks no address and does not retry.
     """

@@ -1,6 +1,6 @@
 """Posts callbacks: `python -m benchmarks.posting CONNECTIONS` reads URLs up to an empty line, and posts to each.
 
-Prints a JSON list of the total seconds, and the milliseconds of each post.
+Prints a JSON list: the total seconds, and a list of the milliseconds of each post.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Posting:
-    """Posts what is added over a number of connections, which are kept open for as long as the server allows."""
+    """Posts whatever is added, over a number of connections, which are kept open for as long as the server allows."""
 
     def __init__(self, connections: int) -> None:
         self._requests: asyncio.Queue[tuple[str, bytes, str, float | None]] = asyncio.Queue()

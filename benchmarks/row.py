@@ -12,7 +12,7 @@ ROUNDS = 3
 
 @dataclass(frozen=True)
 class Figure:
-    """One metric, with a value for each round."""
+    """One metric and its values, usually one for each round."""
 
     metric: str
     values: Sequence[float]
@@ -63,5 +63,5 @@ class Row:
 
 
 def ratios(ours: Sequence[float], others: Sequence[float]) -> list[float]:
-    """The ratio of the two in each round."""
+    """The ratios of the two, pair by pair."""
     return [mine / other for mine, other in zip(ours, others, strict=True)]

@@ -157,7 +157,7 @@ class Bench:
         return f"https://127.0.0.1:{self.tls_port}{path}"
 
     def received(self, path: str) -> int:
-        """How many POSTs to a path the receiver has got."""
+        """How many POSTs to a path the receiver has received."""
         return int(self._ask("/counts").get(path, 0))
 
     def arrivals(self, path: str) -> dict[str, float]:
@@ -174,7 +174,7 @@ class Bench:
 
 @contextmanager
 def started() -> Iterator[Bench]:
-    """Start the servers with their defaults, until the end of the block."""
+    """Run the servers with their defaults until the end of the block."""
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="hubhooks-bench-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)

@@ -94,8 +94,8 @@ class Site:
     def lay_out(self, tags: Sequence[str], samples: Sequence[Sample] | None = None, **first: Any) -> tuple[int, float]:
         """Insert a due push for each tag in one transaction, as copies of these samples in turn, and wake a worker.
 
-        `first` overrides columns of the first delivery of each push. Returns the id of the first push, and the time of
-        the commit (on the clock of `perf_counter`).
+        `first` overrides columns of the first delivery of each push. Returns the id of the first push, and the time
+        just before the commit (on the clock of `perf_counter`).
         """
         alike = [sample for sample, _ in zip(cycle(samples or self.samples), tags, strict=False)]
         now, due = utcnow(), []
@@ -132,7 +132,7 @@ class Site:
             )
 
     def delivered(self, first: int) -> int:
-        """How many attempts the history has, with a 200 and a delivery that succeeded, of pushes from `first` on."""
+        """How many attempts of pushes from `first` on got a 200 and belong to a delivery that succeeded."""
         query = (
             select(func.count())
             .select_from(attempts)
@@ -154,13 +154,13 @@ class Site:
 
 
 def breakers_open(worker: Child) -> set[str]:
-    """The hosts for which, or for a hook of which, a worker has logged that a breaker opened."""
+    """The hosts that a worker has logged an open breaker for: the host's own or a hook's."""
     return set(re.findall(r"(?:hook \d+ at|host) (\S+) has failed", worker.errors()))
 
 
 @contextmanager
 def site(bench: Bench, *, sqlite: bool = False, **settings: Any) -> Iterator[Site]:
-    """A site on PostgreSQL, or on SQLite; `settings` are keys of its config. Its database is dropped at the end."""
+    """A site on PostgreSQL or SQLite; `settings` are added to its config. PostgreSQL drops its database at the end."""
     name = f"site{next(_numbers)}"
     url = f"sqlite:///{bench.folder / name}.db"
     if not sqlite:

@@ -33,7 +33,7 @@ SELECT id, 'push', :repository,
 FROM generate_series(1, :pushes) AS id
 """
 
-# 1 in 45 pushes has failed, so that a short history also has a full page of failed ones. The newest are pending. Ids
+# 1 in 45 pushes has failed, so that a short history also has some failed ones (20). The newest are pending. Ids
 # begin with the time, as those of the extension do.
 _DELIVERIES = """
 INSERT INTO hubhooks_delivery (id, push_id, webhook_id, hook_id, position, chain_length, callback_expected,
@@ -115,7 +115,7 @@ def pushes(deliveries: int) -> int:
 
 @contextmanager
 def stored(bench: Bench, size: int) -> Iterator[Store]:
-    """A site with `size` deliveries. The API creates the webhook, SQL its history."""
+    """A site with `size` deliveries. Its webhook is created with the API, its history with SQL."""
     with site(bench) as own:
         urls = [bench.url("/history/1"), bench.url("/history/2")]
         own.create(NAME, *urls)

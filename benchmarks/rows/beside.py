@@ -1,4 +1,4 @@
-"""How much the broken receivers of somebody else delay the deliveries of a healthy hook."""
+"""How much somebody else's broken receivers delay the deliveries of a healthy hook."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..sites import WORKER, Sample, Site, site
 from ..timing import percentiles, taken_ms
 
 PUSH_EVERY_S, BROKEN_EVERY, MEASURED_S = 0.02, 25, 8.0
-"""How often the healthy hook gets a push, after how many of these a broken one gets one, and for how long."""
+"""How often the healthy hook gets a push, after how many of these each broken one gets one, and for how long."""
 NEVER = "never.example.net"
 DEAF_WORKER = (
     "-c",
@@ -25,12 +25,12 @@ DEAF_WORKER = (
     "look_up(host, *a, **k); "
     "from flask.cli import cli; cli.main(['--app', 'benchmarks.host:create_app', 'hubhooks', 'worker'])",
 )
-"""A worker for which the names of one zone are never resolved."""
+"""A worker whose look-ups of names in one zone take 60 s, longer than any request."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A worker on its own site, a healthy hook, and another owner's hooks: broken ones, and as many healthy ones."""
+    """A worker on its own site, a healthy hook, and two other owners' hooks: broken ones and as many healthy ones."""
 
     run: Run
     path: str
@@ -47,7 +47,7 @@ class Scene:
         wait_until(lambda: self.run.bench.received(f"/hang{self.path}") >= count, [self.worker], 0.05, LIMIT_S)
 
     def p99(self, beside: Sequence[Sample] = ()) -> float:
-        """Push to the healthy hook, and to others at the same time, for some seconds; returns the milliseconds."""
+        """Push to the healthy hook, and to others at the same time, for some seconds; returns the p99 in ms."""
         sent: dict[str, float] = {}
         ends = monotonic() + self.run.size(int(MEASURED_S), 2)
         while monotonic() < ends:
@@ -153,22 +153,23 @@ def _goals(*beside: str) -> tuple[Goal, ...]:
 
 HANGING = Row(
     "hanging",
-    "p99 of the time from push to request for a healthy hook, while 1,000 and 3,000 requests of another owner hang "
-    "(repositories of 50 webhooks), over the same without them",
+    "p99 of the time from push to request for a healthy hook, while 1,000 or 3,000 requests to another owner's "
+    "receivers hang (repositories of 50 webhooks), over the same without them",
     measure_hanging,
     _goals("1,000 over alone", "3,000 over alone"),
 )
 SAME_HOST = Row(
     "same-host",
     "p99 of the time from push to request for a healthy hook beside broken ones on other paths of its host, which "
-    "answer 503 or 429, hang, reset or trickle, and get two pushes a second, over the same beside as many healthy ones",
+    "answer 503 or 429, hang, reset or trickle, and each get up to two pushes a second, over the same beside as many "
+    "healthy ones",
     measure_same_host,
     _goals(f"{len(BROKEN)} broken over healthy ones", "50 broken over healthy ones"),
 )
 NAMES = Row(
     "names",
-    "p99 of the time from push to request for a healthy hook beside 200 names of a zone that never answers, which get "
-    "two pushes a second, over the same beside as many healthy ones",
+    "p99 of the time from push to request for a healthy hook beside 200 names of a zone that never answers, which each "
+    "get up to two pushes a second, over the same beside as many healthy ones",
     measure_names,
     _goals("200 names over healthy ones"),
 )

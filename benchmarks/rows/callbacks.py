@@ -54,5 +54,6 @@ ROW = Row(
     "callbacks",
     "callbacks/s to gunicorn (2 processes of 4 threads), 8 at a time, each of which continues its chain",
     measure,
-    limited_by="the two cores, shared with PostgreSQL and the client; a callback takes 1.4 ms in the web process",
+    limited_by="the two cores, shared with PostgreSQL and the client; a callback takes 1.4 ms of processor time in the "
+    "web process",
 )

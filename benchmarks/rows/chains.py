@@ -36,5 +36,5 @@ ROW = Row(
     "same without chains",
     measure,
     (Goal("over without chains", 0.0, 0.7),),
-    limited_by="the two cores; a callback takes 1.4 ms in the web process",
+    limited_by="the two cores; a callback takes 1.4 ms of processor time in the web process",
 )

@@ -1,4 +1,4 @@
-"""Deliveries to 16 destinations while 100,000 are due to a dead one, or held for it."""
+"""Deliveries to 16 destinations while 100,000 are due to a dead one, and claims while these are due or held."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other payload formats than Docker Hub's cost a worker, and how large their bodies are."""
+"""What payload formats other than Docker Hub's cost a worker, and how large their bodies are."""
 
 from __future__ import annotations
 

@@ -64,8 +64,8 @@ def _attempts(own: Site) -> int:
 ROW = Row(
     "hostile",
     "200 hostile receivers of one owner (4 repositories of 50 webhooks) and one worker for 40 s: they flood it with "
-    "headers, 1xx responses, trailers, chunks and bodies, drip, hang or reset, and get two pushes a second; memory and "
-    "processor time of the worker, and the time from push to request for a good hook beside them",
+    "headers, 1xx responses, trailers, chunks and bodies, drip, hang or reset, and each get up to two pushes a second; "
+    "memory and processor time of the worker, and the time from push to request for a good hook beside them",
     measure,
     (
         Goal("MB at most", 200, 150, at_most=True),

@@ -70,7 +70,7 @@ class Crowd:
         return sent
 
     def _push(self, count: int, hanging: bool, start: int = 0) -> dict[str, float]:
-        """Push to `count` destinations from number `start` on, without the hanging ones unless `hanging` is set."""
+        """Push `count` times, to the destinations in turn from number `start` on, to hanging ones only if `hanging`."""
         every = mixed(self.healthy, self.hanging)
         chosen = [every[number % len(every)] for number in range(start, start + count)]
         chosen = [(sample, hangs) for sample, hangs in chosen if hanging or not hangs]
@@ -101,7 +101,7 @@ def measure(run: Run) -> list[Figure]:
 
 
 def _compared(run: Run, share: int, how: str, push: Callable[[bool], list[float]]) -> list[Figure]:
-    """The p99 of the healthy ones in turns with and without pushes to the hanging ones."""
+    """The p99 of the healthy ones, in turn without and with pushes to the hanging ones."""
     beside, alone = [], []
     for round_ in run.rounds:
         alone.append(percentiles(push(False))[1])
@@ -133,8 +133,8 @@ def _crowd(run: Run, share: int) -> Iterator[Crowd]:
 
 ROW = Row(
     "isolation",
-    "p99 of the time from push to request while some of 200 destinations hang and their breakers have opened, over the "
-    "same pushes without those to hanging ones; steadily 500 pushes/s, and a burst of 2,000",
+    "p99 of the time from push to request for healthy hooks, while some of 200 destinations hang and their breakers "
+    "have opened, over the same pushes without those to hanging ones; steadily 500 pushes/s, and a burst of 2,000",
     measure,
     tuple(
         Goal(f"{share} % hang, {how}, over none", 1.5, 1.1, at_most=True)

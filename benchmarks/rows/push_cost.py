@@ -80,7 +80,7 @@ def _counted(own: Site) -> Iterator[list[int]]:
 
 ROW = Row(
     "push-cost",
-    "what a push costs in the signal, with a worker that is running or has been idle for less than 5 s: statements, "
+    "what a push costs in the signal, with a worker that is busy or has been idle for less than 5 s: statements, "
     "Redis round trips, milliseconds",
     measure,
     tuple(

@@ -24,5 +24,5 @@ ROW = Row(
     "deliveries/s of one worker on SQLite, over PostgreSQL",
     measure,
     (Goal("over PostgreSQL", 0.9, 1.1),),
-    limited_by="the interpreter lock, as `throughput`: SQLite runs inside the worker",
+    limited_by="the interpreter lock, as in `throughput`: SQLite runs inside the worker",
 )

@@ -21,7 +21,7 @@ def measure(run: Run) -> list[Figure]:
 
 ROW = Row(
     "tls",
-    "deliveries/s of one worker over https with connections kept alive, over the same loop over https",
+    "deliveries/s of one worker with https and connections kept alive, over the loop of `throughput` with https",
     measure,
     (Goal("over bare loop", 2.5, 3.5),),
     limited_by="the interpreter lock; TLS adds 6 % to a worker's processor time",
